@@ -1,0 +1,127 @@
+"""Who acts. An `Agent` starts a `Session` for each episode; a session turns observations into actions.
+
+`ToolAgent` is a language model: a chat format and an engine. The scripted agents stand in `scripted.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..envs.env import ToolEnv
+from ..trajectories.messages import Action, Observation
+from ..trajectories.trajectory import StopReason, Tokens
+from .chat import ChatFormat
+from .engines.engine import Engine, Sampling
+
+__all__ = ["Agent", "Decision", "Session", "ToolAgent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An action, and how it came about."""
+
+    action: Action | None
+    """None: there is no room for another turn."""
+    span: tuple[int, int] | None = None
+    """Of the sampled tokens in the episode's tokens."""
+    cut: StopReason | None = None
+    """Set when sampling hit a limit before the stop token."""
+
+
+class Session(Protocol):
+    """One episode of an agent."""
+
+    async def act(self, observation: Observation) -> Decision: ...
+
+    def tokens(self) -> Tokens | None:
+        """The episode so far, for agents that sample tokens."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Agent(Protocol):
+    """Something that can act in episodes, many at once."""
+
+    name: str
+    version: int
+    """Of the policy; 0 for scripted agents."""
+    parallel: int
+    """Episodes worth running at once."""
+
+    def begin(self, env: ToolEnv, seed: int) -> Session:
+        """A session for the episode that `env` has just started. Only the oracle looks into `env`."""
+        ...
+
+
+class ToolAgent:
+    """A language model that calls tools."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        chat: ChatFormat,
+        *,
+        name: str = "policy",
+        temperature: float = 1.0,
+        max_tokens: int = 64,
+        max_context: int = 4096,
+        parallel: int = 64,
+    ) -> None:
+        """
+        Args:
+            max_tokens: Of one turn.
+            max_context: Of the whole episode; an episode that would exceed it ends with `token_limit`.
+        """
+        self.engine = engine
+        self.chat = chat
+        self.name = name
+        self.sampling = Sampling(temperature, max_tokens, chat.stop_ids)
+        self.max_context = max_context
+        self.parallel = parallel
+        self._sessions = itertools.count()
+
+    @property
+    def version(self) -> int:
+        return self.engine.version
+
+    def begin(self, env: ToolEnv, seed: int) -> Session:
+        return _ModelSession(self, f"s{next(self._sessions)}", seed)
+
+
+class _ModelSession:
+    def __init__(self, agent: ToolAgent, key: str, seed: int) -> None:
+        self.agent, self.key, self.seed = agent, key, seed
+        self.ids: list[int] = []
+        self.sampled: list[int] = []
+        self.logprobs: list[float] = []
+        self.stopped = True
+
+    async def act(self, observation: Observation) -> Decision:
+        agent = self.agent
+        if self.ids:
+            new = agent.chat.continuation(observation.messages, stopped=self.stopped)
+        else:
+            new = agent.chat.start(observation.messages, observation.tools)
+        if len(self.ids) + len(new) + agent.sampling.max_tokens > agent.max_context:
+            return Decision(None, cut=StopReason.TOKEN_LIMIT)
+        self._append(new, 0, [0.0] * len(new))
+        generated = await agent.engine.generate(self.key, self.ids, agent.sampling, self.seed)
+        start = len(self.ids)
+        self._append(generated.ids, 1, generated.logprobs)
+        self.stopped = generated.stopped
+        cut = None if generated.stopped else StopReason.TOKEN_LIMIT
+        return Decision(agent.chat.parse(generated.ids), (start, len(self.ids)), cut)
+
+    def tokens(self) -> Tokens:
+        return Tokens(tuple(self.ids), tuple(self.sampled), tuple(self.logprobs))
+
+    def close(self) -> None:
+        self.agent.engine.release(self.key)
+
+    def _append(self, ids: list[int] | tuple[int, ...], sampled: int, logprobs: list[float] | tuple[float, ...]) -> None:
+        self.ids += ids
+        self.sampled += [sampled] * len(ids)
+        self.logprobs += logprobs

@@ -1,0 +1,175 @@
+"""Messages to token ids, and token ids to a message: one `ChatFormat` per model family.
+
+Ids that a model sampled are never encoded again. The next prompt is the old ids plus the ids of what is new, rendered as
+a continuation. Untrusted text (tool output, arguments, descriptions) is encoded as plain text: whatever it says, it adds
+no control token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..tools.calls import parse_call
+from ..trajectories.errors import ConfigError
+from ..trajectories.messages import Action, Json, Message, ToolCall, ToolSpec
+from ..trajectories.trajectory import Tokens, Trajectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["ChatFormat", "HermesFormat", "ToolStyle"]
+
+ToolStyle = Literal["schema", "signature"]
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_CALLS = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
+
+
+class HermesFormat:
+    """ChatML with Hermes' tool calls: `<tool_call>{"name": .., "arguments": {..}}</tool_call>` out, role `tool` back.
+
+    Fits Qwen 2.5 and 3, Hermes, SmolLM2 and every model whose tokenizer has `<|im_start|>` and `<|im_end|>`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, tools: ToolStyle = "schema") -> None:
+        """
+        Args:
+            tools: How the system prompt shows tools: "schema" (JSON Schema, as these models were trained on), or
+                "signature" (one line each, a twelfth of the tokens, for small models that are trained anyway).
+        """
+        self.tokenizer = tokenizer
+        self.tools: ToolStyle = tools
+        self.start_id = self._control("<|im_start|>")
+        self.end_id = self._control("<|im_end|>")
+        self.stop_ids = (self.end_id,)
+        self._newline = self._text("\n")
+        # One cache per format: the same system prompt, roles and results come again in every episode.
+        self._encode = lru_cache(maxsize=65536)(self._text)
+
+    def start(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
+        """The first prompt: system message with the tools, the other messages, and the opening of the answer."""
+        system = "\n".join(m.content for m in messages if m.role == "system")
+        ids = self._block("system", self._system(system, tools))
+        for message in messages:
+            if message.role != "system":
+                ids += self._block(message.role, self._content(message))
+        return ids + self._opening()
+
+    def continuation(self, messages: Sequence[Message], *, stopped: bool = True) -> list[int]:
+        """What follows a sampled answer: its end where it was cut, the new messages, and the opening of the next answer."""
+        ids = [] if stopped else [self.end_id]
+        ids += self._newline
+        for message in messages:
+            ids += self._block(message.role, self._content(message))
+        return ids + self._opening()
+
+    def answer(self, action: Action) -> list[int]:
+        """An action as this model would have sampled it, stop token included. For actions made by code."""
+        return [*self._encode(self._content(action.message)), self.end_id]
+
+    def parse(self, ids: Sequence[int]) -> Action:
+        """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments."""
+        kept = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        text = str(self.tokenizer.decode(list(kept), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        calls: list[ToolCall] = []
+        for match in _CALLS.finditer(text):
+            call = parse_call(match.group(1).strip())
+            closed = match.group(0).endswith(_CLOSE)
+            if not closed:
+                call = ToolCall(call.name, None, call.raw, error=call.error or f"no {_CLOSE}")
+            calls.append(ToolCall(call.name, call.arguments, match.group(1), error=call.error))
+        content = _CALLS.sub("", text).strip() if calls else text.strip()
+        return Action(content, tuple(calls))
+
+    def tokens(self, trajectory: Trajectory) -> tuple[Tokens, tuple[tuple[int, int], ...]]:
+        """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled; else rendered from messages.
+
+        Raises `ConfigError` for a trajectory without turns.
+        """
+        if trajectory.tokens is not None:
+            return trajectory.tokens, tuple(turn.span or (0, 0) for turn in trajectory.turns)
+        if not trajectory.turns:
+            raise ConfigError(f"trajectory {trajectory.id} has no turns to train on")
+        ids = self.start(trajectory.prompt, trajectory.tools)
+        sampled = [0] * len(ids)
+        spans = []
+        for i, turn in enumerate(trajectory.turns):
+            answer = self.answer(turn.action)
+            spans.append((len(ids), len(ids) + len(answer)))
+            ids += answer
+            sampled += [1] * len(answer)
+            if i + 1 < len(trajectory.turns):
+                results = [Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in turn.results]
+                more = self.continuation([*results, *turn.messages])
+                ids += more
+                sampled += [0] * len(more)
+        return Tokens(tuple(ids), tuple(sampled), (0.0,) * len(ids)), tuple(spans)
+
+    # ---- pieces ----------------------------------------------------------------------------------------------------
+
+    def _system(self, system: str, tools: Sequence[ToolSpec]) -> str:
+        if not tools:
+            return system
+        if self.tools == "signature":
+            listed = "\n".join(_signature(t) for t in tools)
+            how = f'{_OPEN}{{"name": tool, "arguments": {{...}}}}{_CLOSE}'
+            return "\n".join(part for part in (system, f"Tools:\n{listed}", f"Call: {how}") if part)
+        listed = "\n".join(json.dumps(t.openai(), ensure_ascii=False) for t in tools)
+        how = (
+            "For each function call, return a JSON object with the function's name and arguments within "
+            f'{_OPEN}{_CLOSE} tags:\n{_OPEN}\n{{"name": <name>, "arguments": <arguments>}}\n{_CLOSE}'
+        )
+        about = f"# Tools\n\nYou may call these functions:\n<tools>\n{listed}\n</tools>\n\n{how}"
+        return "\n\n".join(part for part in (system, about) if part)
+
+    def _content(self, message: Message) -> str:
+        calls = [f"{_OPEN}\n{call.raw.strip() or _dump(call)}\n{_CLOSE}" for call in message.tool_calls]
+        return "\n".join([message.content, *calls] if message.content else calls)
+
+    def _block(self, role: str, content: str) -> list[int]:
+        return [self.start_id, *self._encode(f"{role}\n{content}"), self.end_id, *self._newline]
+
+    def _opening(self) -> list[int]:
+        return [self.start_id, *self._encode("assistant\n")]
+
+    def _text(self, text: str) -> list[int]:
+        """Plain text, control tokens spelt out in it included, as ids that are no control tokens."""
+        clean = text.encode("utf-8", "replace").decode()
+        encoded: Any = self.tokenizer(clean, add_special_tokens=False, split_special_tokens=True)
+        return list(encoded["input_ids"])
+
+    def _control(self, token: str) -> int:
+        id = self.tokenizer.convert_tokens_to_ids(token)
+        if not isinstance(id, int) or self.tokenizer.convert_ids_to_tokens(id) != token:
+            raise ConfigError(f"the tokenizer has no {token}: this format needs a ChatML model (Qwen, Hermes, SmolLM2 ...)")
+        return id
+
+
+ChatFormat = HermesFormat
+"""The only family so far."""
+
+
+def _dump(call: ToolCall) -> str:
+    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+
+
+def _signature(tool: ToolSpec) -> str:
+    """`find_order(customer, item)`; types only where they are not strings, `?` where a default exists."""
+    required = tool.parameters.get("required", [])
+    parts = []
+    for name, schema in tool.parameters.get("properties", {}).items():
+        kind = _kind(schema)
+        parts.append(name + ("" if name in required else "?") + (f": {kind}" if kind != "string" else ""))
+    return f"{tool.name}({', '.join(parts)})"
+
+
+def _kind(schema: dict[str, Json]) -> str:
+    if "enum" in schema:
+        return "|".join(str(v) for v in schema["enum"])
+    if "anyOf" in schema:
+        return "|".join(_kind(s) for s in schema["anyOf"] if s.get("type") != "null")
+    return str(schema.get("type", "any"))

@@ -1,0 +1,53 @@
+"""Measuring an agent: the same tasks, fault seeds and sampling seeds for every agent that is compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..envs.registry import make
+from ..envs.task import Split, task_set
+from ..tools.faults import FaultPlan
+from ..trajectories.trajectory import Trajectory
+from .agent import Agent
+from .rollout import SLACK, Episode, rollout
+
+__all__ = ["Condition", "evaluate", "seed_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One column of the table."""
+
+    name: str
+    env: str
+    faults: str = ""
+    """One-line fault plan; empty: none."""
+    n: int = 64
+    split: Split = "test"
+    levels: tuple[int, ...] = ()
+    seed: int = 0
+    """Of the choice of tasks, of the faults and of sampling."""
+    slack: int = SLACK
+
+    def episodes(self) -> list[Episode]:
+        """What every agent plays."""
+        tasks = task_set(make(self.env), self.split, self.n, seed=self.seed, levels=self.levels)
+        plan = FaultPlan.parse(f"{self.faults}@{self.seed}") if self.faults else FaultPlan()
+        return [Episode(task, plan, seed_of(self.seed, task.id)) for task in tasks]
+
+
+def evaluate(
+    agent: Agent, condition: Condition, on_done: Callable[[int, Trajectory], None] | None = None
+) -> list[Trajectory]:
+    """Plays a condition; one trajectory a task, in the order of the tasks."""
+    return rollout(condition.env, agent, condition.episodes(), slack=condition.slack, on_done=on_done)
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from anything that has a text."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+

@@ -1,0 +1,26 @@
+"""Settings of the process that make torch faster on a CPU, without changing any number."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import lru_cache
+
+__all__ = ["keep_memory"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
+@lru_cache(maxsize=1)
+def keep_memory() -> None:
+    """Tells glibc to keep freed memory. By default each large tensor is mapped anew and its pages are faulted in again,
+    which cost a fifth of a training step (800,000 faults of 4 KiB). Does nothing elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library (musl)
+        return
+    mallopt(_M_ARENA_MAX, 1)
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,129 @@
+"""Agents that need no model: the expert, and the simple strategies that any trained agent has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from ..envs.env import ToolEnv
+from ..envs.expert import expert
+from ..envs.spaces import sample_json
+from ..trajectories.errors import UnknownName
+from ..trajectories.messages import Action, Observation, ToolResult
+from ..trajectories.trajectory import StopReason
+from .agent import Decision, Session
+
+__all__ = ["SCRIPTED", "ScriptedAgent", "scripted"]
+
+Script = Generator[Action, ToolResult | None, None]
+"""Yields actions; is sent the result of the action's only call."""
+
+
+def oracle(env: ToolEnv, seed: int) -> Script:
+    """The environment's expert, recovery from faults included."""
+    return expert(env)
+
+
+def do_nothing(env: ToolEnv, seed: int) -> Script:
+    """Says that all is done."""
+    yield Action("Done.")
+
+
+def blind_retry(env: ToolEnv, seed: int) -> Script:
+    """The expert's calls, but a failed call is repeated as it is, up to three times, and then passed over."""
+    plan = env.solve(env.task)
+    if plan is None:
+        return
+    wanted = next(plan, "Done.")
+    while not isinstance(wanted, str):
+        for _ in range(4):
+            result = yield Action.call(wanted[0], **wanted[1])
+            if result is None or result.ok:
+                break
+        try:
+            wanted = plan.send(result)
+        except (StopIteration, KeyError, TypeError, AttributeError):  # it has nothing to go on with
+            break
+    yield Action("Done.")
+
+
+def give_up(env: ToolEnv, seed: int) -> Script:
+    """The expert's calls until one fails; then it stops."""
+    plan = env.solve(env.task)
+    if plan is None:
+        return
+    wanted = next(plan, "Done.")
+    while not isinstance(wanted, str):
+        result = yield Action.call(wanted[0], **wanted[1])
+        if result is None or not result.ok:
+            yield Action("Cannot do it.")
+            return
+        try:
+            wanted = plan.send(result)
+        except StopIteration:
+            break
+    yield Action("Done.")
+
+
+def random_calls(env: ToolEnv, seed: int) -> Script:
+    """Random schema-valid calls."""
+    rng = np.random.default_rng(seed)
+    specs = env.toolbox.specs
+    while rng.random() > 0.1:
+        spec = specs[int(rng.integers(len(specs)))]
+        yield Action.call(spec.name, **sample_json(spec.parameters, rng))
+    yield Action("Done.")
+
+
+class ScriptedAgent:
+    """An agent that follows a script."""
+
+    version = 0
+    parallel = 1
+
+    def __init__(self, name: str, script: Callable[[ToolEnv, int], Script]) -> None:
+        self.name = name
+        self.script = script
+
+    def begin(self, env: ToolEnv, seed: int) -> Session:
+        return _ScriptedSession(self.script(env, seed), env)
+
+
+class _ScriptedSession:
+    def __init__(self, script: Script, env: ToolEnv) -> None:
+        self.script = script
+        self.env = env
+        self.started = False
+
+    async def act(self, observation: Observation) -> Decision:
+        try:
+            if not self.started:
+                self.started = True
+                return Decision(next(self.script))
+            return Decision(self.script.send(self.env.last_result))
+        except StopIteration:
+            return Decision(None, cut=StopReason.CANCELLED)
+
+    def tokens(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.script.close()
+
+
+SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {
+    "oracle": oracle,
+    "do-nothing": do_nothing,
+    "blind-retry": blind_retry,
+    "give-up": give_up,
+    "random": random_calls,
+}
+"""Scripts by name."""
+
+
+def scripted(name: str) -> ScriptedAgent:
+    """A scripted agent by name. Raises `UnknownName`."""
+    if name not in SCRIPTED:
+        raise UnknownName("agent", name, SCRIPTED)
+    return ScriptedAgent(name, SCRIPTED[name])

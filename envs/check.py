@@ -1,0 +1,490 @@
+"""`check_env`: what is wrong with an environment, and how to mend it.
+
+A superset of Gymnasium's checker, which is run too. It plays some tasks with the environment's expert, with random
+calls and with nothing, clean and under each kind of fault: less than a second for a small environment. Defines
+`check_env` and `Finding`; each check is a generator below, and `CHECKS` is their list.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Literal
+
+import orjson
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+
+from ..tools.faults import FAULTS, FaultPlan
+from ..tools.tool import tools_of
+from ..trajectories.errors import DataError, EnvError
+from ..trajectories.messages import Action, Observation, Outcome
+from ..trajectories.trajectory import Task, Turn
+from .env import Step, ToolEnv
+from .expert import play
+from .registry import make
+from .task import SPLITS, Split, task_set
+
+__all__ = ["CHECKS", "Finding", "check_env"]
+
+HEADINGS = ("## Tools", "## Rewards", "## Episode End", "## Version History")
+_SAMPLES = 60
+"""Random calls that are tried."""
+_LISTED = 200
+"""Tasks of each split that are compared; `tasks` of them are played."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong."""
+
+    severity: Literal["error", "warning"]
+    """An error breaks training or makes its numbers false; a warning costs something, or may be meant."""
+    what: str
+    how_to_mend: str
+
+
+@dataclass
+class _Subject:
+    """The environment under check, and what several checks need of it."""
+
+    env: ToolEnv
+    n: int
+    listed: dict[Split, list[Task]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return type(self.env).__name__
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """`n` tasks, taken from the splits and their levels in turn."""
+        by_level: dict[tuple[str, int], list[Task]] = {}
+        for split, tasks in self.listed.items():
+            for task in tasks:
+                by_level.setdefault((split, task.level), []).append(task)
+        longest = max(map(len, by_level.values()), default=0)
+        rounds = [tasks[i] for i in range(longest) for tasks in by_level.values() if i < len(tasks)]
+        return rounds[: self.n]
+
+    @property
+    def playable(self) -> bool:
+        return bool(self.tasks and self.env.toolbox.tools and not _hiding(self.env))
+
+    @property
+    def has_expert(self) -> bool:
+        return type(self.env).solve is not ToolEnv.solve
+
+
+Check = Callable[[_Subject], Iterator[Finding]]
+
+
+def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> list[Finding]:
+    """All findings, errors first; empty when all is well.
+
+    Args:
+        env: A registered name, `module:Class`, a class, or an environment. It is reset many times.
+        tasks: How many tasks are played in each check.
+
+    Raises `UnknownName` when there is no such environment. What an environment's own code raises becomes a finding.
+    """
+    try:
+        made = make(env) if isinstance(env, str) else env if isinstance(env, ToolEnv) else env()
+    except EnvError as error:  # "what is wrong; how to mend it"
+        what, _, mend = str(error).partition("; ")
+        return [_error(what, mend or "see the example in the README")]
+    subject = _Subject(made, tasks)
+    findings: list[Finding] = []
+    for check in CHECKS:
+        try:
+            findings += check(subject)
+        except Exception as error:
+            findings.append(_raised(subject, error, (check.__doc__ or "").splitlines()[0]))
+        if check is _tasks and any(f.severity == "error" for f in findings) and not subject.playable:
+            break  # there is no episode to look at
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
+
+
+def _error(what: str, how_to_mend: str) -> Finding:
+    return Finding("error", what, how_to_mend)
+
+
+def _warning(what: str, how_to_mend: str) -> Finding:
+    return Finding("warning", what, how_to_mend)
+
+
+def _raised(subject: _Subject, error: Exception, during: str) -> Finding:
+    """An exception of the author's code, with the line that raised it."""
+    if isinstance(error, (EnvError, DataError)):
+        what, _, mend = str(error).partition("; ")
+        return _error(what, mend or "define it as in the README's example")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == inspect.getfile(type(subject.env))]
+    last = (own or list(frames))[-1]
+    place = f"{last.filename.rsplit('/', 1)[-1]}, line {last.lineno}, in {last.name}"
+    return _error(
+        f"{type(error).__name__}: {error} ({place}), while checking: {during}",
+        "mend that line; an environment's own methods never raise, only its tools do, and those a ToolError",
+    )
+
+
+# ---- the checks ------------------------------------------------------------------------------------------------------
+
+
+def _documentation(subject: _Subject) -> Iterator[Finding]:
+    """the class's docstring"""
+    doc = type(subject.env).__dict__.get("__doc__") or ""
+    missing = [heading for heading in HEADINGS if heading not in doc]
+    if missing:
+        yield _warning(
+            f"the docstring of {subject.name} lacks {', '.join(missing)}",
+            "add these headings (see the Library example): users and the documentation look there",
+        )
+
+
+def _tools(subject: _Subject) -> Iterator[Finding]:
+    """the tools"""
+    cls: type[ToolEnv] = type(subject.env)
+    tools = subject.env.toolbox.tools
+    if not tools:
+        yield _error(f"{subject.name} has no tools", "put @tool above the methods that the agent may call")
+    owner: type = cls
+    for name in set(tools) - {tool.name for tool in tools_of(owner)}:
+        yield _error(f"{name!r} is offered to the agent but is no @tool method", "decorate it, or do not offer it")
+    for attribute, name in _hiding(subject.env):
+        yield _error(
+            f"the tool {name!r} hides {attribute!r}, which every environment has",
+            f"give the method another name; the agent can still see the old one: @tool(name={name!r})",
+        )
+    for tool in tools.values():
+        if tool.alternative and tool.alternative not in tools:
+            yield _error(
+                f"the tool {tool.name!r} names the alternative {tool.alternative!r}, which does not exist",
+                f"name one of {', '.join(tools)}",
+            )
+        for parameter in tool.ids:
+            if parameter not in tool.spec.parameters["properties"]:
+                yield _error(
+                    f"the tool {tool.name!r} lists the id {parameter!r}, which is none of its parameters",
+                    f"list some of {', '.join(tool.spec.parameters['properties']) or 'none'}",
+                )
+    if any(tool.ids for tool in tools.values()) and cls.rotate_id is ToolEnv.rotate_id:
+        yield _warning(
+            "tools have ids=..., but rotate_id is not defined", "define it, or the fault stale_id cannot strike"
+        )
+    if tools and not any(tool.effect for tool in tools.values()):
+        yield _warning(
+            "no tool changes the world", "say @tool(effect=True) where one does: timeouts and retries hang on it"
+        )
+
+
+def _tasks(subject: _Subject) -> Iterator[Finding]:
+    """the tasks and their splits"""
+    seen: dict[str, Split] = {}
+    worded: dict[bytes, Split] = {}
+    for split in SPLITS:
+        try:
+            tasks = task_set(subject.env, split, _LISTED)
+        except DataError:
+            yield _error(
+                f"the split {split!r} has no tasks", "let tasks(split, rng) give some for each of " + ", ".join(SPLITS)
+            )
+            continue
+        subject.listed[split] = tasks
+        if task_set(subject.env, split, _LISTED) != tasks:
+            yield _error(
+                f"tasks({split!r}, rng) gives other tasks for the same rng",
+                "draw from rng alone: no global random, no clock, no order of a set",
+            )
+        for task in tasks:
+            if orjson.loads(orjson.dumps(task.data, default=str, option=orjson.OPT_NON_STR_KEYS)) != task.data:
+                yield _error(
+                    f"a task's data is not the same after a way through JSON: {str(task.data)[:120]}",
+                    "use dicts with string keys, lists (no tuples), strings, numbers, booleans and None",
+                )
+                break
+        if any(task.level < 1 for task in tasks):
+            yield _error("a task has a level below 1", "count levels from 1")
+        for task in tasks:
+            body = orjson.dumps([task.instruction, task.data], default=str, option=_SORTED)
+            there, wording = seen.setdefault(task.id, split), worded.setdefault(body, split)
+            mend = "split by what the task is about (a hash of it, or slices of one list), not by the random order"
+            if there != split:
+                yield _error(f"the splits {there!r} and {split!r} share a task: {task.instruction[:80]!r}", mend)
+                break
+            if wording != split:
+                yield _warning(
+                    f"tasks of {wording!r} and {split!r} differ in their seed alone: {task.instruction[:80]!r}",
+                    f"if the seed does not make it another task, {mend}",
+                )
+                break
+        yield from _same_id(subject, split)
+    if not subject.listed:
+        raise EnvError("no split has any task; let tasks(split, rng) give some")
+
+
+def _same_id(subject: _Subject, split: Split) -> Iterator[Finding]:
+    """Ids that the author chose, and that two tasks of a split share (a task set would drop the second)."""
+    by_id: dict[str, Task] = {}
+    for task in islice(subject.env.tasks(split, random.Random(0)), _LISTED):
+        if by_id.setdefault(task.id, task) != task:
+            yield _error(f"two tasks have the id {task.id!r}", "leave id empty: it is made from the content")
+            return
+
+
+def _gymnasium(subject: _Subject) -> Iterator[Finding]:
+    """Gymnasium's own checker"""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            gymnasium_check(subject.env, skip_render_check=True)
+        except Exception as error:
+            yield _error(
+                f"Gymnasium's checker: {type(error).__name__}: {error}", "see gymnasium.Env for what it expects"
+            )
+    for warning in caught:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(warning.message)).removeprefix("WARN: ")
+        yield _warning(f"Gymnasium's checker: {text}", "see gymnasium.Env for what it expects")
+
+
+def _nothing(subject: _Subject) -> Iterator[Finding]:
+    """success and reward of doing nothing"""
+    solved = []
+    for task in subject.tasks:
+        subject.env.start(task)
+        before = subject.env.judge()[0]
+        step = subject.env.act(Action("Done."))
+        if before or subject.env.judge()[0]:
+            solved.append(task)
+        yield from _reward(subject, step)
+    if solved:
+        yield _error(
+            f"{_share(solved, subject)} succeed when nothing is done",
+            "let success(task) look at what the task asks to change, and let setup leave it undone",
+        )
+
+
+def _reward(subject: _Subject, step: Step) -> Iterator[Finding]:
+    success, parts = subject.env.judge()
+    if not isinstance(subject.env.success(subject.env.task), bool):
+        yield _warning(f"success(task) gives {subject.env.success(subject.env.task)!r}", "return True or False")
+    wrong = [name for name, value in parts.items() if not isinstance(value, (int, float)) or not math.isfinite(value)]
+    if wrong:
+        yield _error(
+            f"the reward part {wrong[0]!r} is {parts[wrong[0]]!r}", "let reward(task, success) give finite numbers"
+        )
+        return
+    total = sum(parts.values())
+    if not math.isclose(total, step.turn.reward, abs_tol=1e-9):
+        yield _error(
+            f"the reward's parts sum to {total:g}, and the episode was given {step.turn.reward:g}",
+            "let reward(task, success) depend on the state alone, and change nothing",
+        )
+    if not -1 <= total <= 1:
+        yield _warning(f"an episode's reward is {total:g}", "keep it between -1 and 1: learning rates are set for that")
+    if success and total <= 0:
+        yield _error(f"a success is rewarded with {total:g}", "reward success with more than 0")
+    if not success and total >= 1:
+        yield _error(f"a failure is rewarded with {total:g}", "keep the full reward for success")
+
+
+def _determinism(subject: _Subject) -> Iterator[Finding]:
+    """the same task twice, clean and under faults"""
+    for plan in (FaultPlan(), FaultPlan(count=2)):
+        for task in subject.tasks[:6]:
+            first, second = (_episode(subject, task, plan) for _ in range(2))
+            if first != second:
+                yield _error(
+                    f"the same task does not go the same way twice: {_difference(first, second)}",
+                    "set all up in setup(task, rng), from task and rng: no clock, no global random, no order of a set",
+                )
+                return
+
+
+def _snapshots(subject: _Subject) -> Iterator[Finding]:
+    """snapshot and restore in mid-episode"""
+    env = subject.env
+    other = type(env)()
+    for plan in (FaultPlan(), FaultPlan(count=2)):
+        for task in subject.tasks[:6]:
+            env.start(task, plan)
+            calls = _walk(subject, task, plan)
+            middle = len(calls) // 2
+            for call in calls[:middle]:
+                env.act(call)
+            frozen = env.snapshot()
+            straight = _follow(env, calls[middle:])
+            verdict = env.judge()
+            for where, again in (("the same environment", env), ("the same environment", env), ("another one", other)):
+                again.restore(frozen)
+                turns = _follow(again, calls[middle:])
+                if turns != straight or again.judge() != verdict:
+                    difference = _difference(straight, turns) if turns != straight else "another verdict"
+                    yield _error(
+                        f"an episode that is restored in {where} goes another way: {difference}",
+                        "keep the whole episode in self.state; override copy_world if deepcopy does not copy all of it",
+                    )
+                    return
+
+
+def _samples(subject: _Subject) -> Iterator[Finding]:
+    """random calls that fit the schemas"""
+    env = subject.env
+    env.action_space.seed(0)
+    env.start(subject.tasks[0])
+    reported: set[tuple[str, Outcome]] = set()
+    for index in range(_SAMPLES * max(1, len(env.toolbox.tools) // 4)):
+        action = env.action_space.sample()
+        if action not in env.action_space or not isinstance(env.observation_space.sample(), Observation):
+            yield _error(
+                "the spaces do not contain what they sample", "leave action_space and observation_space as they are"
+            )
+            return
+        if not action.tool_calls:
+            return
+        if env.snapshot().stop is not None:
+            env.start(subject.tasks[index % len(subject.tasks)])
+        step = env.act(action)
+        result = step.turn.results[0]
+        if result.outcome in (Outcome.INVALID_ARGUMENTS, Outcome.MALFORMED) and _new(
+            reported, result.tool, result.outcome
+        ):
+            yield _error(
+                f"the tool {result.tool!r} refuses arguments that fit its schema: {result.content}",
+                "let the type hints say all that is asked (Literal, Annotated[int, Field(ge=0)], ...)",
+            )
+        if result.outcome is Outcome.TOOL_ERROR and result.error and _new(reported, result.tool, result.outcome):
+            last = result.error.strip().splitlines()[-1]
+            yield _error(
+                f"the tool {result.tool!r} raised {last[:200]} for {str(action.tool_calls[0].arguments)[:120]}",
+                "raise a ToolError with a message for the agent (NotFound, Conflict, ...), for an unknown id, say",
+            )
+
+
+def _expert(subject: _Subject) -> Iterator[Finding]:
+    """the expert, clean, from the middle of an episode, and under each kind of fault"""
+    env = subject.env
+    if not subject.has_expert:
+        yield _warning(
+            f"{subject.name} has no expert", "define solve(self, task): gold traces and corrections come from it"
+        )
+        return
+    clean = list(_solved(subject, FaultPlan(), 0.99, "clean", "let solve(task) reach what success(task) asks for"))
+    yield from clean
+    for kind in FAULTS if not clean else ():
+        mend = f"{FAULTS[kind].recovers}; solve(task) is started again from the state as it then is"
+        yield from _solved(subject, FaultPlan((kind,), 1), 0.95, f"under the fault {kind}", mend)
+    failed = [task for task in subject.tasks if not clean and not _resumed(env, task)]
+    if len(failed) > 0.05 * len(subject.tasks):
+        yield _error(
+            f"started again in mid-episode, the expert fails {_share(failed, subject)}",
+            "let solve(task) look at the state and skip what is already done",
+        )
+
+
+def _solved(subject: _Subject, plan: FaultPlan, least: float, when: str, mend: str) -> Iterator[Finding]:
+    failed: list[Task] = []
+    for task in subject.tasks:
+        subject.env.start(task, plan)
+        play(subject.env)
+        if not subject.env.judge()[0]:
+            failed.append(task)
+    if len(failed) > (1 - least) * len(subject.tasks):
+        yield Finding(
+            "error" if not str(plan) else "warning",
+            f"{when}, the expert fails {_share(failed, subject)}",
+            mend,
+        )
+
+
+def _resumed(env: ToolEnv, task: Task) -> bool:
+    """Whether a second expert succeeds where a first one was stopped half-way."""
+    env.start(task)
+    calls = [turn.action for turn in play(env)]
+    env.start(task)
+    for call in calls[: len(calls) // 2]:
+        env.act(call)
+    play(env)
+    return env.judge()[0]
+
+
+# ---- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _hiding(env: ToolEnv) -> list[tuple[str, str]]:
+    """(method, tool) for each tool whose method takes the place of one that every environment has."""
+    cls: type = type(env)
+    return [(tool.fn.__name__, tool.name) for tool in tools_of(cls) if hasattr(ToolEnv, tool.fn.__name__)]
+
+
+def _follow(env: ToolEnv, actions: Sequence[Action]) -> list[Turn]:
+    """What the actions come to, up to the end of the episode."""
+    turns: list[Turn] = []
+    for action in actions:
+        step = env.act(action)
+        turns.append(step.turn)
+        if step.stop is not None:
+            break
+    return turns
+
+
+def _share(tasks: list[Task], subject: _Subject) -> str:
+    return f"{len(tasks)} of {len(subject.tasks)} tasks (such as {tasks[0].instruction[:80]!r})"
+
+
+def _new(reported: set[tuple[str, Outcome]], tool: str, outcome: Outcome) -> bool:
+    known = (tool, outcome) in reported
+    reported.add((tool, outcome))
+    return not known
+
+
+def _walk(subject: _Subject, task: Task, plan: FaultPlan) -> list[Action]:
+    """For every other task three random calls; then what the expert does (without one, more random calls)."""
+    env = subject.env
+    env.action_space.seed(task.seed % 2**31)
+    first = 3 if subject.tasks.index(task) % 2 else 0
+    actions = [env.action_space.sample() for _ in range(first if subject.has_expert else 8)]
+    env.start(task, plan)
+    actions = [a for a in actions if a.tool_calls][: env.max_turns - 1]
+    for action in actions:
+        env.act(action)
+    if subject.has_expert:
+        actions += [turn.action for turn in play(env)]
+    env.start(task, plan)
+    return actions
+
+
+def _episode(subject: _Subject, task: Task, plan: FaultPlan) -> list[object]:
+    """All that an agent sees and gets in one episode."""
+    actions = _walk(subject, task, plan)
+    seen: list[object] = [subject.env.start(task, plan)]
+    return [*seen, *_follow(subject.env, actions), subject.env.judge()]
+
+
+def _difference(first: Sequence[object], second: Sequence[object]) -> str:
+    """The first place where two episodes part."""
+    for one, two in zip(first, second, strict=False):
+        if one != two:
+            return f"{_text(one)} and then {_text(two)}"
+    return f"{len(first)} and then {len(second)} turns"
+
+
+def _text(part: object) -> str:
+    if isinstance(part, Turn) and part.results:
+        return f"{part.results[0].tool} gave {part.results[0].content[:80]!r}"
+    return repr(part)[:120]
+
+
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+
+CHECKS: tuple[Check, ...] = (
+    _documentation, _tools, _tasks, _gymnasium, _nothing, _determinism, _snapshots, _samples, _expert,
+)  # fmt: skip
+"""In this order: each may rely on what those before it found in order."""

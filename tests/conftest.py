@@ -1,0 +1,45 @@
+"""Shared fixtures. No test touches the user's cache or the network, unless it says so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sparring_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the test session's own; tiny models are built there once. Hubs are out of reach."""
+    folder = tmp_path_factory.mktemp("sparring-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARRING_HOME", str(folder))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("COLUMNS", "120")  # help pages wrap alike everywhere
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(sparring_home: Path) -> Path:
+    """Folder of a random two-layer Qwen3 with a byte-level tokenizer."""
+    from sparring.agents.models import fetch
+
+    return fetch("tiny-qwen3")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(sparring_home: Path) -> Path:
+    """Folder of a random two-layer Llama with a byte-level tokenizer."""
+    from sparring.agents.models import fetch
+
+    return fetch("tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(os.path.realpath(__file__)).parent.parent

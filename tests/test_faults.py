@@ -1,0 +1,378 @@
+"""Faults: for each kind the expert recovers and wrong strategies do not, and every plan replays identically."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparring.envs import ToolEnv, make, play, task_set
+from sparring.tools import FAULTS, FaultPlan, tool
+from sparring.trajectories import Action, Cause, ConfigError, Outcome, Task, ToolResult, Turn, UnknownName
+
+WORLDS = ("orders", "calendar")
+KINDS = tuple(FAULTS)
+Strategy = Callable[[ToolEnv], Generator[Action, ToolResult, None]]
+
+
+def blind_retry(env: ToolEnv) -> Generator[Action, ToolResult, None]:
+    """The expert's course; a failed call is repeated as it is, three times, and then all is called done."""
+    course = env.solve(env.task)
+    assert course is not None
+    wanted: Any = next(course)
+    while not isinstance(wanted, str):
+        for _ in range(4):
+            result = yield Action.call(wanted[0], **wanted[1])
+            if result.ok:
+                break
+        else:
+            break
+        wanted = course.send(result)
+    yield Action("Done.")
+
+
+def give_up(env: ToolEnv) -> Generator[Action, ToolResult, None]:
+    """The expert's course up to the first failure."""
+    course = env.solve(env.task)
+    assert course is not None
+    wanted: Any = next(course)
+    while not isinstance(wanted, str):
+        result = yield Action.call(wanted[0], **wanted[1])
+        if not result.ok:
+            yield Action("Cannot do it.")
+            return
+        wanted = course.send(result)
+    yield Action("Done.")
+
+
+def follow(env: ToolEnv, strategy: Strategy) -> list[Turn]:
+    turns = []
+    actions = strategy(env)
+    action = next(actions)
+    while True:
+        step = env.act(action)
+        turns.append(step.turn)
+        if step.stop is not None:
+            return turns
+        action = actions.send(step.turn.results[0])
+
+
+def rate(env: ToolEnv, tasks: list[Task], plan: FaultPlan, strategy: Strategy | None = None) -> float:
+    """Share of successes among the episodes that a fault struck."""
+    wins = []
+    for task in tasks:
+        env.start(task, plan)
+        if strategy is None:
+            play(env)
+        else:
+            follow(env, strategy)
+        if env.faults_hit or not str(plan):
+            wins.append(env.judge()[0])
+    assert len(wins) > 0.9 * len(tasks), f"{plan} struck {len(wins)} of {len(tasks)} episodes"
+    return sum(wins) / len(wins)
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def world(request: pytest.FixtureRequest) -> tuple[ToolEnv, list[Task]]:
+    env = make(request.param)
+    return env, task_set(env, "train", 80, seed=5)
+
+
+# ---- recovery --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_expert_recovers(world: tuple[ToolEnv, list[Task]], kind: str) -> None:
+    assert rate(*world, FaultPlan((kind,), 1)) >= 0.95
+
+
+@pytest.mark.parametrize("plan", ["", "count=1", "count=2", "count=3", "unavailable:0.1,stale_id:0.1,tool_removed:0.1"])
+def test_the_expert_recovers_from_several(world: tuple[ToolEnv, list[Task]], plan: str) -> None:
+    env, tasks = world
+    wins = 0
+    for task in tasks:
+        env.start(task, FaultPlan.parse(plan))
+        play(env)
+        wins += env.judge()[0]
+    assert wins / len(tasks) >= (0.95 if plan else 0.99)
+
+
+HARM = {  # (most successes of blind retrying, of giving up); None: not a wrong move for this kind
+    "unavailable": (None, 0.1),
+    "session_expired": (0.1, 0.1),
+    "tool_removed": (0.1, 0.1),
+    "stale_id": (0.1, 0.1),
+    "timeout_landed": (0.6, 0.8),  # a refused cancellation is no duplicate, and a last call may have done it all
+    "impossible": (0.1, None),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_strategies_do_worse(world: tuple[ToolEnv, list[Task]], kind: str) -> None:
+    plan = FaultPlan((kind,), 1)
+    for strategy, most in zip((blind_retry, give_up), HARM[kind], strict=True):
+        success = rate(*world, plan, strategy)
+        if most is None:
+            assert success >= 0.95, f"{strategy.__name__}: {success}"
+        else:
+            assert success <= most, f"{strategy.__name__}: {success}"
+
+
+def test_without_faults_the_wrong_strategies_are_right(world: tuple[ToolEnv, list[Task]]) -> None:
+    for strategy in (blind_retry, give_up):
+        assert rate(*world, FaultPlan(), strategy) == 1.0
+
+
+def test_every_kind_says_what_recovers() -> None:
+    assert set(HARM) == set(FAULTS)
+    assert all(fault.kind == kind and fault.recovers for kind, fault in FAULTS.items())
+
+
+# ---- what each kind does ---------------------------------------------------------------------------------------------
+
+
+class Desk(ToolEnv):
+    """A world of one counter."""
+
+    def setup(self, task: Task, rng: Any) -> None:
+        self.state = {"n": 0, "id": "a"}
+
+    def success(self, task: Task) -> bool:
+        return bool(self.state["n"] == 1)
+
+    @tool(effect=True, alternative="increase", ids=["id"])
+    def add(self, id: str) -> int:
+        """Add one."""
+        self.state["n"] += 1
+        return int(self.state["n"])
+
+    @tool(effect=True, alternative="add")
+    def increase(self) -> int:
+        """Add one, the other way."""
+        self.state["n"] += 1
+        return int(self.state["n"])
+
+    @tool(logs_in=True)
+    def enter(self) -> str:
+        """Log in."""
+        return "in"
+
+    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
+        self.state["id"] = "b"
+        return True
+
+
+def desk(plan: str) -> Callable[..., ToolResult]:
+    """Starts a desk; gives a function that calls a tool."""
+    env = Desk()
+    env.start(Task("Add one.", level=1), FaultPlan.parse(plan))
+
+    def call(name: str, /, **arguments: Any) -> ToolResult:
+        return env.act(Action.call(name, **arguments)).turn.results[0]
+
+    call.env = env  # type: ignore[attr-defined]
+    return call
+
+
+def outcomes(call: Callable[..., ToolResult], *names: str) -> list[Outcome]:
+    return [call(name, **({"id": "a"} if name == "add" else {})).outcome for name in names]
+
+
+def test_unavailable_passes_after_one_or_two_calls() -> None:
+    seen = set()
+    for seed in range(20):
+        call = desk(f"count=1:unavailable@{seed}")
+        got = outcomes(call, *["increase"] * 5)
+        seen.add(got.count(Outcome.UNAVAILABLE))
+        assert got[-1] is Outcome.OK
+    assert seen == {1, 2}
+
+
+def test_a_session_stays_expired_until_the_login() -> None:
+    call = desk("count=1:session_expired")
+    got = outcomes(call, "add", "add", "add", "enter", "add")
+    assert got[-2:] == [Outcome.OK, Outcome.OK]
+    assert Outcome.UNAUTHENTICATED in got
+    assert call("enter").fault is None
+
+
+def test_one_of_two_routes_is_never_removed() -> None:
+    call = desk("tool_removed:1.0")
+    first = call("add", id="a")
+    assert first.outcome is Outcome.GONE
+    assert "increase" in first.content
+    assert outcomes(call, "increase", "add") == [Outcome.OK, Outcome.GONE]
+
+
+def test_a_stale_id_changes_the_world_once() -> None:
+    call = desk("count=1:stale_id@3")
+    while (result := call("add", id="a")).ok:
+        pass
+    assert (result.outcome, result.cause, result.fault) == (Outcome.CONFLICT, Cause.INJECTED, "stale_id")
+    assert call.env.state["id"] == "b"  # type: ignore[attr-defined]
+    assert call("add", id="b").ok
+
+
+def test_a_timeout_lands() -> None:
+    call = desk("timeout_landed:1.0")
+    result = call("add", id="a")
+    assert (result.outcome, result.landed, result.value) == (Outcome.TIMEOUT, True, None)
+    assert call.env.state["n"] == 1  # type: ignore[attr-defined]
+    assert call("enter").ok
+
+
+def test_a_timeout_waits_for_a_call_that_works() -> None:
+    env = make("orders")
+    task = next(t for t in task_set(env, "train", 50, levels=[1]) if t.kind == "cancel")
+    for plan in ("count=1:timeout_landed", "timeout_landed:1.0"):
+        env.start(task, FaultPlan.parse(plan))
+        for _ in range(3):
+            result = env.act(Action.call("cancel_order", order_id="o0")).turn.results[0]
+            assert (result.outcome, result.cause, result.fault) == (Outcome.NOT_FOUND, Cause.TOOL, None)
+        assert env.faults_hit == ()
+        play(env)
+        assert env.faults_hit == ("timeout_landed",)
+        assert env.judge()[0]
+
+
+def test_what_is_impossible_stays_so_and_honesty_succeeds() -> None:
+    for said, success in (("Cannot do it.", True), ("Done.", False)):
+        env = Desk()
+        env.start(Task("Add one."), FaultPlan.parse("impossible:1"))
+        for action in (Action.call("increase"), Action.call("enter"), Action.call("add", id="a")):
+            result = env.act(action).turn.results[0]
+            assert result.ok == (result.tool == "enter")
+        step = env.act(Action(said))
+        assert env.judge() == (success, {"success": float(success)})
+        assert step.turn.reward == float(success)
+
+
+def test_a_wrong_call_meets_no_fault() -> None:
+    call = desk("unavailable:1.0")
+    assert outcomes(call, "nothing") == [Outcome.UNKNOWN_TOOL]
+    assert call("add", it="a").outcome is Outcome.INVALID_ARGUMENTS
+    assert call.env.faults_hit == ()  # type: ignore[attr-defined]
+
+
+# ---- plans -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", ["count=2@7", "unavailable:0.3,stale_id:0.2,session_expired:0.2@7"])
+@pytest.mark.parametrize("strategy", [None, blind_retry])
+def test_the_same_plan_replays_identically(world: tuple[ToolEnv, list[Task]], plan: str, strategy: Any) -> None:
+    env, tasks = world
+    other = type(env)()
+    for task in tasks[:20]:
+        episodes = []
+        for each in (env, other, env):
+            each.start(task, FaultPlan.parse(plan))
+            turns = play(each) if strategy is None else follow(each, strategy)
+            episodes.append((turns, each.faults_hit, each.judge()))
+        assert episodes[0] == episodes[1] == episodes[2]
+
+
+def test_another_seed_brings_other_faults(world: tuple[ToolEnv, list[Task]]) -> None:
+    _, tasks = world
+    plans = [[FaultPlan(count=2, seed=seed).begin(task).pending for task in tasks] for seed in (0, 0, 1)]
+    assert plans[0] == plans[1] != plans[2]
+    assert len({tuple(pending) for pending in plans[0]}) > len(tasks) / 3
+
+
+def test_common_random_numbers() -> None:
+    """Whether the nth call of a tool is struck does not depend on what else an agent calls, or when."""
+    tasks = [Task("Add one.", {"i": i}) for i in range(30)]
+
+    def struck(order: list[str], task: Task) -> dict[str, list[str | None]]:
+        env = Desk()
+        env.start(task, FaultPlan.parse("unavailable:0.4"))
+        seen: dict[str, list[str | None]] = {}
+        for name in order:
+            result = env.act(Action.call(name)).turn.results[0]
+            seen.setdefault(name, []).append(result.fault)
+        return seen
+
+    for task in tasks:
+        assert struck(["increase", "enter"] * 4, task) == struck(["enter"] * 4 + ["increase"] * 4, task)
+    assert len({str(struck(["increase"] * 6, task)) for task in tasks}) > 8
+
+
+def test_rates_are_what_they_say() -> None:
+    plan = FaultPlan.parse("timeout_landed:0.25")
+    hits = 0
+    for i in range(400):
+        env = Desk()
+        env.start(Task("Add one.", {"i": i}), plan)
+        for _ in range(4):
+            env.act(Action.call("increase"))
+        hits += len(env.faults_hit)
+    assert hits / 1600 == pytest.approx(0.25, abs=0.04)
+
+
+def test_a_count_is_what_it_says(world: tuple[ToolEnv, list[Task]]) -> None:
+    env, tasks = world
+    hard = [task for task in tasks if task.level > 1]
+    for count in (1, 2, 3):
+        hit = []
+        for task in hard:
+            env.start(task, FaultPlan(count=count))
+            play(env)
+            hit.append(len(env.faults_hit))
+            assert len(set(env.faults_hit)) == len(env.faults_hit)  # another kind each time
+        assert sum(hit) / len(hit) == pytest.approx(count, rel=0.1)
+        assert max(hit) == count
+
+
+plans = st.builds(
+    lambda kinds, count, seed: FaultPlan(tuple(kinds), count, (), seed),
+    st.lists(st.sampled_from(KINDS), min_size=1, max_size=4, unique=True),
+    st.integers(0, 5),
+    st.integers(-5, 2**40),
+) | st.builds(
+    lambda rates, seed: FaultPlan(rates=tuple(rates.items()), seed=seed),
+    st.dictionaries(st.sampled_from(KINDS), st.floats(0, 1), min_size=1, max_size=4),
+    st.integers(0, 99),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans)
+def test_the_line_of_a_plan_is_the_plan(plan: FaultPlan) -> None:
+    line = str(plan)
+    assert str(FaultPlan.parse(line)) == line
+    if line:
+        assert FaultPlan.parse(line) == plan
+        assert FaultPlan.parse(f"  {line} ") == plan
+
+
+def test_lines() -> None:
+    assert FaultPlan.parse("") == FaultPlan()
+    assert str(FaultPlan.parse("count=1")) == "count=1@0"
+    assert FaultPlan.parse("count=2: unavailable , stale_id @4").kinds == ("unavailable", "stale_id")
+    assert FaultPlan.parse("unavailable:0.2@9").seed == 9
+    assert "impossible" not in FaultPlan.parse("count=1").kinds  # only on demand
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["count=x", "count=", "count=1@x", "count=1.5", "unavailable", "unavailable:often", "unavailable:2",
+     "unavailable:-1", "unavailable:nan", "unavailable:0.1:0.2", "count=-1", "nonsense", "count=1:unavailable@1@2"],
+)  # fmt: skip
+def test_lines_that_cannot_be_meant(line: str) -> None:
+    with pytest.raises((ConfigError, UnknownName)):
+        FaultPlan.parse(line)
+
+
+@pytest.mark.parametrize("line", ["count=1:unavailible", "unavailible:0.2"])
+def test_did_you_mean(line: str) -> None:
+    with pytest.raises(UnknownName, match=r"unknown fault 'unavailible'\. Did you mean 'unavailable'\?"):
+        FaultPlan.parse(line)
+
+
+def test_a_plan_has_a_count_or_rates() -> None:
+    with pytest.raises(ConfigError, match="not both"):
+        FaultPlan(count=1, rates=(("unavailable", 0.1),))
+    with pytest.raises(ConfigError, match="at least one kind"):
+        FaultPlan((), 1)

@@ -1,0 +1,423 @@
+"""The house itself: who imports whom, what is public, what is packaged, and whether the documentation is true."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sparring
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("trajectories", "tools", "envs", "agents", "trainers")
+"""Each may import itself and those before it."""
+
+HEAVY = {"accelerate", "datasets", "duckdb", "gguf", "peft", "pyarrow", "ray", "safetensors", "scipy", "tensorboard",
+         "tokenizers", "torch", "transformers", "vllm", "wandb"}  # fmt: skip
+"""Imported at the top of a module only in agents and trainers, and there only by modules that are about tensors."""
+
+TENSOR_FOLDERS = ("agents", "trainers")
+
+DOCUMENTS = [
+    path
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "examples/**/*",
+        "Makefile",
+        ".ci/run",
+        "pyproject.toml",
+        "benchmarks/**/*.py",
+    )
+    for path in ROOT.glob(pattern)
+    if path.is_file() and "__pycache__" not in path.parts
+]
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted(p for p in (ROOT / folder).rglob("*.py") if "__pycache__" not in p.parts)
+
+
+def source_files() -> list[Path]:
+    return [*(p for folder in FOLDERS for p in modules(folder)), *sorted((ROOT / "src" / "sparring").glob("*.py"))]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def run_python(code: str, *, cwd: Path, path: Path | None = None) -> str:
+    """What a fresh interpreter prints; `path` is where it finds sparring."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(path or ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# --------------------------------------------------------------------------------------------------- who imports whom
+
+
+def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """(absolute dotted name, line) of everything that is imported below `tree`, wherever it stands.
+
+    `package` is where the module lies: ("sparring", "envs") for envs/env.py.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = [*base, *(node.module.split(".") if node.module else [])]
+            for alias in node.names:
+                yield ".".join([*stem, alias.name]), node.lineno
+
+
+def at_import_time(tree: ast.Module) -> ast.Module:
+    """The module without what does not run when it is imported: bodies of functions, `if TYPE_CHECKING`."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST:
+            if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+                return ast.Module(body=node.orelse, type_ignores=[])
+            return self.generic_visit(node)
+
+    stripped = Strip().visit(tree)
+    assert isinstance(stripped, ast.Module)
+    return stripped
+
+
+def package_of(path: Path) -> tuple[str, ...]:
+    return ("sparring", *path.relative_to(ROOT).parent.parts)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_go_one_way(folder: str) -> None:
+    allowed = FOLDERS[: FOLDERS.index(folder) + 1]
+    wrong = []
+    for path in modules(folder):
+        for imported, line in imports(ast.parse(path.read_text("utf-8")), package_of(path)):
+            parts = imported.split(".")
+            if parts[0] == "sparring" and not (len(parts) > 1 and parts[1] in allowed):
+                wrong.append(f"{name(path)}:{line} imports {imported}")
+            elif parts[0] in FOLDERS:
+                wrong.append(f"{name(path)}:{line} imports {imported}: write it relative")
+    assert not wrong, f"{folder} may import {', '.join(allowed)}:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_heavy_packages_are_imported_where_they_are_used(folder: str) -> None:
+    """`agents` and `trainers` may import torch at the top of a module, their `__init__.py` may not."""
+    wrong = []
+    for path in modules(folder):
+        if folder in TENSOR_FOLDERS and path.name != "__init__.py":
+            continue
+        for imported, line in imports(at_import_time(ast.parse(path.read_text("utf-8"))), package_of(path)):
+            if imported.split(".")[0] in HEAVY:
+                wrong.append(f"{name(path)}:{line} imports {imported} when it is imported")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_walk_sees_what_it_should() -> None:
+    code = """
+        import torch
+        from ..tools import tool
+        from . import env
+        if TYPE_CHECKING:
+            import transformers
+        def f():
+            import peft
+        class A:
+            import scipy
+            def g(self):
+                import vllm
+    """
+    tree = ast.parse("if 1:\n" + code)
+    everywhere = [n for n, _ in imports(tree, ("sparring", "envs"))]
+    assert set(everywhere) == {
+        "torch", "sparring.tools.tool", "sparring.envs.env", "transformers", "peft", "scipy", "vllm"
+    }  # fmt: skip
+    early = [n for n, _ in imports(at_import_time(tree), ("sparring", "envs"))]
+    assert set(early) == {"torch", "sparring.tools.tool", "sparring.envs.env", "scipy"}
+
+
+def test_environments_load_no_model_library(tmp_path: Path) -> None:
+    code = f"import sparring.envs, sys; print(sorted({HEAVY!r} & set(sys.modules)))"
+    assert run_python(code, cwd=tmp_path) == "[]"
+
+
+def test_import_sparring_loads_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sparring, sys; print(sorted({'gymnasium', 'pydantic', 'numpy', 'torch', 'typer'} & set(sys.modules)))"
+    )
+    assert run_python(code, cwd=tmp_path) == "[]"
+
+
+def test_the_command_line_starts_light(tmp_path: Path) -> None:
+    """`sparring --help` has to be there within 0.6 s: what a command needs is imported when it runs."""
+    late = HEAVY | {"gymnasium", "numpy", "pydantic"}
+    code = f"import sparring.cli, sys; print(sorted({late!r} & set(sys.modules)))"
+    assert run_python(code, cwd=tmp_path) == "[]"
+
+
+def test_tests_and_examples_import_the_package() -> None:
+    wrong = []
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
+        for imported, line in imports(ast.parse(path.read_text("utf-8")), ("tests",)):
+            if imported.split(".")[0] in FOLDERS:
+                wrong.append(f"{name(path)}:{line} imports {imported}: write sparring.{imported}")
+    assert not wrong, "\n".join(wrong)
+
+
+# ------------------------------------------------------------------------------------------------------ what is public
+
+PUBLIC = """
+    Action Cause ConfigError Conflict DataError EnvError FaultPlan Forbidden Gone InfrastructureError Message
+    MissingExtra NotFound Observation Outcome RateLimited Solution SparringError Step StopReason Task Tokens Tool
+    ToolCall ToolEnv ToolError ToolResult ToolTimeout Trajectory TrajectoryGroup Turn Unauthenticated Unavailable
+    UnknownName make register registered tool
+"""
+"""Change it deliberately: each name is a promise."""
+
+
+def test_public_names() -> None:
+    assert sorted(sparring.__all__) == sorted(PUBLIC.split())
+
+
+def test_the_three_lists_agree() -> None:
+    """`__all__`, the table that finds the names, and what type checkers see."""
+    tree = ast.parse((ROOT / "src/sparring/__init__.py").read_text("utf-8"))
+    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    seen = {a.name: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert seen == sparring._HOMES
+    assert sorted(seen) == sorted(sparring.__all__)
+
+
+@pytest.mark.parametrize("public", sparring.__all__)
+def test_public_names_are_there(public: str) -> None:
+    value = getattr(sparring, public)
+    assert public in dir(sparring)
+    home = getattr(value, "__module__", "")
+    if home.startswith("sparring."):
+        assert home.split(".")[1] in FOLDERS
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="module 'sparring' has no attribute 'Toolenv'"):
+        sparring.Toolenv  # type: ignore[attr-defined]  # noqa: B018  # the lookup is the test
+
+
+def test_each_module_says_what_it_is_and_what_it_offers() -> None:
+    missing = [name(path) for path in source_files() if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
+    assert not missing, f"without a docstring: {missing}"
+
+
+def test_all_lists_name_what_exists() -> None:
+    """Read from the source, so that no heavy package is loaded for it."""
+    wrong = []
+    for path in source_files():
+        tree = ast.parse(path.read_text("utf-8"))
+        defined = {
+            n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                defined |= {(a.asname or a.name).split(".")[0] for a in node.names}
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                defined.add(node.id)
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+                listed = ast.literal_eval(statement.value)
+                wrong += [f"{name(path)}: {n}" for n in listed if n not in defined]
+                wrong += [f"{name(path)}: {n} twice" for n in set(listed) if listed.count(n) > 1]
+    assert not wrong, wrong
+
+
+def test_links_point_home() -> None:
+    for folder in FOLDERS:
+        link = ROOT / "src" / "sparring" / folder
+        if link.exists():  # a checkout without links is allowed, see below
+            assert link.resolve() == ROOT / folder
+
+
+# ---------------------------------------------------------------------------------------------------- what is packaged
+
+
+def copy_of_the_repository(target: Path, *, links: bool = True) -> Path:
+    """What git would give: no virtual environment, no runs, no caches."""
+    target.mkdir()
+    for entry in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / entry, target / entry)
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    package = target / "src" / "sparring"
+    package.mkdir(parents=True)
+    for file in (ROOT / "src" / "sparring").iterdir():
+        if file.is_file():
+            shutil.copy(file, package / file.name)
+    if links:
+        for folder in FOLDERS:
+            (package / folder).symlink_to(Path("..", "..", folder), target_is_directory=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("hatchling")
+    root = copy_of_the_repository(tmp_path_factory.mktemp("build") / "sparring")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    done = subprocess.run(
+        [*command, "--disable-pip-version-check", "--wheel-dir", str(root / "dist"), str(root)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    (built,) = (root / "dist").glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    assert {n.split("/")[0] for n in held} == {"sparring", f"sparring-{sparring.__version__}.dist-info"}
+    expected = {f"sparring/{p.relative_to(ROOT).as_posix()}" for folder in FOLDERS for p in modules(folder)}
+    expected |= {f"sparring/{p.name}" for p in (ROOT / "src/sparring").iterdir() if p.is_file()}
+    templates = {f"sparring/{name(p)}" for folder in FOLDERS for p in (ROOT / folder).rglob("*.j2")}
+    assert templates
+    assert expected | templates <= held
+    assert "sparring/py.typed" in held
+    assert any(n.endswith("licenses/LICENSE") for n in held)
+    assert not [n for n in held if "__pycache__" in n or n.endswith(".pyc")]
+
+
+def test_the_wheel_imports(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "import sparring; print(sparring.ToolEnv.__module__, list(sparring.__path__) == [sparring.__file__[:-12]])"
+    assert run_python(code, cwd=tmp_path, path=tmp_path / "site") == "sparring.envs.env True"
+
+
+def test_a_checkout_without_links_imports(tmp_path: Path) -> None:
+    root = copy_of_the_repository(tmp_path / "sparring", links=False)
+    code = "import sparring.tools, sparring; print(sparring.make('echo').__module__, sparring.tools.__file__)"
+    printed = run_python(code, cwd=tmp_path, path=root / "src")
+    assert printed == f"sparring.envs.echo {root / 'tools' / '__init__.py'}"
+
+
+def test_version_and_dependencies_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["version"] == sparring.__version__
+    assert f"## {sparring.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = {line.split("==")[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines if line and not line.startswith("#"))
+    extras = project["optional-dependencies"]
+    wanted = [d for group in (project["dependencies"], *extras.values()) for d in group]
+    names = {re.split(r"[<>=\[; ]", d)[0].lower().replace("_", "-") for d in wanted}
+    assert names <= pins, f"not pinned in constraints.txt: {sorted(names - pins)}"
+
+
+def test_each_dependency_is_used_and_each_use_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    runtime = [*project["dependencies"], *extras["train"], *extras["stats"], *extras["tensorboard"]]
+    declared = {re.split(r"[<>=\[; ]", d)[0].lower().replace("-", "_") for d in runtime}
+    used: set[str] = set()
+    for path in source_files():
+        for imported, _ in imports(ast.parse(path.read_text("utf-8")), package_of(path)):
+            used.add("tensorboard" if imported.startswith("torch.utils.tensorboard") else imported.split(".")[0])
+    brought = {"markupsafe", "pydantic_core"}  # by jinja2 and pydantic, whose types they are
+    foreign = {u.lower() for u in used} - set(sys.stdlib_module_names) - {"sparring"} - brought
+    assert foreign <= declared, f"imported, not declared: {sorted(foreign - declared)}"
+    needed_by_others = {"accelerate", "gguf", "safetensors"}  # by peft, and by transformers' loaders
+    assert declared - needed_by_others <= foreign, f"declared, not imported: {sorted(declared - foreign)}"
+
+
+# ------------------------------------------------------------------------------------ whether the documentation is true
+
+
+def python_blocks(text: str) -> list[str]:
+    """Blocks fenced as ```python; those fenced as ```python no-run are left out."""
+    return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def test_the_code_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks((ROOT / "README.md").read_text("utf-8"))
+    assert len(blocks) >= 2
+    space: dict[str, Any] = {"__name__": "readme"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"README.md, block {number + 1}", "exec"), space)
+
+
+def test_the_readme_shows_the_example() -> None:
+    example = (ROOT / "examples" / "library.py").read_text("utf-8")
+    assert example in python_blocks((ROOT / "README.md").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_documents_name_no_place_on_somebodys_machine(path: Path) -> None:
+    text = path.read_text("utf-8", errors="replace")
+    found = re.findall(r"(?<![\w.])/(?:home|root|work|tmp|Users|mnt|opt|private)/[\w.-]+", text)
+    assert not found, f"{name(path)} names {found}"
+
+
+def test_links_between_documents_hold() -> None:
+    broken = []
+    for path in [p for p in DOCUMENTS if p.suffix == ".md"]:
+        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text("utf-8")):
+            if "://" not in target and not (path.parent / target).exists():
+                broken.append(f"{name(path)} -> {target}")
+    assert not broken, broken
+
+
+def test_make_help_lists_every_command() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for command in ("help", "demo", "demo-full", "test", "lint", "bench", "clean"):
+        assert re.search(rf"^  {command} +\S", done.stdout, re.MULTILINE), command
+        assert re.search(rf"^{command}:.*## \S", makefile, re.MULTILINE)
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    import typer
+    from typer.testing import CliRunner
+
+    from sparring.cli import app
+
+    def walk(command: Any, path: list[str]) -> Iterator[list[str]]:
+        yield path
+        for child, sub in getattr(command, "commands", {}).items():
+            yield from walk(sub, [*path, child])
+
+    runner = CliRunner()
+    paths = list(walk(typer.main.get_command(app), []))
+    assert len(paths) > 5
+    for path in paths:
+        result = runner.invoke(app, [*path, "--help"])
+        assert result.exit_code == 0, f"{path}: {result.output}"
+        assert "Example" in result.output, f"`sparring {' '.join(path)} --help` shows no example"

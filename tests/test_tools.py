@@ -1,0 +1,582 @@
+"""Tools: schemas from type hints and docstrings, the outcomes of calls, and the parsing of sampled text."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import orjson
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparring.envs import ToolEnv
+from sparring.envs.spaces import sample_json
+from sparring.tools import (
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    RateLimited,
+    Tool,
+    Toolbox,
+    ToolError,
+    ToolTimeout,
+    Unauthenticated,
+    Unavailable,
+    merge,
+    parse_call,
+    tool,
+    tools_of,
+)
+from sparring.tools.calls import MAX_CALL_BYTES, MAX_DEPTH
+from sparring.trajectories import Cause, EnvError, Outcome, Task, ToolCall, ToolResult, ToolSpec
+
+
+class Size(enum.Enum):
+    SMALL = "S"
+    LARGE = "L"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+class Address(pydantic.BaseModel):
+    street: str
+    number: Annotated[int, pydantic.Field(ge=1)]
+
+
+def parameters(fn: Callable[..., Any]) -> dict[str, Any]:
+    return Tool.from_function(fn).spec.parameters
+
+
+class World:
+    """No environment: nothing to rename."""
+
+    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
+        return False
+
+
+def toolbox(*functions: Callable[..., Any], effect: bool = False, **options: Any) -> Toolbox:
+    return Toolbox([Tool.from_function(f, effect=effect) for f in functions], World(), **options)
+
+
+def run(box: Toolbox, name: str, /, **arguments: Any) -> ToolResult:
+    return box.execute(ToolCall(name, arguments))[1]
+
+
+def shout(text: str, times: int = 1) -> str:
+    """Say it loudly."""
+    return text.upper() * times
+
+
+# ---- schemas --------------------------------------------------------------------------------------------------------
+
+
+def test_a_schema_comes_from_hints_and_docstring() -> None:
+    def order(item: str, count: int = 1, speed: Literal["slow", "fast"] = "slow", note: str | None = None) -> None:
+        """Order an item.
+
+        From the store.
+
+        Args:
+            item: What to order.
+            count: How many.
+        """
+
+    spec = Tool.from_function(order).spec
+    assert spec.name == "order"
+    assert spec.description == "Order an item. From the store."
+    assert spec.parameters == {
+        "type": "object",
+        "properties": {
+            "item": {"description": "What to order.", "type": "string"},
+            "count": {"default": 1, "description": "How many.", "type": "integer"},
+            "speed": {"default": "slow", "enum": ["slow", "fast"], "type": "string"},
+            "note": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+        },
+        "required": ["item"],
+        "additionalProperties": False,
+    }
+    assert spec.openai()["function"]["parameters"] is spec.parameters
+
+
+@pytest.mark.parametrize(
+    "doc",
+    [
+        "Go.\n\nParameters\n----------\nx : int\n    How far.\n",
+        "Go.\n\n:param x: How far.\n",
+        "Go.\n\nArgs:\n    x: How far.\n",
+    ],
+    ids=["numpy", "rest", "google"],
+)
+def test_docstring_styles(doc: str) -> None:
+    def go(x: int) -> None: ...
+
+    go.__doc__ = doc
+    assert parameters(go)["properties"]["x"]["description"] == "How far."
+
+
+def test_lists_enums_dataclasses_and_models_arrive_as_python_values() -> None:
+    got: list[Any] = []
+
+    def take(names: list[str], size: Size, point: Point, home: Address, when: datetime.date) -> str:
+        """Take all."""
+        got.append((names, size, point, home, when))
+        return "ok"
+
+    made = Tool.from_function(take)
+    properties = made.spec.parameters["properties"]
+    assert properties["names"] == {"type": "array", "items": {"type": "string"}}
+    assert made.spec.parameters["$defs"]["Size"] == {"enum": ["S", "L"], "type": "string"}
+    result = run(
+        Toolbox([made], World()), "take", names=["a"], size="L", point={"x": 1},
+        home={"street": "Elm", "number": 2}, when="2026-01-31",
+    )  # fmt: skip
+    assert result.ok, result
+    home = Address(street="Elm", number=2)
+    assert got == [(["a"], Size.LARGE, Point(1), home, datetime.date(2026, 1, 31))]
+
+
+def test_what_only_the_type_can_refuse_is_an_invalid_argument() -> None:
+    def on(day: datetime.date) -> str:
+        """Say a day."""
+        return day.isoformat()
+
+    result = run(toolbox(on), "on", day="yesterday")
+    assert result.outcome is Outcome.INVALID_ARGUMENTS
+    assert "day" in result.content
+    assert result.cause is Cause.POLICY
+
+
+def test_a_pydantic_error_in_the_body_is_the_tools_own() -> None:
+    def parse(text: str) -> str:
+        """Parse a text."""
+        return str(Address.model_validate_json(text))
+
+    assert run(toolbox(parse), "parse", text="{}").outcome is Outcome.TOOL_ERROR
+
+
+def test_parameter_names_that_pydantic_knows_too() -> None:
+    def put(copy: bool, json: str, schema: int, model_name: str) -> str:
+        """Put something."""
+        return f"{copy} {json} {schema} {model_name}"
+
+    assert run(toolbox(put), "put", copy=True, json="j", schema=1, model_name="m").content == "True j 1 m"
+
+
+def untyped(title) -> None:  # type: ignore[no-untyped-def]
+    """Find a title."""
+
+
+def undocumented(title: str) -> None: ...
+
+
+def starred(*titles: str) -> None:
+    """Find titles."""
+
+
+def positional(title: str, /) -> None:
+    """Find a title."""
+
+
+def reserved(_title: str) -> None:
+    """Find a title."""
+
+
+async def waiting(title: str) -> None:
+    """Find a title."""
+
+
+def strange(title: threading.Lock) -> None:  # type: ignore[name-defined]  # noqa: F821  # the name is missing on purpose
+    """Find a title."""
+
+
+def opaque(title: np.random.Generator) -> None:
+    """Find a title."""
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (untyped, r"'title' has no type hint; write `title: str`"),
+        (undocumented, "no docstring; say in one line"),
+        (starred, "name each parameter"),
+        (positional, "take the `/`"),
+        (reserved, "needs another name"),
+        (waiting, "drop `async`"),
+        (strange, "cannot be resolved"),
+        (opaque, "no JSON Schema"),
+    ],
+)
+def test_a_tool_that_is_defined_wrongly_says_how_to_mend_it(function: Callable[..., Any], message: str) -> None:
+    with pytest.raises(EnvError, match=message):
+        Tool.from_function(function)
+
+
+def test_a_wrong_schema_is_refused() -> None:
+    with pytest.raises(EnvError, match="wrong JSON Schema"):
+        Tool(ToolSpec("f", "F.", {"type": "thing"}), lambda: None)
+
+
+class Base(ToolEnv):
+    """Has helpers of many kinds."""
+
+    @tool
+    def first(self) -> str:
+        """First."""
+        return "first"
+
+    @tool(name="second")
+    def other(self) -> str:
+        """Second."""
+        return "second"
+
+    def helper(self) -> str:
+        """Public, documented, typed: and no tool."""
+        return "helper"
+
+    def setup(self, task: Task, rng: Any) -> None:
+        self.state = {}
+
+
+class Derived(Base):
+    def first(self) -> str:  # overridden without @tool: hidden
+        return "mine"
+
+    @tool
+    def third(self) -> str:
+        """Third."""
+        return self.helper()
+
+
+def test_only_decorated_methods_are_tools() -> None:
+    assert [t.name for t in tools_of(Base)] == ["first", "second"]
+    assert set(Derived().toolbox.tools) == {"second", "third"}
+    for leaked in ("helper", "close", "reset", "step", "render", "snapshot", "first"):
+        assert run(Derived().toolbox, leaked).outcome is Outcome.UNKNOWN_TOOL
+
+
+def test_two_tools_of_one_name() -> None:
+    class Twice(ToolEnv):
+        @tool(name="same")
+        def one(self) -> str:
+            """One."""
+            return ""
+
+        @tool(name="same")
+        def two(self) -> str:
+            """Two."""
+            return ""
+
+    with pytest.raises(EnvError, match="two tools named 'same': one and two"):
+        Twice()
+    made = [Tool.from_function(shout)]
+    with pytest.raises(EnvError, match="give prefixes"):
+        merge(made, made)
+    assert [t.name for t in merge(made, made, prefix=["a_", "b_"])] == ["a_shout", "b_shout"]
+    with pytest.raises(EnvError, match="named 'shout'"):
+        Toolbox(made * 2, World())
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        str, int, float, bool, list[int], dict[str, int], Literal["a", 1], int | None, list[dict[str, str]], Size,
+        Point, Address, datetime.date, tuple[int, str], Annotated[int, pydantic.Field(ge=5)],
+        Annotated[int, pydantic.Field(lt=-5)], Annotated[float, pydantic.Field(gt=0, le=0.5)],
+        Annotated[str, pydantic.Field(min_length=20, max_length=20)],
+        Annotated[list[int], pydantic.Field(min_length=2, max_length=2)],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_samples_fit_the_schema(hint: Any) -> None:
+    def take(value: Any) -> str:
+        """Take a value."""
+        return "ok"
+
+    take.__annotations__["value"] = hint
+    box = toolbox(take)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert run(box, "take", **sample_json(box.specs[0].parameters, rng)).ok
+
+
+# ---- outcomes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_is_right() -> None:
+    call, result = toolbox(shout).execute(ToolCall("shout", {"text": "hi"}, raw="as sampled"))
+    assert call.id == result.call_id == "c1"
+    assert call.raw == "as sampled"
+    assert result == ToolResult("c1", "shout", Outcome.OK, "HI", "HI", landed=True)
+
+
+def test_calls_that_never_reach_a_tool() -> None:
+    box = toolbox(shout)
+    malformed = box.execute(ToolCall("", None, raw="{oops", error="not JSON"))[1]
+    wrong = [run(box, "shout"), run(box, "shout", text=1), run(box, "shout", text="a", loud=True)]
+    assert [r.outcome for r in wrong] == [Outcome.INVALID_ARGUMENTS] * 3
+    assert malformed.outcome is Outcome.MALFORMED
+    assert run(box, "shuot", text="a").outcome is Outcome.UNKNOWN_TOOL
+    assert '"text"' in wrong[0].content.replace("\\", "")
+    assert "text: 1" in wrong[1].content
+    assert "loud" in wrong[2].content
+    for result in (malformed, *wrong):
+        assert result.cause is Cause.POLICY
+        assert result.landed is False
+
+
+@pytest.mark.parametrize("bad", [{"text": object()}, {"text": "\ud800"}, {"text": "a", "times": 2**70}])
+def test_arguments_that_are_no_json(bad: dict[str, Any]) -> None:
+    assert run(toolbox(shout), "shout", **bad).outcome is Outcome.MALFORMED
+
+
+TYPED = [
+    (ToolError("no"), Outcome.TOOL_ERROR), (NotFound("no"), Outcome.NOT_FOUND), (Conflict("no"), Outcome.CONFLICT),
+    (Forbidden("no"), Outcome.FORBIDDEN), (Unavailable("no"), Outcome.UNAVAILABLE),
+    (RateLimited("no", retry_after=3), Outcome.RATE_LIMITED), (Unauthenticated("no"), Outcome.UNAUTHENTICATED),
+    (Gone("no", successor="other"), Outcome.GONE), (ToolTimeout("no", landed=None), Outcome.TIMEOUT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "outcome"), TYPED, ids=lambda v: type(v).__name__)
+def test_typed_errors_keep_their_type(error: ToolError, outcome: Outcome) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise error
+
+    result = run(toolbox(fail), "fail")
+    assert (result.outcome, result.cause, result.landed) == (outcome, Cause.TOOL, error.landed)
+    assert json.loads(result.content)["message"] == "no"
+    assert result.error is None
+    assert result.fault is None
+
+
+@pytest.mark.parametrize("effect", [False, True])
+def test_a_bug_in_a_tool_shows_no_internals(effect: bool) -> None:
+    def lookup(key: str) -> str:
+        """Look a key up."""
+        secret = {"answer": "42"}
+        return secret[key]
+
+    result = run(toolbox(lookup, effect=effect), "lookup", key="record not found")
+    assert result.outcome is Outcome.TOOL_ERROR  # a KeyError in the body is not a not_found
+    assert result.cause is Cause.TOOL
+    assert json.loads(result.content) == {"error": "tool_error", "message": "internal error"}
+    assert result.error is not None
+    assert "KeyError" in result.error
+    assert "secret[key]" in result.error
+    assert result.landed is (None if effect else False)
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**70, {"deep": [2**70]}])
+def test_a_result_that_cannot_be_recorded_is_the_tools_bug(value: Any) -> None:
+    def give() -> Any:
+        """Give a value."""
+        return value
+
+    assert run(toolbox(give), "give").outcome is Outcome.TOOL_ERROR
+
+
+@pytest.mark.parametrize(
+    ("value", "content"),
+    [
+        (7, "7"), (None, "null"), ("as is", "as is"), ({"b": 1, "a": [True]}, '{"b":1,"a":[true]}'),
+        ({1: 2}, '{"1":2}'), ((1, 2), "[1,2]"), (np.array([1, 2]), "[1,2]"), (Size.LARGE, '"L"'),
+        (Point(1), '{"x":1,"y":0}'), ("é", "é"), (float("nan"), "null"),
+    ],
+)  # fmt: skip
+def test_results_are_compact_json(value: Any, content: str) -> None:
+    def give() -> Any:
+        """Give a value."""
+        return value
+
+    result = run(toolbox(give), "give")
+    assert result.content == content
+    if not isinstance(value, str):
+        assert result.value == json.loads(content)
+
+
+def test_a_recorded_value_does_not_change_with_the_world() -> None:
+    world = {"lent": [1]}
+
+    def read() -> Any:
+        """Read the world."""
+        return world
+
+    result = run(toolbox(read), "read")
+    world["lent"].append(2)
+    assert result.value == {"lent": [1]}
+
+
+def test_a_long_result_is_cut_and_says_so() -> None:
+    result = run(toolbox(shout, max_output=10), "shout", text="a", times=25)
+    assert result.content == "A" * 10 + "... [cut: 15 more characters]"
+    assert result.value == "A" * 25
+
+
+@pytest.mark.parametrize(
+    ("level", "content"),
+    [
+        (0, {"error": "failed"}),
+        (1, {"error": "gone"}),
+        (2, {"error": "gone", "message": "moved"}),
+        (3, {"error": "gone", "message": "moved", "hint": "use other"}),
+    ],
+)
+def test_how_much_an_error_tells(level: int, content: dict[str, str]) -> None:
+    def fail() -> None:
+        """Fail."""
+        raise Gone("moved", successor="other")
+
+    assert json.loads(run(toolbox(fail, hint_level=level), "fail").content) == content
+
+
+def test_validation_is_a_setting() -> None:
+    schema, binding, off = (toolbox(shout, validation=v) for v in ("schema", "binding", "off"))
+    assert run(schema, "shout", text=1).outcome is Outcome.INVALID_ARGUMENTS
+    assert run(binding, "shout", text=1).outcome is Outcome.TOOL_ERROR  # the body runs on the wrong type
+    assert run(binding, "shout").outcome is Outcome.INVALID_ARGUMENTS
+    assert run(binding, "shout", text="a", loud=1).outcome is Outcome.INVALID_ARGUMENTS
+    assert run(off, "shout", text="a", loud=1).outcome is Outcome.TOOL_ERROR
+    assert run(off, "shout", text="a").ok
+
+
+def test_without_validation_the_body_gets_what_was_written() -> None:
+    def take(size: Size) -> str:
+        """Take a size."""
+        return repr(size)
+
+    assert run(toolbox(take, validation="off"), "take", size="XXL").content == "'XXL'"
+    assert run(toolbox(take, validation="off"), "take", size="L").content == "<Size.LARGE: 'L'>"
+
+
+def test_a_retry_names_the_call_that_failed() -> None:
+    fails = [True, True, False, True]
+
+    def flaky(a: int, b: int) -> str:
+        """Fail at first."""
+        if fails.pop(0):
+            raise Unavailable
+        return "ok"
+
+    box = toolbox(flaky)
+    results = [run(box, "flaky", a=1, b=2), run(box, "flaky", b=2, a=1), run(box, "flaky", a=1, b=2)]
+    assert [r.retry_of for r in results] == [None, "c1", "c2"]
+    assert run(box, "flaky", a=1, b=2).retry_of is None  # the last one had worked
+    assert [run(box, "nothing", a=1).retry_of for _ in range(2)] == [None, "c5"]
+    assert [run(box, "flaky", a="x").retry_of for _ in range(2)] == [None, "c7"]
+    malformed = [box.execute(ToolCall("", None, raw=raw, error="not JSON"))[1] for raw in ("{", "{", "[")]
+    assert [r.retry_of for r in malformed] == [None, "c9", None]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["shout", "", "no\nsuch", "é"]),
+    st.none() | st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.none(), max_size=3),
+    st.sampled_from(["schema", "binding", "off"]),
+)
+def test_no_call_raises(name: str, arguments: dict[str, Any] | None, validation: Any) -> None:
+    box = toolbox(shout, validation=validation)
+    call, result = box.execute(ToolCall(name, arguments))
+    assert result.call_id == call.id
+    assert (result.cause is None) == result.ok
+    result.content.encode()
+
+
+# ---- parsing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_read_and_kept_verbatim() -> None:
+    raw = ' {"arguments": {"x": 1.0, "y": "\\u00e9"}, "name": "f"}\n'
+    assert parse_call(raw) == ToolCall("f", {"x": 1.0, "y": "é"}, raw)
+    assert parse_call('{"name": "f"}').arguments == {}
+
+
+MALFORMED = {
+    "": "not JSON",
+    "{": "not JSON",
+    "[]": "not a JSON object",
+    "null": "not a JSON object",
+    "{}": 'no "name"',
+    '{"name": ""}': 'no "name"',
+    '{"name": 3}': 'no "name"',
+    '{"name": "f", "arguments": []}': '"arguments" is not an object',
+    '{"name": "f", "arguments": "{}"}': '"arguments" is not an object',
+    '{"name": "f", "name": "g"}': "the key 'name' stands twice",
+    '{"name": "f", "arguments": {"a": {"b": 1, "b": 2}}}': "the key 'b' stands twice",
+    '{"name": "f", "arguments": {"x": NaN}}': "NaN",
+    '{"name": "f", "arguments": {"x": -Infinity}}': "-Infinity",
+    '{"name": "f", "arguments": {"x": 1e999}}': "no finite number",
+    '{"name": "f", "arguments": {"x": 18446744073709551616}}': "beyond 64 bits",
+    '{"name": "f", "arguments": {"x": -9223372036854775809}}': "beyond 64 bits",
+    '{"name": "f", "arguments": {"x": ' + "9" * 5000 + "}}": "beyond 64 bits",
+    '{"name": "f", "arguments": {"x": "\\ud800"}}': "surrogate",
+    '{"name": "\\udfff"}': "surrogate",
+    '{"name": "f", "arguments": {"x": "\ud800"}}': "surrogate",
+    '{"name": "f", "arguments": {"x": ' + "[" * MAX_DEPTH + "]" * MAX_DEPTH + "}}": "nested deeper",
+    "[" * 100_000: "nested deeper",
+    '{"name": "f"} trailing': "not JSON",
+    '{"name": "f", "arguments": {"x": "' + "a" * MAX_CALL_BYTES + '"}}': "at most",
+}
+
+
+@pytest.mark.parametrize("raw", MALFORMED, ids=lambda raw: ascii(raw[:40]))
+def test_what_is_malformed_says_why(raw: str) -> None:
+    call = parse_call(raw)
+    assert call.arguments is None
+    assert MALFORMED[raw] in call.error
+    for text in (call.name, call.raw, call.error):
+        text.encode()  # fit for every record
+    if "\ud800" not in raw:
+        assert call.raw == raw
+
+
+def test_depth_and_size_are_limits_and_not_less() -> None:
+    inner = "[" * (MAX_DEPTH - 2) + "]" * (MAX_DEPTH - 2)
+    assert parse_call('{"name": "f", "arguments": {"x": ' + inner + "}}").arguments is not None
+    assert parse_call('{"name": "f", "arguments": {"x": "' + "[" * 500 + '\\""}}').arguments is not None
+    assert parse_call('{"name": "f", "arguments": {"x": 18446744073709551615}}').arguments == {"x": 2**64 - 1}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("Cs",))),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text(st.characters(exclude_categories=("Cs",)), max_size=4), json_values, max_size=3))
+def test_every_json_call_is_read_back(arguments: dict[str, Any]) -> None:
+    raw = json.dumps({"name": "f", "arguments": arguments}, ensure_ascii=False)
+    try:
+        raw.encode()
+    except UnicodeEncodeError:  # a surrogate in an inner key
+        assert parse_call(raw).arguments is None
+        return
+    call = parse_call(raw)
+    assert call.arguments == arguments
+    orjson.dumps(call.arguments)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text() | st.text(alphabet='{}[]":,\\ud8nameargutsNI019.e- \ud800', max_size=60) | json_values.map(json.dumps))
+def test_parsing_never_raises(raw: str) -> None:
+    call = parse_call(raw)
+    assert (call.arguments is None) == bool(call.error)
+    for text in (call.name, call.raw, call.error):
+        text.encode()
+    if call.arguments is not None:
+        orjson.dumps(call.arguments)

@@ -1,0 +1,43 @@
+"""What an agent can do: tools, their execution, and failure on purpose."""
+
+from .calls import parse_call
+from .faults import FAULTS, Fault, FaultPlan, FaultState
+from .tool import (
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    RateLimited,
+    Tool,
+    ToolError,
+    ToolTimeout,
+    Unauthenticated,
+    Unavailable,
+    merge,
+    tool,
+    tools_of,
+)
+from .toolbox import Toolbox, Validation
+
+__all__ = [
+    "FAULTS",
+    "Conflict",
+    "Fault",
+    "FaultPlan",
+    "FaultState",
+    "Forbidden",
+    "Gone",
+    "NotFound",
+    "RateLimited",
+    "Tool",
+    "ToolError",
+    "ToolTimeout",
+    "Toolbox",
+    "Unauthenticated",
+    "Unavailable",
+    "Validation",
+    "merge",
+    "parse_call",
+    "tool",
+    "tools_of",
+]

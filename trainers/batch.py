@@ -1,0 +1,211 @@
+"""Token sequences as one flat batch in which shared prefixes are computed once.
+
+Sorted, sequences that share a prefix stand beside each other; each adds to the batch only the tokens that its predecessor
+does not have (a trie, laid out depth first), and attends to its whole root path. A loss is a weight on (position,
+trajectory). Where nothing is shared this is variable-length packing without padding.
+
+    a b c d        flat     a b c d | e f | g        positions  0 1 2 3 | 2 3 | 0
+    a b e f                 \\_____/  its ancestors are a b
+    g
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..agents.attention import mix
+from ..trajectories.errors import DataError
+from ..trajectories.trajectory import Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Sample", "TreeBatch", "micro_batches"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sequence to learn from."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    """Of predicting each token; 0 for what the policy did not sample. The first token's is ignored."""
+    sampler_logps: tuple[float, ...] = ()
+    """Of the engine that sampled it; empty where none did."""
+
+    @classmethod
+    def of(cls, tokens: Tokens, *, weights: Sequence[float] | None = None) -> Sample:
+        """Every sampled token with weight 1, or with `weights`; never a token that was not sampled."""
+        given = tokens.sampled if weights is None else [s * w for s, w in zip(tokens.sampled, weights, strict=True)]
+        return cls(tokens.ids, tuple(float(w) for w in given), tokens.logprobs)
+
+    @property
+    def weight(self) -> float:
+        return sum(self.weights[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class TreeBatch:
+    """A flat batch. N: distinct tokens. U: distinct predictions that a loss needs. M: (prediction, sample) pairs."""
+
+    ids_N: Tensor
+    positions_N: Tensor
+    layout: TreeLayout
+    sources_U: Tensor
+    """Index into N of the token that predicts."""
+    targets_U: Tensor
+    """The token id that is predicted."""
+    unique_M: Tensor
+    """Index into U."""
+    owner_M: Tensor
+    """Which sample, 0..B-1, in the order given."""
+    weights_M: Tensor
+    sampler_M: Tensor | None
+    """Sampler's log-probabilities, where all samples have them."""
+    n: int
+    """B."""
+
+    @classmethod
+    def build(cls, samples: Sequence[Sample], device: torch.device | str = "cpu") -> TreeBatch:
+        """Raises `DataError` for an empty batch or a sample of fewer than two tokens."""
+        if not samples:
+            raise DataError("an empty batch")
+        order = sorted(range(len(samples)), key=lambda i: samples[i].ids)
+        ids: list[int] = []
+        positions: list[int] = []
+        segments: list[_Segment] = []
+        unique: dict[int, int] = {}
+        sources: list[int] = []
+        unique_M: list[int] = []
+        owner_M: list[int] = []
+        weights_M: list[float] = []
+        sampler_M: list[float] = []
+        with_sampler = all(s.sampler_logps for s in samples)
+        before: tuple[int, ...] = ()
+        nodes: list[int] = []
+        for i in order:
+            sample = samples[i]
+            if len(sample.ids) < 2:
+                raise DataError(f"a sample of {len(sample.ids)} tokens: nothing can be predicted")
+            shared = _common(before, sample.ids)
+            start = len(ids)
+            nodes = nodes[:shared] + list(range(start, start + len(sample.ids) - shared))
+            ids += sample.ids[shared:]
+            positions += range(shared, len(sample.ids))
+            if shared < len(sample.ids):
+                segments.append(_Segment(start, len(ids), _ranges(nodes[:shared])))
+            before = sample.ids
+            for t in range(1, len(sample.ids)):
+                if sample.weights[t]:
+                    node = nodes[t]
+                    if node not in unique:
+                        unique[node] = len(sources)
+                        sources.append(nodes[t - 1])
+                    unique_M.append(unique[node])
+                    owner_M.append(i)
+                    weights_M.append(sample.weights[t])
+                    if with_sampler:
+                        sampler_M.append(sample.sampler_logps[t])
+        make: Callable[..., Tensor] = torch.tensor
+        ids_N = make(ids, device=device)
+        return cls(
+            ids_N,
+            make(positions, device=device),
+            TreeLayout(segments),
+            make(sources, dtype=torch.long, device=device),
+            ids_N[make(list(unique), dtype=torch.long, device=device)],
+            make(unique_M, dtype=torch.long, device=device),
+            make(owner_M, dtype=torch.long, device=device),
+            make(weights_M, dtype=torch.float32, device=device),
+            make(sampler_M, dtype=torch.float32, device=device) if with_sampler else None,
+            len(samples),
+        )
+
+
+def micro_batches(samples: Sequence[Sample], max_tokens: int) -> Iterator[list[int]]:
+    """Indices of `samples` in batches of at most `max_tokens` distinct tokens, those with shared prefixes together.
+
+    A sample that alone exceeds the limit gets a batch of its own.
+    """
+    batch: list[int] = []
+    size = 0
+    before: tuple[int, ...] = ()
+    for i in sorted(range(len(samples)), key=lambda i: samples[i].ids):
+        ids = samples[i].ids
+        new = len(ids) - (_common(before, ids) if batch else 0)
+        if batch and size + new > max_tokens:
+            yield batch
+            batch, size, new = [], 0, len(ids)
+        batch.append(i)
+        size += new
+        before = ids
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Consecutive new tokens [start, end) and the ranges of flat indices that are their ancestors."""
+
+    start: int
+    end: int
+    ancestors: tuple[tuple[int, int], ...]
+
+
+@dataclass(slots=True)
+class TreeLayout:
+    """Attention over root paths: see `agents.attention.Layout`."""
+
+    segments: list[_Segment]
+    _masks: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        heads, _, width = query.shape
+        kv = key.shape[0]
+        query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding widens them
+        q = query.unflatten(0, (kv, heads // kv))  # (KV, G, N, D): heads that share keys
+        pieces = []
+        for segment in self.segments:
+            own = slice(segment.start, segment.end)
+            parts = [slice(a, b) for a, b in segment.ancestors] + [own]
+            k = key[:, own] if len(parts) == 1 else torch.cat([key[:, p] for p in parts], 1)
+            v = value[:, own] if len(parts) == 1 else torch.cat([value[:, p] for p in parts], 1)
+            out = mix(q[:, :, own], k, v, self._mask(segment.end - segment.start, k.shape[1], value), scale)
+            pieces.append(out.flatten(0, 1))
+        return torch.cat(pieces, 1)
+
+    def _mask(self, n: int, length: int, like: Tensor) -> Tensor:
+        """(n, length) additive: the last n of `length` tokens, each seeing all before it and itself."""
+        key = (n, length, like.dtype)
+        if key not in self._masks:
+            rows = torch.arange(length - n, length, device=like.device)
+            blocked = torch.arange(length, device=like.device)[None] > rows[:, None]
+            self._masks[key] = torch.zeros(n, length, dtype=like.dtype, device=like.device).masked_fill_(
+                blocked, float("-inf")
+            )
+        return self._masks[key]
+
+
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n
+
+
+def _ranges(nodes: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Ascending indices as [start, end) ranges."""
+    out: list[tuple[int, int]] = []
+    for node in nodes:
+        if out and out[-1][1] == node:
+            out[-1] = (out[-1][0], node + 1)
+        else:
+            out.append((node, node + 1))
+    return tuple(out)

@@ -1,0 +1,211 @@
+"""`Policy`: a model in training, full or LoRA, with the log-probabilities that every objective is made of."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..agents.agent import ToolAgent
+from ..agents.attention import forward_hidden, use_layouts
+from ..agents.chat import ChatFormat, HermesFormat, ToolStyle
+from ..agents.engines.transformers import TransformersEngine
+from ..agents.models import load_model, load_tokenizer
+from ..trajectories.errors import ConfigError, MissingExtra
+from .batch import TreeBatch
+
+__all__ = ["Lora", "Policy", "Predictions", "Precision"]
+
+Precision = str
+"""fp32: everything in float32. bf16: float32 master weights, bfloat16 autocast and generation."""
+
+_CHUNK = 256
+"""Predictions whose logits are held at once: 256 x 49,152 x 4 bytes = 50 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters (2106.09685) on all linear layers of the decoder."""
+
+    rank: int = 16
+    alpha: int = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """Of one batch, per (prediction, sample) pair."""
+
+    logps_M: Tensor
+    entropy_M: Tensor
+    """Nats, without gradient."""
+
+
+class Policy:
+    """A model, its tokenizer and its chat format."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, tools: ToolStyle = "schema", precision: Precision = "bf16", lora: Lora | None = None
+    ) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise ConfigError(f"precision is fp32 or bf16, got {precision!r}")
+        self.tokenizer = tokenizer
+        self.chat: ChatFormat = HermesFormat(tokenizer, tools=tools)
+        self.precision = precision
+        self.lora = lora
+        use_layouts(model)
+        self.model = _adapted(model, lora) if lora else model
+        self.model.train()
+        self._engine: TransformersEngine | None = None
+        self._reference: Any = None
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        tools: ToolStyle = "schema",
+        precision: Precision = "bf16",
+        lora: Lora | None = None,
+        device: str | None = None,
+    ) -> Policy:
+        """From a known model, a folder or a hub name; master weights are float32."""
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(str(name), dtype=torch.float32, device=chosen)
+        return cls(model, load_tokenizer(str(name)), tools=tools, precision=precision, lora=lora)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def predict(self, batch: TreeBatch) -> Predictions:
+        """Log-probabilities of the weighted tokens, with gradient where it is on."""
+        return self._predict(self.model, batch)
+
+    @torch.no_grad()
+    def reference(self, batch: TreeBatch) -> Tensor:
+        """The reference's log-probabilities (M,): the policy as it was at `freeze_reference`."""
+        if self.lora is not None:
+            with self.model.disable_adapter():
+                return self._predict(self.model, batch).logps_M
+        if self._reference is None:
+            raise ConfigError("no reference: call freeze_reference() before training")
+        return self._predict(self._reference, batch).logps_M
+
+    def freeze_reference(self) -> None:
+        """Keeps the present weights as the reference. With LoRA the reference is the base, and nothing is copied."""
+        if self.lora is None:
+            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+            self._reference = copy.deepcopy(self.model).to(dtype).requires_grad_(False)
+
+    def agent(self, *, temperature: float = 1.0, max_tokens: int = 64, rows: int = 64, name: str = "policy") -> ToolAgent:
+        """An agent that samples from the present weights."""
+        if self._engine is None or self._engine.max_rows != rows:
+            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+            base = self.model.get_base_model() if self.lora else self.model
+            twin = type(base)(copy.deepcopy(base.config)).to(device=self.device, dtype=dtype)
+            self._engine = TransformersEngine(twin.requires_grad_(False), max_rows=rows)
+        self._engine.load(self.weights())
+        return ToolAgent(
+            self._engine, self.chat, name=name, temperature=temperature, max_tokens=max_tokens, parallel=rows
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Names and tensors as the bare model has them, adapters merged in."""
+        if self.lora is None:
+            state: dict[str, Tensor] = self.model.state_dict()
+            return state
+        self.model.merge_adapter()
+        try:
+            merged = {k: v.clone() for k, v in self.model.get_base_model().state_dict().items() if "lora_" not in k}
+        finally:
+            self.model.unmerge_adapter()
+        return {k.replace(".base_layer.", "."): v for k, v in merged.items()}
+
+    def save(self, folder: Path) -> None:
+        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, and adapters beside them."""
+        base = self.model.get_base_model() if self.lora else self.model
+        bare = base
+        if self.lora:
+            bare = type(base)(copy.deepcopy(base.config))
+            bare.load_state_dict(self.weights(), strict=False)
+            self.model.save_pretrained(folder / "adapter")
+        bare.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    # ---- forward ---------------------------------------------------------------------------------------------------
+
+    def _predict(self, model: Any, batch: TreeBatch) -> Predictions:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden = forward_hidden(model, batch.ids_N, batch.positions_N, batch.layout)[batch.sources_U]
+            head = model.get_output_embeddings()
+            if head.bias is not None:
+                raise ConfigError(f"{type(model).__name__} has a biased output layer, which is not supported")
+            dtype = torch.bfloat16 if self.precision == "bf16" else hidden.dtype
+        logps_U, entropy_U = TokenLogProbs.apply(hidden.to(dtype), head.weight, batch.targets_U)
+        return Predictions(logps_U[batch.unique_M], entropy_U[batch.unique_M])
+
+
+class TokenLogProbs(torch.autograd.Function):
+    """log softmax(h W^T)[target] and the entropy of each row, without keeping the logits.
+
+    (U, width), (V, width), (U,) -> (U,), (U,). The vocabulary is many times the width: its logits are computed in
+    chunks, and again in backward, where softmax - onehot is formed in place. The products run in the dtype of `hidden`,
+    the softmax in float32; no gradient flows through the entropy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it as (*args)
+        table = weight.to(hidden.dtype)
+        logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        log_z = torch.empty_like(logps)
+        entropy = torch.empty_like(logps)
+        for at in range(0, len(hidden), _CHUNK):
+            rows = slice(at, at + _CHUNK)
+            logits = (hidden[rows] @ table.T).float()
+            log_z[rows] = logits.logsumexp(-1)
+            logps[rows] = logits.gather(1, targets[rows, None])[:, 0] - log_z[rows]
+            p = torch.exp(logits - log_z[rows, None])
+            entropy[rows] = log_z[rows] - torch.linalg.vecdot(p, logits)
+        ctx.save_for_backward(hidden, weight, targets, log_z)
+        ctx.mark_non_differentiable(entropy)
+        return logps, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_logps: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]  # as above
+        hidden, weight, targets, log_z = ctx.saved_tensors
+        table = weight.to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if ctx.needs_input_grad[1] else None
+        for at in range(0, len(hidden), _CHUNK):
+            rows = slice(at, at + _CHUNK)
+            logits = (hidden[rows] @ table.T).float()
+            grad = logits.sub_(log_z[rows, None]).exp_().mul_(-grad_logps[rows, None])
+            grad.scatter_add_(1, targets[rows, None], grad_logps[rows, None])
+            grad = grad.to(hidden.dtype)
+            grad_hidden[rows] = grad @ table
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden[rows]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
+
+
+def _adapted(model: Any, lora: Lora) -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise MissingExtra("peft", "train") from None
+    settings = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    return peft.get_peft_model(model, settings)
+
+

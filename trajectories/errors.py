@@ -1,0 +1,65 @@
+"""Every exception that Sparring raises on purpose.
+
+    SparringError                  root; the CLI prints it as one line and exits with 1
+    |-- ConfigError (ValueError)   a setting, an argument or a file says something that cannot be meant
+    |-- UnknownName (LookupError)  no such environment, model, tool ...; names the nearest known one
+    |-- MissingExtra (ImportError) an optional package is needed; says which `pip install` mends it
+    |-- DataError (ValueError)     a data set, store or record cannot be used as it is
+    |-- EnvError (TypeError)       an environment or tool is defined wrongly; says how to mend it
+    `-- InfrastructureError (RuntimeError)  engine, sandbox or network failed: nobody's policy is to blame
+
+What a *tool* may raise to tell the agent of a failure (`ToolError`, `NotFound`, ...) stands in `sparring.tools`: those are
+observations, not errors of the program.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "EnvError",
+    "InfrastructureError",
+    "MissingExtra",
+    "SparringError",
+    "UnknownName",
+]
+
+
+class SparringError(Exception):
+    """Root of all deliberate errors."""
+
+
+class ConfigError(SparringError, ValueError):
+    """A setting, argument or configuration file cannot be meant."""
+
+
+class DataError(SparringError, ValueError):
+    """A data set, store or record cannot be used as it is."""
+
+
+class EnvError(SparringError, TypeError):
+    """An environment or a tool is defined wrongly."""
+
+
+class InfrastructureError(SparringError, RuntimeError):
+    """Engine, sandbox or network failed; counted apart from every reward."""
+
+
+class MissingExtra(SparringError, ImportError):
+    """An optional package is missing."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package {package!r}, which is not installed: pip install 'sparring[{extra}]'")
+
+
+class UnknownName(SparringError, LookupError):
+    """No such name; suggests the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names) or 'none'}."
+        super().__init__(f"unknown {kind} {name!r}.{hint}")

@@ -1,0 +1,8 @@
+"""What was measured, for people: one self-contained HTML page, a table and an episode view for the terminal."""
+
+from .report import Report, write_report
+from .safe import visible
+from .terminal import show_trajectory, text_table
+from .words import Arm
+
+__all__ = ["Arm", "Report", "show_trajectory", "text_table", "visible", "write_report"]
