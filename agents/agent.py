@@ -46,10 +46,13 @@ class Agent(Protocol):
     """Something that can act in episodes, many at once."""
 
     name: str
-    version: int
-    """Of the policy; 0 for scripted agents."""
     parallel: int
     """Episodes worth running at once."""
+
+    @property
+    def version(self) -> int:
+        """Of the policy; 0 for scripted agents."""
+        ...
 
     def begin(self, env: ToolEnv, seed: int) -> Session:
         """A session for the episode that `env` has just started. Only the oracle looks into `env`."""
@@ -121,7 +124,9 @@ class _ModelSession:
     def close(self) -> None:
         self.agent.engine.release(self.key)
 
-    def _append(self, ids: list[int] | tuple[int, ...], sampled: int, logprobs: list[float] | tuple[float, ...]) -> None:
+    def _append(
+        self, ids: list[int] | tuple[int, ...], sampled: int, logprobs: list[float] | tuple[float, ...]
+    ) -> None:
         self.ids += ids
         self.sampled += [sampled] * len(ids)
         self.logprobs += logprobs

@@ -1,8 +1,8 @@
 """Messages to token ids, and token ids to a message: one `ChatFormat` per model family.
 
-Ids that a model sampled are never encoded again. The next prompt is the old ids plus the ids of what is new, rendered as
-a continuation. Untrusted text (tool output, arguments, descriptions) is encoded as plain text: whatever it says, it adds
-no control token.
+Ids that a model sampled are never encoded again. The next prompt is the old ids plus the ids of what is new,
+rendered as a continuation. Untrusted text (tool output, arguments, descriptions) is encoded as plain text: whatever
+it says, it adds no control token.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class HermesFormat:
         return ids + self._opening()
 
     def continuation(self, messages: Sequence[Message], *, stopped: bool = True) -> list[int]:
-        """What follows a sampled answer: its end where it was cut, the new messages, and the opening of the next answer."""
+        """What follows a sampled answer: its end where it was cut, the new messages, the opening of the next answer."""
         ids = [] if stopped else [self.end_id]
         ids += self._newline
         for message in messages:
@@ -85,9 +85,12 @@ class HermesFormat:
         content = _CALLS.sub("", text).strip() if calls else text.strip()
         return Action(content, tuple(calls))
 
-    def tokens(self, trajectory: Trajectory) -> tuple[Tokens, tuple[tuple[int, int], ...]]:
+    def tokens(
+        self, trajectory: Trajectory, parent: Trajectory | None = None
+    ) -> tuple[Tokens, tuple[tuple[int, int], ...]]:
         """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled; else rendered from messages.
 
+        `parent`: the sampled episode that it was forked from, whose ids the shared turns keep.
         Raises `ConfigError` for a trajectory without turns.
         """
         if trajectory.tokens is not None:
@@ -96,8 +99,16 @@ class HermesFormat:
             raise ConfigError(f"trajectory {trajectory.id} has no turns to train on")
         ids = self.start(trajectory.prompt, trajectory.tools)
         sampled = [0] * len(ids)
-        spans = []
+        spans: list[tuple[int, int]] = []
+        kept = trajectory.forked_from.turn if parent and parent.tokens and trajectory.forked_from else 0
+        if parent is not None and parent.tokens is not None and kept:
+            spans = [turn.span or (0, 0) for turn in parent.turns[:kept]]
+            following = parent.turns[kept].span if kept < len(parent.turns) else None
+            start = following[0] if following else len(parent.tokens)
+            ids, sampled = list(parent.tokens.ids[:start]), list(parent.tokens.sampled[:start])
         for i, turn in enumerate(trajectory.turns):
+            if i < kept:
+                continue
             answer = self.answer(turn.action)
             spans.append((len(ids), len(ids) + len(answer)))
             ids += answer
@@ -145,7 +156,9 @@ class HermesFormat:
     def _control(self, token: str) -> int:
         id = self.tokenizer.convert_tokens_to_ids(token)
         if not isinstance(id, int) or self.tokenizer.convert_ids_to_tokens(id) != token:
-            raise ConfigError(f"the tokenizer has no {token}: this format needs a ChatML model (Qwen, Hermes, SmolLM2 ...)")
+            raise ConfigError(
+                f"the tokenizer has no {token}: this format needs a ChatML model (Qwen, Hermes, SmolLM2 ...)"
+            )
         return id
 
 

@@ -49,5 +49,3 @@ def seed_of(*parts: object) -> int:
     """A 63-bit seed from anything that has a text."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..envs.env import Snapshot, ToolEnv, name_of
 from ..envs.expert import optimum
@@ -29,7 +29,7 @@ class Episode:
     """What to play."""
 
     task: Task
-    plan: FaultPlan = FaultPlan()
+    plan: FaultPlan = field(default_factory=FaultPlan)
     seed: int = 0
     """Of sampling; the world and the faults follow from task and plan."""
     start: Snapshot | None = None

@@ -16,7 +16,7 @@ from .agent import Decision, Session
 
 __all__ = ["SCRIPTED", "ScriptedAgent", "scripted"]
 
-Script = Generator[Action, ToolResult | None, None]
+Script = Generator[Action, ToolResult, None]
 """Yields actions; is sent the result of the action's only call."""
 
 
@@ -39,7 +39,7 @@ def blind_retry(env: ToolEnv, seed: int) -> Script:
     while not isinstance(wanted, str):
         for _ in range(4):
             result = yield Action.call(wanted[0], **wanted[1])
-            if result is None or result.ok:
+            if result.ok:
                 break
         try:
             wanted = plan.send(result)
@@ -56,7 +56,7 @@ def give_up(env: ToolEnv, seed: int) -> Script:
     wanted = next(plan, "Done.")
     while not isinstance(wanted, str):
         result = yield Action.call(wanted[0], **wanted[1])
-        if result is None or not result.ok:
+        if not result.ok:
             yield Action("Cannot do it.")
             return
         try:
@@ -97,11 +97,10 @@ class _ScriptedSession:
         self.started = False
 
     async def act(self, observation: Observation) -> Decision:
+        result = self.env.last_result if self.started else None
+        self.started = True
         try:
-            if not self.started:
-                self.started = True
-                return Decision(next(self.script))
-            return Decision(self.script.send(self.env.last_result))
+            return Decision(next(self.script) if result is None else self.script.send(result))
         except StopIteration:
             return Decision(None, cut=StopReason.CANCELLED)
 

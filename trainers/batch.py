@@ -1,8 +1,8 @@
 """Token sequences as one flat batch in which shared prefixes are computed once.
 
-Sorted, sequences that share a prefix stand beside each other; each adds to the batch only the tokens that its predecessor
-does not have (a trie, laid out depth first), and attends to its whole root path. A loss is a weight on (position,
-trajectory). Where nothing is shared this is variable-length packing without padding.
+Sorted, sequences that share a prefix stand beside each other; each adds to the batch only the tokens that its
+predecessor does not have (a trie, laid out depth first), and attends to its whole root path. A loss is a weight on
+(position, trajectory). Where nothing is shared this is variable-length packing without padding.
 
     a b c d        flat     a b c d | e f | g        positions  0 1 2 3 | 2 3 | 0
     a b e f                 \\_____/  its ancestors are a b
@@ -168,7 +168,7 @@ class TreeLayout:
         heads, _, width = query.shape
         kv = key.shape[0]
         query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding widens them
-        q = query.unflatten(0, (kv, heads // kv))  # (KV, G, N, D): heads that share keys
+        q = query.reshape(kv, heads // kv, -1, width)  # (KV, G, N, D): heads that share keys
         pieces = []
         for segment in self.segments:
             own = slice(segment.start, segment.end)

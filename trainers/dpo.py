@@ -1,8 +1,8 @@
 """Direct preference optimisation on pairs of trajectories of one task under one fault seed.
 
-Only tokens that the policy sampled count, and of these only what follows the fork: the shared prefix is the same on both
-sides and cancels. Beside the preference loss stand the likelihood of the chosen side and replay of gold episodes, both
-against forgetting.
+Only tokens that the policy sampled count, and of these only what follows the fork: the shared prefix is the same on
+both sides and cancels. Beside the preference loss stand the likelihood of the chosen side and replay of gold
+episodes, both against forgetting.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class DpoSettings:
     variant: DpoVariant = "sigmoid"
     nll: float = 0.2
     """Weight of the chosen side's cross-entropy (2404.19733)."""
+    min_chosen: float = -12.0
+    """Pairs whose chosen side has less than this log-probability (nats, summed after the fork) under the reference are
+    left out: there DPO gains its margin by pushing everything else down, and what was known is lost."""
     replay: int = 4
     """Gold trajectories a step, trained by cross-entropy beside the pairs."""
     replay_weight: float = 0.2
@@ -68,6 +71,12 @@ def dpo(
     for indices in micro:  # before training touches the policy, and before a checkpoint is taken up
         with torch.no_grad():
             reference |= zip(indices, _sums(policy, sides, indices)[0].T, strict=True)
+    kept = [i for i in range(len(sides)) if float(reference[i][0]) >= settings.min_chosen]
+    if not kept:
+        raise DataError(
+            f"the chosen side of all {len(sides)} pairs is less likely than {settings.min_chosen} nats: train on "
+            "demonstrations first, or lower min_chosen"
+        )
     replay = samples_of(policy.chat, gold, settings.max_tokens) if gold and settings.replay else []
     run = Run(folder, policy, settings.optim, settings.steps, settings=settings, save_every=settings.save_every)
 
@@ -80,8 +89,8 @@ def dpo(
         )  # fmt: skip
 
     def losses(step: int) -> Iterable[Callable[[], Loss]]:
-        size = min(settings.batch, len(sides))
-        chosen = epoch_indices(len(sides), size, step, settings.seed)
+        size = min(settings.batch, len(kept))
+        chosen = [kept[i] for i in epoch_indices(len(kept), size, step, settings.seed)]
         for indices in _micro(sides, chosen, settings.optim.micro_tokens):
             yield lambda indices=indices: preference(indices, size)  # type: ignore[misc]  # mypy cannot type a default
         if replay:
@@ -92,7 +101,10 @@ def dpo(
 
     with run.saving_on_interrupt():
         for step in run.steps():
-            row = run.update(losses(step))
+            row = run.update(losses(step)) | {
+                "pairs": float(len(kept)),
+                "pairs_left_out": float(len(sides) - len(kept)),
+            }
             run.log(row)
             if on_step:
                 on_step(run, row)
@@ -103,7 +115,7 @@ def _sides(policy: Policy, pair: Pair, max_tokens: int) -> tuple[Sample, Sample]
     """Chosen and rejected, with weight on sampled tokens after the fork."""
     out = []
     for trajectory in (pair.chosen, pair.rejected):
-        tokens, spans = policy.chat.tokens(trajectory)
+        tokens, spans = policy.chat.tokens(trajectory, pair.rejected if trajectory is pair.chosen else None)
         if len(tokens) > max_tokens:
             raise DataError(f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_tokens}")
         start = spans[pair.fork][0] if pair.fork < len(spans) else len(tokens)

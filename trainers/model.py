@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ..agents.models import load_model, load_tokenizer
 from ..trajectories.errors import ConfigError, MissingExtra
 from .batch import TreeBatch
 
-__all__ = ["Lora", "Policy", "Predictions", "Precision"]
+__all__ = ["Lora", "Policy", "Precision", "Predictions"]
 
 Precision = str
 """fp32: everything in float32. bf16: float32 master weights, bfloat16 autocast and generation."""
@@ -49,7 +48,13 @@ class Policy:
     """A model, its tokenizer and its chat format."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, tools: ToolStyle = "schema", precision: Precision = "bf16", lora: Lora | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        tools: ToolStyle = "schema",
+        precision: Precision = "bf16",
+        lora: Lora | None = None,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ConfigError(f"precision is fp32 or bf16, got {precision!r}")
@@ -107,7 +112,9 @@ class Policy:
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
             self._reference = copy.deepcopy(self.model).to(dtype).requires_grad_(False)
 
-    def agent(self, *, temperature: float = 1.0, max_tokens: int = 64, rows: int = 64, name: str = "policy") -> ToolAgent:
+    def agent(
+        self, *, temperature: float = 1.0, max_tokens: int = 64, rows: int = 64, name: str = "policy"
+    ) -> ToolAgent:
         """An agent that samples from the present weights."""
         if self._engine is None or self._engine.max_rows != rows:
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -132,7 +139,7 @@ class Policy:
         return {k.replace(".base_layer.", "."): v for k, v in merged.items()}
 
     def save(self, folder: Path) -> None:
-        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, and adapters beside them."""
+        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, adapters beside them."""
         base = self.model.get_base_model() if self.lora else self.model
         bare = base
         if self.lora:
@@ -151,7 +158,8 @@ class Policy:
             if head.bias is not None:
                 raise ConfigError(f"{type(model).__name__} has a biased output layer, which is not supported")
             dtype = torch.bfloat16 if self.precision == "bf16" else hidden.dtype
-        logps_U, entropy_U = TokenLogProbs.apply(hidden.to(dtype), head.weight, batch.targets_U)
+        apply: Any = TokenLogProbs.apply  # torch leaves it untyped
+        logps_U, entropy_U = apply(hidden.to(dtype), head.weight, batch.targets_U)
         return Predictions(logps_U[batch.unique_M], entropy_U[batch.unique_M])
 
 
@@ -164,7 +172,7 @@ class TokenLogProbs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # torch types it as (*args)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         table = weight.to(hidden.dtype)
         logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         log_z = torch.empty_like(logps)
@@ -181,11 +189,13 @@ class TokenLogProbs(torch.autograd.Function):
         return logps, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logps: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]  # as above
+    def backward(ctx: Any, grad_logps: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
         hidden, weight, targets, log_z = ctx.saved_tensors
         table = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if ctx.needs_input_grad[1] else None
+        grad_weight = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if ctx.needs_input_grad[1] else None
+        )
         for at in range(0, len(hidden), _CHUNK):
             rows = slice(at, at + _CHUNK)
             logits = (hidden[rows] @ table.T).float()
@@ -207,5 +217,3 @@ def _adapted(model: Any, lora: Lora) -> Any:
         r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
     )
     return peft.get_peft_model(model, settings)
-
-

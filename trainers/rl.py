@@ -1,8 +1,8 @@
 """GRPO: groups of episodes of one task under one fault seed, and the reward of the whole episode.
 
-A step: draw tasks and fault plans from the mixture, let the policy play each `group` times, keep the groups whose rewards
-differ (and draw again for the others, up to a limit), one advantage for each episode, one update. KL to the policy that
-the run began with and a little replay of gold episodes hold what was known.
+A step: draw tasks and fault plans from the mixture, let the policy play each `group` times, keep the groups whose
+rewards differ (and draw again for the others, up to a limit), one advantage for each episode, one update. KL to the
+policy that the run began with and a little replay of gold episodes hold what was known.
 """
 
 from __future__ import annotations
@@ -139,7 +139,13 @@ def _step(run: Run, policy: Policy, settings: GrpoSettings, replay: Sequence[Sam
 
 
 def sample_groups(
-    mixture: Mixture, agent: Agent, n: int, size: int, *, seed: int, on_done: Callable[[int, Trajectory], None] | None = None
+    mixture: Mixture,
+    agent: Agent,
+    n: int,
+    size: int,
+    *,
+    seed: int,
+    on_done: Callable[[int, Trajectory], None] | None = None,
 ) -> list[TrajectoryGroup]:
     """`n` groups of `size` episodes; a group shares its task and its faults. Groups of fewer than two are left out.
 

@@ -112,7 +112,8 @@ class Run:
     def update(self, losses: Iterable[Callable[[], Loss]]) -> dict[str, float]:
         """One optimiser step from the losses of its micro-batches, each computed and differentiated in turn.
 
-        Returns their merged logs and `loss`, `grad_norm`, `lr`. A gradient that is not finite is not applied: `skipped`.
+        Returns their merged logs and `loss`, `grad_norm`, `lr`. A gradient that is not finite is not applied:
+        `skipped`.
         """
         done: list[Loss] = []
         for compute in losses:
@@ -182,7 +183,7 @@ class Run:
         about = json.loads((found[-1] / "run.json").read_text())
         if about["settings"] != self._settings:
             raise ConfigError(
-                f"{found[-1]} belongs to a run with other settings; use another folder, or delete this one to start anew"
+                f"{found[-1]} belongs to a run with other settings; use another folder, or delete it to start anew"
             )
         state = torch.load(found[-1] / "state.pt", weights_only=True, map_location=self.policy.device)
         own = dict(self.policy.model.named_parameters())
@@ -249,7 +250,7 @@ def _publish(target: Path, write: Callable[[Path], None]) -> None:
         if isinstance(error, OSError) or "No space left" in str(error) or "write" in str(error).lower():
             free = shutil.disk_usage(target.parent).free // 2**20
             raise InfrastructureError(
-                f"cannot write {target} ({free} MB free): {error}; what was saved before is intact, free some space and resume"
+                f"cannot write {target} ({free} MB free): {error}; what was saved is intact: free space and resume"
             ) from None
         raise
 

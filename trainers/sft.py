@@ -66,7 +66,7 @@ def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_tokens:
         tokens, spans = chat.tokens(trajectory)
         if len(tokens) > max_tokens:
             raise DataError(
-                f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_tokens}: raise max_tokens, "
+                f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_tokens}: raise it, "
                 "or leave it out"
             )
         weights = [0.0] * len(tokens)

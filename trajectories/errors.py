@@ -8,8 +8,8 @@
     |-- EnvError (TypeError)       an environment or tool is defined wrongly; says how to mend it
     `-- InfrastructureError (RuntimeError)  engine, sandbox or network failed: nobody's policy is to blame
 
-What a *tool* may raise to tell the agent of a failure (`ToolError`, `NotFound`, ...) stands in `sparring.tools`: those are
-observations, not errors of the program.
+What a *tool* may raise to tell the agent of a failure (`ToolError`, `NotFound`, ...) stands in `sparring.tools`:
+those are observations, not errors of the program.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call as the policy wrote it. What could not be parsed is still a call: `arguments` is None, `error` says why."""
+    """A call as the policy wrote it. What could not be parsed is still a call: no `arguments`, and `error` says why."""
 
     name: str
     arguments: dict[str, Json] | None
@@ -142,7 +142,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One assistant message: text, tool calls, or both. Without calls it hands over (and by default ends the episode)."""
+    """One assistant message: text, tool calls, or both. Without calls it hands over, which ends the episode."""
 
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()

@@ -281,7 +281,9 @@ class _CacheLayout:
         self.positions = torch.tensor([s + i for s, n in zip(starts, counts, strict=True) for i in range(n)])
         self.last = torch.from_numpy(offsets[1:] - 1)
         device = engine.model.device
-        self.rows_N = torch.tensor([r.index for r, n in zip(rows, counts, strict=True) for _ in range(n)], device=device)
+        self.rows_N = torch.tensor(
+            [r.index for r, n in zip(rows, counts, strict=True) for _ in range(n)], device=device
+        )
         self.columns_N = self.positions.to(device)
         # Rows with one new token attend together; the others one by one.
         single = [i for i, n in enumerate(counts) if n == 1]
@@ -298,7 +300,13 @@ class _CacheLayout:
             blocked = every.index_copy(0, self.rows_S, blocked)
         self.mask_S = torch.zeros(blocked.shape, dtype=dtype, device=device).masked_fill_(blocked, float("-inf"))
         self.many = [
-            (int(offsets[i]), int(offsets[i + 1]), rows[i].index, starts[i], _causal(starts[i], counts[i], dtype, device))
+            (
+                int(offsets[i]),
+                int(offsets[i + 1]),
+                rows[i].index,
+                starts[i],
+                _causal(starts[i], counts[i], dtype, device),
+            )
             for i in range(len(rows))
             if counts[i] > 1
         ]
@@ -330,10 +338,11 @@ class _CacheLayout:
                 k, v = keys[self.rows_S, : self.width], values[self.rows_S, : self.width]
                 mixed = sdpa(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=self.mask(group), scale=scale)
             out[:, self.flat_S] = mixed.reshape(-1, heads, width).transpose(0, 1)
-        grouped = query.unflatten(0, (kv, group))
+        grouped = query.reshape(kv, group, -1, width)
         for start, end, row, past, mask in self.many:
             k, v = keys[row, : past + end - start], values[row, : past + end - start]
-            out[:, start:end] = mix(grouped[:, :, start:end], k.transpose(0, 1), v.transpose(0, 1), mask, scale).flatten(0, 1)
+            mixed = mix(grouped[:, :, start:end], k.transpose(0, 1), v.transpose(0, 1), mask, scale)
+            out[:, start:end] = mixed.flatten(0, 1)
         return out
 
 
@@ -373,7 +382,7 @@ def _sample(logits_RV: torch.Tensor, temperatures: list[float], uniforms: list[f
     u = torch.tensor(uniforms, dtype=torch.float64, device=logits_RV.device)
     # Two levels: first the block, then the token in it; one pass over the vocabulary in place of a cumulative one.
     padding = -probs.shape[1] % _VOCABULARY_BLOCK
-    blocks_RB = torch.nn.functional.pad(probs, (0, padding)).unflatten(1, (-1, _VOCABULARY_BLOCK))
+    blocks_RB = torch.nn.functional.pad(probs, (0, padding)).view(len(probs), -1, _VOCABULARY_BLOCK)
     block, rest = _invert(blocks_RB.sum(-1, dtype=torch.float64), u)
     inside = blocks_RB[torch.arange(len(probs), device=probs.device), block].double()
     token, _ = _invert(inside, rest)

@@ -71,7 +71,7 @@ def _split_of(name: str, item: str) -> Split:
 def tasks(split: Split, rng: random.Random) -> Iterator[Task]:
     """Endless, levels in turn.
 
-    Level 1: one goal, customer by name (2 calls). 2: by e-mail, or with a decision (3). 3: two goals (5).
+    Level 1: one goal, customer by name (2 calls). 2: by e-mail (3). 3: two goals (5).
     4: two goals by e-mail, each with a decision (8).
     """
     pairs = [(n, i) for n in NAMES for i in ITEMS if _split_of(n, i) == split]
@@ -82,11 +82,10 @@ def tasks(split: Split, rng: random.Random) -> Iterator[Task]:
         while len(chosen) < (1 if level < 3 else 2):
             name, item = rng.choice(pairs)
             chosen.setdefault(name, (name, item))
-        decide_first = level == 2 and rng.random() < 0.5
         goals = []
         for nth, (name, item) in enumerate(chosen.values()):
-            kind = "decide" if level == 4 or decide_first else rng.choice(KINDS)
-            by_email = level == 4 or (level == 2 and not decide_first) or (level == 3 and nth == 1)
+            kind = "decide" if level == 4 else rng.choice(KINDS)
+            by_email = level in (2, 4) or (level == 3 and nth == 1)
             goals.append(_goal(kind, name, item, by_email, rng))
         text = " ".join(g.pop("text") for g in goals)
         kind = "+".join(sorted({g["kind"] for g in goals}))

@@ -1,0 +1,1 @@
+"""What is learned: objectives on trajectories, and the recipe that strings them together. Loads torch on use."""
