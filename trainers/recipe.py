@@ -465,7 +465,8 @@ class _Recipe:
     def _write_about(self) -> None:
         about = {
             "env": self.env, "profile": self.name, "model": self.profile.model, "seed": self.seed,
-            "held_out": self.held_out, "levels": list(self.profile.levels), "command": " ".join(["sparring", *sys.argv[1:]]),
+            "held_out": self.held_out, "levels": list(self.profile.levels),
+            "command": " ".join(["sparring", *sys.argv[1:]]),
         }  # fmt: skip
         write_text(self.folder / "recipe.json", json.dumps(about, indent=1))
 
