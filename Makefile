@@ -74,10 +74,10 @@ $(VENV)/.ready-train: pyproject.toml constraints.txt
 	@echo "==> Installing (1 of 2): $(TORCH), the largest part (about 200 MB without GPU libraries)"
 	$(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	@echo "==> Installing (2 of 2): Sparring and what it trains with"
-	$(PIP) install --constraint constraints.txt --editable '.[train,stats,tensorboard]'
+	$(PIP) install --constraint constraints.txt --editable '.[train,tensorboard]'
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready-train
 	@echo "==> Installing what the tests need"
-	$(PIP) install --constraint constraints.txt --editable '.[train,stats,tensorboard,test]'
+	$(PIP) install --constraint constraints.txt --editable '.[train,tensorboard,test]'
 	@touch $@

@@ -2,7 +2,7 @@
 
 Ids that a model sampled are never encoded again. The next prompt is the old ids plus the ids of what is new,
 rendered as a continuation. Untrusted text (tool output, arguments, descriptions) is encoded as plain text: whatever
-it says, it adds no control token.
+it says, it adds no control token, and where `<tool_call>` is a token of its own, none of these either.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["ChatFormat", "HermesFormat", "ToolStyle"]
 ToolStyle = Literal["schema", "signature"]
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_CALLS = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
+_CALLS = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
 class HermesFormat:
@@ -46,6 +46,11 @@ class HermesFormat:
         self.start_id = self._control("<|im_start|>")
         self.end_id = self._control("<|im_end|>")
         self.stop_ids = (self.end_id,)
+        # Tokens that text must not become, of two characters or more; the mere runs of spaces among them are harmless.
+        own = [t for t in tokenizer.get_added_vocab() if len(t) > 1 and t.strip()]
+        self._reserved = re.compile("|".join(f"(?={re.escape(t)})" for t in own)) if own else None
+        marks = {mark: id for mark, id in tokenizer.get_added_vocab().items() if mark in (_OPEN, _CLOSE)}
+        self._marks = marks if len(marks) == 2 else {}
         self._newline = self._text("\n")
         # One cache per format: the same system prompt, roles and results come again in every episode.
         self._encode = lru_cache(maxsize=65536)(self._text)
@@ -56,7 +61,7 @@ class HermesFormat:
         ids = self._block("system", self._system(system, tools))
         for message in messages:
             if message.role != "system":
-                ids += self._block(message.role, self._content(message))
+                ids += self._block(message.role, _content(message))
         return ids + self._opening()
 
     def continuation(self, messages: Sequence[Message], *, stopped: bool = True) -> list[int]:
@@ -64,12 +69,12 @@ class HermesFormat:
         ids = [] if stopped else [self.end_id]
         ids += self._newline
         for message in messages:
-            ids += self._block(message.role, self._content(message))
+            ids += self._block(message.role, _content(message))
         return ids + self._opening()
 
     def answer(self, action: Action) -> list[int]:
         """An action as this model would have sampled it, stop token included. For actions made by code."""
-        return [*self._encode(self._content(action.message)), self.end_id]
+        return [*self._marked(_content(action.message)), self.end_id]
 
     def parse(self, ids: Sequence[int]) -> Action:
         """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments."""
@@ -122,36 +127,46 @@ class HermesFormat:
 
     # ---- pieces ----------------------------------------------------------------------------------------------------
 
-    def _system(self, system: str, tools: Sequence[ToolSpec]) -> str:
+    def _system(self, system: str, tools: Sequence[ToolSpec]) -> list[str]:
         if not tools:
-            return system
+            return [system]
         if self.tools == "signature":
             listed = "\n".join(_signature(t) for t in tools)
-            how = f'{_OPEN}{{"name": tool, "arguments": {{...}}}}{_CLOSE}'
-            return "\n".join(part for part in (system, f"Tools:\n{listed}", f"Call: {how}") if part)
+            about = "\n".join(part for part in (system, f"Tools:\n{listed}", "Call: ") if part)
+            return [about, _OPEN, '{"name": tool, "arguments": {...}}', _CLOSE, ""]
         listed = "\n".join(json.dumps(t.openai(), ensure_ascii=False) for t in tools)
-        how = (
-            "For each function call, return a JSON object with the function's name and arguments within "
-            f'{_OPEN}{_CLOSE} tags:\n{_OPEN}\n{{"name": <name>, "arguments": <arguments>}}\n{_CLOSE}'
-        )
-        about = f"# Tools\n\nYou may call these functions:\n<tools>\n{listed}\n</tools>\n\n{how}"
-        return "\n\n".join(part for part in (system, about) if part)
+        about = f"# Tools\n\nYou may call these functions:\n<tools>\n{listed}\n</tools>"
+        how = "For each function call, return a JSON object with the function's name and arguments within "
+        about = "\n\n".join(part for part in (system, about, how) if part)
+        form = '\n{"name": <name>, "arguments": <arguments>}\n'
+        return [about, _OPEN, "", _CLOSE, " tags:\n", _OPEN, form, _CLOSE, ""]
 
-    def _content(self, message: Message) -> str:
-        calls = [f"{_OPEN}\n{call.raw.strip() or _dump(call)}\n{_CLOSE}" for call in message.tool_calls]
-        return "\n".join([message.content, *calls] if message.content else calls)
-
-    def _block(self, role: str, content: str) -> list[int]:
-        return [self.start_id, *self._encode(f"{role}\n{content}"), self.end_id, *self._newline]
+    def _block(self, role: str, pieces: list[str]) -> list[int]:
+        return [self.start_id, *self._marked([f"{role}\n{pieces[0]}", *pieces[1:]]), self.end_id, *self._newline]
 
     def _opening(self) -> list[int]:
         return [self.start_id, *self._encode("assistant\n")]
 
+    def _marked(self, pieces: list[str]) -> list[int]:
+        """Text, mark, text, mark, ..., text: the marks as the tokens that they are in this vocabulary, if any."""
+        if not self._marks:
+            return self._encode("".join(pieces))
+        ids: list[int] = []
+        for i, piece in enumerate(pieces):
+            ids += [self._marks[piece]] if i % 2 else self._encode(piece)
+        return ids
+
     def _text(self, text: str) -> list[int]:
         """Plain text, control tokens spelt out in it included, as ids that are no control tokens."""
         clean = text.encode("utf-8", "replace").decode()
-        encoded: Any = self.tokenizer(clean, add_special_tokens=False, split_special_tokens=True)
-        return list(encoded["input_ids"])
+        # `split_special_tokens` does not reach added tokens that are not marked as special (Qwen's <tool_call>), so all
+        # are cut in two before the tokenizer sees them.
+        cuts = [match.start() + 1 for match in self._reserved.finditer(clean)] if self._reserved else []
+        ids: list[int] = []
+        for start, end in zip([0, *cuts], [*cuts, len(clean)], strict=True):
+            encoded: Any = self.tokenizer(clean[start:end], add_special_tokens=False, split_special_tokens=True)
+            ids += encoded["input_ids"]
+        return ids
 
     def _control(self, token: str) -> int:
         id = self.tokenizer.convert_tokens_to_ids(token)
@@ -166,8 +181,20 @@ ChatFormat = HermesFormat
 """The only family so far."""
 
 
+def _content(message: Message) -> list[str]:
+    """Text, mark, text, mark, ..., text."""
+    pieces = [message.content]
+    for i, call in enumerate(message.tool_calls):
+        pieces[-1] += "\n" if i or message.content else ""
+        pieces += [_OPEN, f"\n{call.raw.strip() or _dump(call)}\n", _CLOSE, ""]
+    return pieces
+
+
 def _dump(call: ToolCall) -> str:
-    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    text = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    for mark in (_OPEN, _CLOSE):  # inside a string, the only place where it can stand: it would end the call
+        text = text.replace(mark, f"\\u003c{mark[1:]}")
+    return text
 
 
 def _signature(tool: ToolSpec) -> str:

@@ -50,6 +50,7 @@ __all__ = [
     "load_tokenizer",
     "make_tiny",
     "model_folder",
+    "quiet",
     "resolve",
 ]
 
@@ -183,7 +184,7 @@ def load_model(
 
     keep_memory()
     source = resolve(name_or_path)
-    with _quiet(), _load_errors(source):
+    with quiet(), _load_errors(source):
         model = cast(
             "PreTrainedModel",
             AutoModelForCausalLM.from_pretrained(
@@ -205,7 +206,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerF
     from transformers import AutoTokenizer
 
     source = resolve(name_or_path)
-    with _quiet(), _load_errors(source):
+    with quiet(), _load_errors(source):
         tokenizer = AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, local_files_only=Path(source).is_dir()
         )
@@ -251,7 +252,7 @@ def make_tiny(folder: str | os.PathLike[str], family: Family = "qwen3", seed: in
         )
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with _quiet():
+    with quiet():
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
     return target
@@ -400,7 +401,7 @@ def _convert(gguf: Path, target: Path, report: Progress) -> None:
 
     report("reading the quantised weights", 0.0)
     source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
-    with _quiet(), redirect_stderr(StringIO()):  # its progress bar for GGUF cannot be switched off
+    with quiet(), redirect_stderr(StringIO()):  # its progress bar for GGUF cannot be switched off
         quantised: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
         tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, **source)
     _mend_tokenizer(tokenizer)
@@ -417,7 +418,7 @@ def _convert(gguf: Path, target: Path, report: Progress) -> None:
     tokenizer.model_max_length = config.max_position_embeddings
     report("saving", 0.6)
     target.mkdir()
-    with _quiet():
+    with quiet():
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
         report("checking the copy", 0.8)
@@ -558,7 +559,7 @@ def _load_errors(source: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no advice from transformers meanwhile."""
     from transformers.utils import logging
 

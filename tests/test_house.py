@@ -343,7 +343,7 @@ def test_version_and_dependencies_agree() -> None:
 def test_each_dependency_is_used_and_each_use_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    runtime = [*project["dependencies"], *extras["train"], *extras["stats"], *extras["tensorboard"]]
+    runtime = [*project["dependencies"], *extras["train"], *extras["tensorboard"]]
     declared = {re.split(r"[<>=\[; ]", d)[0].lower().replace("-", "_") for d in runtime}
     used: set[str] = set()
     for path in source_files():

@@ -14,7 +14,7 @@ from ..agents.agent import ToolAgent
 from ..agents.attention import forward_hidden, use_layouts
 from ..agents.chat import ChatFormat, HermesFormat, ToolStyle
 from ..agents.engines.transformers import TransformersEngine
-from ..agents.models import load_model, load_tokenizer
+from ..agents.models import load_model, load_tokenizer, quiet
 from ..trajectories.errors import ConfigError, MissingExtra
 from .batch import TreeBatch
 
@@ -113,15 +113,26 @@ class Policy:
             self._reference = copy.deepcopy(self.model).to(dtype).requires_grad_(False)
 
     def agent(
-        self, *, temperature: float = 1.0, max_tokens: int = 64, rows: int = 64, name: str = "policy"
+        self,
+        *,
+        temperature: float = 1.0,
+        max_tokens: int = 64,
+        rows: int = 64,
+        name: str = "policy",
+        version: int | None = None,
     ) -> ToolAgent:
-        """An agent that samples from the present weights."""
+        """An agent that samples from the present weights.
+
+        Args:
+            version: Of the policy, as its trajectories record it: the step of a run, say. None: one more than before.
+        """
         if self._engine is None or self._engine.max_rows != rows:
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
             base = self.model.get_base_model() if self.lora else self.model
             twin = type(base)(copy.deepcopy(base.config)).to(device=self.device, dtype=dtype)
             self._engine = TransformersEngine(twin.requires_grad_(False), max_rows=rows)
         self._engine.load(self.weights())
+        self._engine.version = self._engine.version if version is None else version
         return ToolAgent(
             self._engine, self.chat, name=name, temperature=temperature, max_tokens=max_tokens, parallel=rows
         )
@@ -131,11 +142,13 @@ class Policy:
         if self.lora is None:
             state: dict[str, Tensor] = self.model.state_dict()
             return state
-        self.model.merge_adapter()
-        try:
-            merged = {k: v.clone() for k, v in self.model.get_base_model().state_dict().items() if "lora_" not in k}
-        finally:
-            self.model.unmerge_adapter()
+        base = self.model.get_base_model()
+        merged = {k: v for k, v in base.state_dict().items() if "lora_" not in k}
+        with torch.no_grad():  # PEFT's merge and unmerge would leave rounding in the base, more at each call
+            for name, module in base.named_modules():
+                if hasattr(module, "lora_A"):
+                    key = f"{name}.base_layer.weight"
+                    merged[key] = merged[key] + module.get_delta_weight("default")
         return {k.replace(".base_layer.", "."): v for k, v in merged.items()}
 
     def save(self, folder: Path) -> None:
@@ -145,9 +158,11 @@ class Policy:
         if self.lora:
             bare = type(base)(copy.deepcopy(base.config))
             bare.load_state_dict(self.weights(), strict=False)
-            self.model.save_pretrained(folder / "adapter")
-        bare.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        with quiet():
+            if self.lora:
+                self.model.save_pretrained(folder / "adapter")
+            bare.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
     # ---- forward ---------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,8 +101,8 @@ PROFILES: dict[str, Profile] = {
     "quick": Profile(
         model="smollm2-135m",
         levels=(1, 2),
-        sft=SftSettings(steps=40, batch=16, optim=Optim(lr=1e-4, schedule="linear", warmup=2), save_every=20),
-        recovery=SftSettings(steps=10, batch=16, optim=Optim(lr=5e-5, schedule="linear", warmup=1), save_every=20),
+        sft=SftSettings(steps=72, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=4), save_every=24),
+        recovery=SftSettings(steps=20, batch=8, optim=Optim(lr=1e-4, schedule="linear", warmup=2), save_every=20),
         recovery_share=0.5,
         dpo=DpoSettings(),
         dpo_groups=12,
@@ -215,7 +215,7 @@ class _Recipe:
         p = self.profile
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_about()
-        self.total = 15 + 2 * p.control
+        self.total = 13 + 2 * p.control
         kinds = self._kinds()
         self.conditions = self._conditions(kinds)
         baselines = self._stage("baselines", {}, self._baselines)
@@ -551,4 +551,11 @@ def _hardware() -> str:
 
 def _versions() -> str:
     names = ("sparring", "torch", "transformers", "gymnasium")
-    return ", ".join(f"{name} {version(name)}" for name in names) + f", Python {platform.python_version()}"
+    return ", ".join(f"{name} {_version(name)}" for name in names) + f", Python {platform.python_version()}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a checkout on the path, not installed
+        return "(not installed)"

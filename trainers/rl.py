@@ -113,7 +113,9 @@ def grpo(
 
 def _step(run: Run, policy: Policy, settings: GrpoSettings, replay: Sequence[Sample], step: int) -> dict[str, float]:
     started = time.monotonic()
-    agent = policy.agent(temperature=settings.temperature, max_tokens=settings.max_turn_tokens, rows=settings.rows)
+    agent = policy.agent(
+        temperature=settings.temperature, max_tokens=settings.max_turn_tokens, rows=settings.rows, version=step
+    )
     wanted, groups, drawn = settings.groups, [], []
     for attempt in range(settings.redraws + 1):
         fresh = sample_groups(

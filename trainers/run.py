@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -76,11 +77,14 @@ class Run:
         self.step = 0
         self._settings = json.dumps(asdict(settings) if settings is not None else {}, sort_keys=True, default=str)
         self._optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
+            policy.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
         )
         self._writer: Any = None
         self._started = time.monotonic()
         self._done_before = 0
+        self._applied = 0
+        """Steps whose update is in the weights; one more than `step` from then until the step is over."""
+        self._shield = _Shield()
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
@@ -93,9 +97,12 @@ class Run:
             while self.step < self.total:
                 yield self.step
                 self.step += 1
+                if self._shield.lower():
+                    raise KeyboardInterrupt
                 if self.save_every and self.step % self.save_every == 0 and self.step < self.total:
                     self.save()
         finally:
+            self._shield.lower()
             self._close()
 
     @contextmanager
@@ -105,9 +112,12 @@ class Run:
             yield
         except KeyboardInterrupt:
             self._optimizer.zero_grad(set_to_none=True)
+            self.step = max(self.step, self._applied)
             if self.step:
                 self.save()
             raise Interrupted(f"stopped after step {self.step} of {self.total}; saved in {self.folder}") from None
+        finally:
+            self._shield.lower()
 
     def update(self, losses: Iterable[Callable[[], Loss]]) -> dict[str, float]:
         """One optimiser step from the losses of its micro-batches, each computed and differentiated in turn.
@@ -127,9 +137,10 @@ class Run:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         finite = math.isfinite(norm)
+        self._shield.raise_()  # a half-applied step, or one without its row of metrics, could not be resumed
         if finite:
-            with _uninterrupted():
-                self._optimizer.step()
+            self._optimizer.step()
+        self._applied = self.step + 1
         self._optimizer.zero_grad(set_to_none=True)
         logs = {"loss": sum(float(d.value) for d in done), **merge_logs(done), "grad_norm": norm, "lr": lr}
         return logs if finite else {**logs, "skipped": 1.0}
@@ -143,6 +154,8 @@ class Run:
         if writer is not None:
             for name, value in row.items():
                 writer.add_scalar(name, value, self.step + 1)
+        if self._shield.lower():
+            raise KeyboardInterrupt
 
     def seconds_left(self) -> float | None:
         """Estimate from the steps done so far in this process."""
@@ -255,22 +268,27 @@ def _publish(target: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Puts Ctrl-C off: a half-applied optimiser step could not be resumed."""
-    try:
-        before = signal.getsignal(signal.SIGINT)
-        seen: list[int] = []
-        signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
-    except ValueError:  # not the main thread: Ctrl-C does not arrive here anyway
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if seen:
-        raise KeyboardInterrupt
+class _Shield:
+    """Puts Ctrl-C off while it is up."""
+
+    def __init__(self) -> None:
+        self._before: Any = None
+        self._seen = False
+
+    def raise_(self) -> None:
+        if self._before is None and threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGINT, self._note)  # in another thread Ctrl-C does not arrive anyway
+            self._before = signal.default_int_handler if before is None else before
+
+    def lower(self) -> bool:
+        """Whether Ctrl-C came meanwhile."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        seen, self._before, self._seen = self._seen, None, False
+        return seen
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._seen = True
 
 
 def _step_of(line: str) -> int:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from ...trajectories.errors import ConfigError, InfrastructureError
-from ..attention import forward_hidden, mix, use_layouts
+from ..attention import forward_hidden, use_layouts
+from .cache import CacheLayout, KeyValueCache, NewTokens
 from .engine import Generated, Sampling
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TransformersEngine"]
 
-_BLOCK = 128
-"""Columns by which the cache grows."""
 _VOCABULARY_BLOCK = 256
 _SHARED = 16
 """A prompt waits one forward when another one that is coming in shares at least this many more tokens with it."""
@@ -94,13 +92,10 @@ class TransformersEngine:
         self._waiting: list[_Request] = []
         self._active: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None
-        config = model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._shape = (heads, width)
-        self._layers = int(config.num_hidden_layers)
-        self._cache: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._capacity = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._cache = KeyValueCache(model.config, max_rows, model.dtype, model.device)
+        self._shared: tuple[list[str | None], int] = ([], 0)
+        """Sessions of the last step, and the length of the prefix that they have in common."""
 
     def load(self, weights: dict[str, torch.Tensor]) -> None:
         """Takes over new weights (names as in `state_dict`, any dtype) and forgets the cache."""
@@ -119,6 +114,7 @@ class TransformersEngine:
         """Forgets every cached token."""
         self._rows = [_Row(i) for i in range(self.max_rows)]
         self._by_session.clear()
+        self._shared = ([], 0)
 
     async def generate(self, session: str, prompt: list[int], sampling: Sampling, seed: int) -> Generated:
         if not prompt:
@@ -128,6 +124,9 @@ class TransformersEngine:
                 f"a prompt of {len(prompt)} tokens and {sampling.max_tokens} to sample exceed {self.max_context}"
             )
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # another rollout: what an earlier one left in the cache must not change its numbers
+            self._loop = loop
+            self.reset()
         rng = np.random.Generator(np.random.Philox(key=[seed % 2**64, len(prompt)]))
         request = _Request(session, list(prompt), sampling, rng, loop.create_future())
         self._waiting.append(request)
@@ -178,8 +177,10 @@ class TransformersEngine:
                 continue  # cancelled while waiting
             row = self._by_session.get(request.session)
             if row is not None:
-                kept = _common(row.ids, request.prompt)
-                del row.ids[min(kept, len(request.prompt) - 1) :]
+                kept = min(_common(row.ids, request.prompt), len(request.prompt) - 1)
+                if kept < len(row.ids):  # another course than before
+                    del row.ids[kept:]
+                    self._shared = ([], 0)
                 request.row = row
                 self._active.append(request)
                 continue
@@ -194,7 +195,7 @@ class TransformersEngine:
                 continue
             shared = min(shared, len(request.prompt) - 1)  # the last token has to be computed: its logits are wanted
             if source is not None and source is not row:
-                self._copy(source, row, shared)
+                self._cache.copy(source.index, row.index, shared)
             row.ids = request.prompt[:shared]
             row.session = request.session
             self._by_session[request.session] = row
@@ -218,22 +219,18 @@ class TransformersEngine:
         # Empty rows first; the row that is the source only when it is the last one free.
         return min(free, key=lambda row: (row is keep, bool(row.ids), row.index))
 
-    def _copy(self, source: _Row, target: _Row, n: int) -> None:
-        for keys, values in self._cache:
-            keys[target.index, :n] = keys[source.index, :n]
-            values[target.index, :n] = values[source.index, :n]
-
     # ---- one forward -----------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def _step(self) -> None:
         requests = self._active
         new = [request.pending for request in requests]
-        layout = _CacheLayout(self, [_row(r) for r in requests], [len(tokens) for tokens in new])
-        device = self.model.device
-        ids = torch.tensor([t for tokens in new for t in tokens], device=device)
-        hidden = forward_hidden(self.model, ids, layout.positions.to(device), layout)
-        logits_RV = self.head(hidden[layout.last.to(device)]).float()
+        rows = [_row(request) for request in requests]
+        arriving = [NewTokens(r.index, len(r.ids), len(tokens)) for r, tokens in zip(rows, new, strict=True)]
+        layout = CacheLayout(self._cache, arriving, self._common_prefix(rows))
+        ids = torch.tensor([t for tokens in new for t in tokens], device=self.model.device)
+        hidden = forward_hidden(self.model, ids, layout.positions, layout)
+        logits_RV = self.head(hidden[layout.last]).float()
         logprobs_RV = torch.log_softmax(logits_RV, -1)
         chosen = _sample(logits_RV, [r.sampling.temperature for r in requests], [r.rng.random() for r in requests])
         picked = logprobs_RV.gather(1, chosen[:, None])[:, 0].tolist()
@@ -254,102 +251,13 @@ class TransformersEngine:
                 active.append(request)
         self._active = active
 
-    def _reserve(self, length: int) -> None:
-        """Makes the cache at least `length` columns wide."""
-        if length <= self._capacity:
-            return
-        wide = -(-length // _BLOCK) * _BLOCK
-        heads, width = self._shape
-        old = self._cache
-        shape = (self.max_rows, wide, heads, width)
-        settings: Any = {"dtype": self.model.dtype, "device": self.model.device}
-        self._cache = [(torch.zeros(shape, **settings), torch.zeros(shape, **settings)) for _ in range(self._layers)]
-        for (keys, values), (old_keys, old_values) in zip(self._cache, old, strict=False):
-            keys[:, : self._capacity] = old_keys
-            values[:, : self._capacity] = old_values
-        self._capacity = wide
-
-
-class _CacheLayout:
-    """New tokens of several rows, attending to their rows' cache."""
-
-    def __init__(self, engine: TransformersEngine, rows: list[_Row], counts: list[int]) -> None:
-        starts = [len(row.ids) for row in rows]
-        engine._reserve(max(s + n for s, n in zip(starts, counts, strict=True)))
-        self.cache = engine._cache
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        self.positions = torch.tensor([s + i for s, n in zip(starts, counts, strict=True) for i in range(n)])
-        self.last = torch.from_numpy(offsets[1:] - 1)
-        device = engine.model.device
-        self.rows_N = torch.tensor(
-            [r.index for r, n in zip(rows, counts, strict=True) for _ in range(n)], device=device
-        )
-        self.columns_N = self.positions.to(device)
-        # Rows with one new token attend together; the others one by one.
-        single = [i for i, n in enumerate(counts) if n == 1]
-        self.flat_S = torch.from_numpy(offsets[:-1][single]).to(device)
-        self.rows_S = torch.tensor([rows[i].index for i in single], device=device)
-        lengths = torch.tensor([starts[i] + 1 for i in single], device=device)
-        self.width = int(lengths.max()) if single else 0
-        dtype = engine.model.dtype
-        blocked = torch.arange(self.width, device=device)[None] >= lengths[:, None]
-        top = int(self.rows_S.max()) + 1 if single else 0
-        self.dense = top if 2 * len(single) > top else 0  # mostly live rows: slice the cache and do not gather from it
-        if self.dense:  # idle rows see their first column: a softmax over nothing would be NaN
-            every = torch.arange(self.width, device=device)[None].expand(self.dense, -1) >= 1
-            blocked = every.index_copy(0, self.rows_S, blocked)
-        self.mask_S = torch.zeros(blocked.shape, dtype=dtype, device=device).masked_fill_(blocked, float("-inf"))
-        self.many = [
-            (
-                int(offsets[i]),
-                int(offsets[i + 1]),
-                rows[i].index,
-                starts[i],
-                _causal(starts[i], counts[i], dtype, device),
-            )
-            for i in range(len(rows))
-            if counts[i] > 1
-        ]
-
-    def mask(self, group: int) -> torch.Tensor:
-        """(S, 1, group, width) additive."""
-        return self.mask_S[:, None, None].expand(-1, 1, group, -1)
-
-    def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        keys, values = self.cache[layer]
-        keys[self.rows_N, self.columns_N] = key.transpose(0, 1)
-        values[self.rows_N, self.columns_N] = value.transpose(0, 1)
-        out = torch.empty_like(query)
-        heads, _, width = query.shape
-        kv = key.shape[0]
-        group = heads // kv
-        if len(self.flat_S):
-            # Heads that share keys stand as queries of one head: the cache is read once and never repeated.
-            q = query[:, self.flat_S].transpose(0, 1).reshape(-1, kv, group, width)
-            if self.dense:
-                full = q.new_zeros(self.dense, kv, group, width)
-                full[self.rows_S] = q
-                k, v = keys[: self.dense, : self.width], values[: self.dense, : self.width]
-                mixed = sdpa(full, k.transpose(1, 2), v.transpose(1, 2), attn_mask=self.mask(group), scale=scale)
-                mixed = mixed[self.rows_S]
-            else:
-                k, v = keys[self.rows_S, : self.width], values[self.rows_S, : self.width]
-                mixed = sdpa(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=self.mask(group), scale=scale)
-            out[:, self.flat_S] = mixed.reshape(-1, heads, width).transpose(0, 1)
-        grouped = query.reshape(kv, group, -1, width)
-        for start, end, row, past, mask in self.many:
-            k, v = keys[row, : past + end - start], values[row, : past + end - start]
-            mixed = mix(grouped[:, :, start:end], k.transpose(0, 1), v.transpose(0, 1), mask, scale)
-            out[:, start:end] = mixed.flatten(0, 1)
-        return out
-
-
-def _causal(past: int, n: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """(n, past + n) additive mask: each new token sees the past and itself."""
-    blocked = torch.arange(past + n, device=device)[None] > torch.arange(past, past + n, device=device)[:, None]
-    return torch.zeros(blocked.shape, dtype=dtype, device=device).masked_fill_(blocked, float("-inf"))
+    def _common_prefix(self, rows: list[_Row]) -> int:
+        """Tokens that all rows have in common. While the sessions are the same it can only grow."""
+        sessions = [row.session for row in rows]
+        if self._shared[0] != sessions:
+            first = rows[0].ids
+            self._shared = sessions, min(_common(first, row.ids) for row in rows)
+        return self._shared[1]
 
 
 def _row(request: _Request) -> _Row:

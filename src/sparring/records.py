@@ -1,0 +1,136 @@
+"""Episodes in files: reading them, and playing episodes into one so that a stopped run can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .agents.agent import Agent
+from .agents.rollout import Episode
+from .agents.rollout import rollout as play
+from .envs.env import name_of
+from .envs.registry import make
+from .trajectories.errors import ConfigError, DataError
+from .trajectories.messages import Json
+from .trajectories.trajectory import Trajectory
+
+__all__ = ["Recorder", "play_into", "read"]
+
+Key = tuple[str, str, int]
+"""Task, faults and seed: what makes an episode this one."""
+
+
+def read(paths: Iterable[Path]) -> list[Trajectory]:
+    """All episodes of `.jsonl` files. Raises `DataError` for a line that is none, and where there are none at all."""
+    out: list[Trajectory] = []
+    names = [str(path) for path in paths]
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            raise DataError(f"{name} is a folder; expected a file of episodes, such as `sparring rollout --out` writes")
+        if not path.exists():
+            raise DataError(f"there is no file {name}")
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            if line.strip():
+                try:
+                    out.append(Trajectory.from_json(line))
+                except DataError as error:
+                    raise DataError(f"{name}, line {number}: {error}") from None
+    if not out:
+        raise DataError(f"{', '.join(names) or 'no file'}: no episode in it")
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Where episodes go, and what is written with each."""
+
+    path: Path | None
+    """None: nowhere."""
+    meta: dict[str, Json]
+    """How the agent was set up. Episodes of another set-up are not mixed into the file."""
+    newer: float = 0.0
+    """When the agent's weights were written; a file of before is of another model. Seconds since the epoch."""
+    overwrite: bool = False
+
+    def known(self, env: str, agent: str, wanted: Iterable[Key]) -> dict[Key, Trajectory]:
+        """What the file holds already. Raises `ConfigError` when that is of another run."""
+        path = self.path
+        if path is None or not path.is_file() or self.overwrite:
+            return {}
+        whole, _, rest = path.read_bytes().rpartition(b"\n")
+        if rest:  # the process was killed while it wrote this line
+            with path.open("r+b") as file:
+                file.truncate(len(whole) + 1 if whole else 0)
+        held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
+        keys = set(wanted)
+        other = next(
+            (
+                what
+                for t in held
+                for what, same in (
+                    (f"environment {t.env}", t.env == env),
+                    (f"agent {t.agent}", t.agent == agent),
+                    ("other settings of the agent", t.meta == self.meta),
+                    ("other tasks, faults or seeds", _key(t) in keys),
+                )
+                if not same
+            ),
+            "",
+        )
+        if not other and held and self.newer > path.stat().st_mtime:
+            other = "an older model of this name"
+        if other:
+            raise ConfigError(
+                f"{path} holds episodes of {other}: choose another --out, or pass --overwrite to delete them"
+            )
+        return {_key(t): t for t in held}
+
+
+def play_into(
+    recorder: Recorder,
+    env: str,
+    agent: Agent,
+    episodes: Sequence[Episode],
+    *,
+    group: int = 1,
+    on_done: Callable[[int, Trajectory], None] = lambda done, trajectory: None,
+) -> tuple[list[Trajectory], int]:
+    """Plays what the recorder's file does not hold yet; all, in the order of `episodes`, and how many it held.
+
+    Each episode is written and flushed as it ends. `on_done` is told how many there are now, and the newest.
+    """
+    keys = [(e.task.id, str(e.plan), e.seed) for e in episodes]
+    attempts = {key: i % group for i, key in enumerate(keys)}
+    known = recorder.known(name_of(make(env)), agent.name, keys)
+    missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
+    file: Any = None
+    if recorder.path is not None and (missing or recorder.overwrite):
+        recorder.path.parent.mkdir(parents=True, exist_ok=True)
+        file = recorder.path.open("wb" if recorder.overwrite else "ab")
+
+    def done(_: int, trajectory: Trajectory) -> None:
+        key = _key(trajectory)
+        known[key] = full = replace(trajectory, meta=recorder.meta, attempt=attempts[key])
+        if file is not None:
+            file.write(full.to_json() + b"\n")
+            file.flush()
+        on_done(len(known), full)
+
+    try:
+        play(env, agent, missing, on_done=done)
+    except OSError as error:
+        error.filename = error.filename or (str(recorder.path) if file is not None else None)
+        raise
+    finally:
+        if file is not None:
+            with suppress(OSError):  # the disk is full, which has been said: what could be written is written
+                file.close()
+    return [known[key] for key in keys], len(episodes) - len(missing)
+
+
+def _key(t: Trajectory) -> Key:
+    return t.task.id, t.faults, t.seed

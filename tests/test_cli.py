@@ -1,0 +1,550 @@
+"""The command line as a user meets it: examples, exit codes, errors in one line, Ctrl-C, progress in a log file."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sparring import Trajectory
+from sparring.cli import app
+from sparring.console import LiveWatch, PlainWatch, duration
+from sparring.exits import end, resume_command
+from sparring.trajectories.errors import DataError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from more, and wait for each other where the machine is busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for the processes that tests start
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in; modules that a command imported from it are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+def run(command: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, shlex.split(command))
+    assert result.exit_code == code, f"{command}: {result.exit_code}\n{result.output}\n{result.exception!r}"
+    return result
+
+
+def fails(command: str) -> str:
+    """The one line that a command ends with when it fails."""
+    errors: list[str] = run(command, 1).stderr.splitlines()
+    assert errors[-1].startswith("error: ")
+    assert sum(line.startswith("error: ") for line in errors) == 1
+    assert "Traceback" not in "\n".join(errors)
+    return errors[-1].removeprefix("error: ")
+
+
+def start(
+    *arguments: str, code: str = "from sparring.cli import main; main()", **options: Any
+) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **options,
+    )
+
+
+def read(path: Path) -> list[Trajectory]:
+    return [Trajectory.from_json(line) for line in path.read_bytes().splitlines()]
+
+
+# ---- help and examples -----------------------------------------------------------------------------------------------
+
+
+def test_help_is_there_at_once() -> None:
+    took = []
+    for _ in range(4):
+        began = time.monotonic()
+        process = start("--help")
+        output, _errors = process.communicate(timeout=60)
+        took.append(time.monotonic() - began)
+        assert "Example" in output
+    assert min(took) < 0.6, took
+
+
+def test_the_list_of_commands_reads_well_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in ("", "train", "model"):
+        text = run(f"{command} --help").output
+        assert "..." not in text.split("Commands:")[1], "a first sentence that is cut"
+        assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def examples() -> list[str]:
+    """Every example of every --help, in an order in which each finds what it needs."""
+    from typer.main import get_command
+
+    found: list[str] = []
+
+    def walk(command: Any, path: list[str]) -> None:
+        text = run(shlex.join([*path, "--help"])).output.split("Example:")[1].split("\n\n")[0]
+        found.extend(line.strip() for line in text.splitlines() if line.strip().startswith("sparring "))
+        for name, child in getattr(command, "commands", {}).items():
+            walk(child, [*path, name])
+
+    walk(get_command(app), [])
+    needs = ("model", "envs", "check", "rollout orders --agent", "rollout orders --model smollm2", "train sft",
+             "rollout", "train", "evaluate", "show", "report", "recipe")  # fmt: skip
+    return sorted(dict.fromkeys(found), key=lambda line: next(i for i, n in enumerate(needs) if line[9:].startswith(n)))
+
+
+QUICKER = {
+    "train sft": "--steps 2 --batch 2",
+    "train dpo": "--steps 1 --batch 2 --min-chosen -1e9",
+    "train grpo": "--steps 1 --groups 2 --group 2 --max-tokens 8",
+    "rollout orders --model": "--max-tokens 8",
+    "evaluate orders --model": "--max-tokens 8",
+}
+
+
+def test_every_example_works(here: Path, tiny_qwen3: Path) -> None:
+    """On `echo` and a tiny model, in an empty folder, one after the other; the recipe has tests of its own."""
+    shutil.copytree(ROOT / "examples", here / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    ran = []
+    for line in examples():
+        command = line.removeprefix("sparring ")
+        if command.startswith("recipe "):
+            continue
+        more = next((options for start, options in QUICKER.items() if command.startswith(start)), "")
+        if not command.startswith("evaluate orders --agent"):  # scripted agents cost nothing, and one has to fail
+            command = command.replace("orders", "echo")
+        run(f"{command} {more}".replace("smollm2-135m", "tiny-qwen3"))
+        if "--out groups.jsonl" in command:  # random weights never succeed: let one of each group pass for it
+            groups = read(here / "groups.jsonl")
+            mixed = [replace(t, reward=float(not t.attempt), success=not t.attempt) for t in groups]
+            (here / "groups.jsonl").write_bytes(b"".join(t.to_json() + b"\n" for t in mixed))
+        ran.append(command.split(" --")[0])
+    assert {"envs", "train sft", "train dpo", "show gold.jsonl", "report runs/eval"} <= set(ran)
+    assert (here / "runs/eval/report.html").is_file()
+
+
+def test_defaults_are_those_of_the_settings(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparring import training
+    from sparring.trainers.dpo import DpoSettings
+    from sparring.trainers.rl import GrpoSettings, Mixture
+    from sparring.trainers.sft import SftSettings
+
+    made: dict[str, Any] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def kept(*_: Any, **options: Any) -> None:
+            made[name] = options
+            made[f"{name} faults"] = _[4] if name == "grpo" else None
+
+        return kept
+
+    for name in ("sft", "dpo", "grpo"):
+        monkeypatch.setattr(training, name, keep(name))
+    run("train sft --data x --out y")
+    run("train dpo --data x --out y")
+    run("train grpo echo --out y")
+    mixture = Mixture("echo", training.mixture_plans(made["grpo faults"]))
+    settings = {"sft": SftSettings(), "dpo": DpoSettings(), "grpo": GrpoSettings(Mixture("echo"))}
+    assert mixture == Mixture("echo")
+    for name, expected in settings.items():
+        options = {k: v for k, v in made[name].items() if k != "overwrite"}
+        options["optim"] = options["optim"].optim()
+        assert replace(expected, **options) == expected, name
+
+
+def test_the_recipe_gets_what_was_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparring.trainers import recipe
+    from sparring.trajectories.report import Arm
+
+    asked: list[Any] = []
+
+    def fake(env: str, profile: str, *, watcher: Any, **options: Any) -> Any:
+        asked.append((env, profile, options))
+        watcher.stage("evaluate-base", 1, 2, reused=True)
+        return recipe.RecipeResult([Arm("SFT")], here / "report.html", "SFT", 61.0)
+
+    monkeypatch.setattr(recipe, "run_recipe", fake)
+    result = run("recipe echo --profile smoke --model tiny-qwen3 --seed 3 --held-out calendar")
+    options = {"model": "tiny-qwen3", "folder": Path("runs/echo-smoke"), "seed": 3, "held_out": "calendar"}
+    assert asked == [("echo", "smoke", options)]
+    assert "[1/2] evaluate-base: done before, nothing changed" in result.stderr
+    assert "took 1:01 min" in result.stdout
+    assert "report.html" in result.stdout
+
+
+# ---- playing episodes ------------------------------------------------------------------------------------------------
+
+
+def test_from_rollout_to_a_measured_model(here: Path, tiny_qwen3: Path) -> None:
+    run("rollout echo --agent oracle --out gold.jsonl")
+    trained = run("train sft --data gold.jsonl --model tiny-qwen3 --steps 3 --batch 4 --out runs/sft")
+    assert trained.stdout == "model: runs/sft/model\n"
+    assert "kept 4 of 4 trajectories" in trained.stderr
+    assert json.loads((here / "runs/sft/model/sparring.json").read_text()) == {"tools": "signature"}
+    table = run("evaluate echo --model runs/sft/model --max-tokens 8 --out eval").stdout
+    assert re.search(r"runs/sft +0% \[0, 49\]", table)
+    assert re.search(r"do-nothing +0% \[0, 49\]", table)
+    assert re.search(r"clean +one fault", table)
+    assert {path.name for path in (here / "eval").iterdir()} == {"runs-sft.jsonl", "do-nothing.jsonl"}
+    page = run("report eval runs/sft --out page.html").stdout
+    assert page == "report: page.html\n"
+    assert "runs-sft" in (here / "page.html").read_text("utf-8")
+    assert "nll" in (here / "page.html").read_text("utf-8")  # the learning curve
+
+
+def test_success_comes_with_its_interval(here: Path) -> None:
+    assert run("rollout echo").stdout == "success 100% [51, 100] of 4 episodes, 95% Wilson interval\n"
+    assert run("rollout echo --agent do-nothing").stdout.startswith("success 0% [0, 49] of 4 episodes")
+
+
+def test_a_rollout_goes_on_where_it_was(here: Path) -> None:
+    run("rollout orders --n 6 --out whole.jsonl")
+    lines = (here / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    (here / "part.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:70])  # killed while it wrote the fourth
+    result = run("rollout orders --n 6 --out part.jsonl")
+    assert "3 episodes of 6 stood in part.jsonl already" in result.stderr
+    assert read(here / "part.jsonl") == read(here / "whole.jsonl")
+    assert "part.jsonl holds episodes of other tasks, faults or seeds" in fails(
+        "rollout orders --seed 1 --out part.jsonl"
+    )
+    assert "of agent oracle" in fails("rollout orders --n 6 --agent give-up --out part.jsonl")
+    run("rollout orders --n 2 --agent give-up --out part.jsonl --overwrite")
+    assert len(read(here / "part.jsonl")) == 2
+
+
+def test_a_file_of_an_older_model_is_not_taken_up(here: Path, tiny_qwen3: Path) -> None:
+    shutil.copytree(tiny_qwen3, here / "mine")
+    command = "rollout echo --model ./mine --n 1 --max-tokens 4 --out some.jsonl"
+    run(command)
+    assert "1 episode of 1 stood in some.jsonl already" in run(command).stderr
+    assert "other settings" in fails(f"{command} --temperature 0.5")
+    later = time.time() + 60
+    os.utime(here / "mine/model.safetensors", (later, later))
+    assert "an older model of this name" in fails(command)
+
+
+def test_groups_share_task_and_faults(here: Path) -> None:
+    run("rollout orders --agent random --n 2 --group 3 --faults count=1 --levels 1-2 --seed 5 --out g.jsonl")
+    episodes = read(here / "g.jsonl")
+    assert [t.attempt for t in episodes] == [0, 1, 2, 0, 1, 2]
+    assert len({(t.task.id, t.faults) for t in episodes}) == 2
+    assert {t.faults for t in episodes} == {"count=1@5"}
+    assert len({t.seed for t in episodes}) == 6
+    run("rollout orders --n 1 --faults count=1@9 --out h.jsonl")
+    assert read(here / "h.jsonl")[0].faults == "count=1@9"
+
+
+def test_show(here: Path) -> None:
+    run("rollout orders --agent give-up --n 12 --faults count=1 --out some.jsonl")
+    episodes = read(here / "some.jsonl")
+    failed = next(t for t in episodes if not t.success)
+    assert f"episode {episodes[0].id}" in run("show some.jsonl").stdout
+    assert f"episode {failed.id}" in run("show some.jsonl --failed").stdout
+    assert f"episode {episodes[3].id}" in run(f"show some.jsonl {episodes[3].id[:8]}").stdout
+    assert "unknown episode 'zz'" in fails("show some.jsonl zz")
+    assert "there is no file none.jsonl" in fails("show none.jsonl")
+
+
+def test_what_tools_said_cannot_drive_the_terminal(here: Path) -> None:
+    run("rollout echo --n 1 --out one.jsonl")
+    t = read(here / "one.jsonl")[0]
+    evil = replace(t.turns[0].results[0], content="\x1b[2Jerror: forged\u202e")
+    turn = replace(t.turns[0], results=(evil,))
+    (here / "one.jsonl").write_bytes(replace(t, turns=(turn, *t.turns[1:])).to_json() + b"\n")
+    shown = run("show one.jsonl").stdout
+    assert "\x1b" not in shown
+    assert "\\x1b[2Jerror: forged\\u202e" in shown
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_names(here: Path) -> None:
+    assert fails("rollout ordrs") == "unknown environment 'ordrs'. Did you mean 'orders'?"
+    assert "Did you mean 'echo'?" in fails("train grpo ekko --out x")
+    assert "Did you mean 'orders'?" in fails("recipe order")
+    assert fails("rollout echo --agent orcale") == "unknown agent 'orcale'. Did you mean 'oracle'?"
+    assert fails("rollout echo --model tiny-qwen") == "unknown model 'tiny-qwen'. Did you mean 'tiny-qwen3'?"
+    assert "there is no model folder ./none" in fails("evaluate echo --model ./none")
+    assert fails("model fetch smollm") == "unknown model 'smollm'. Did you mean 'smollm2-135m'?"
+    assert "unknown fault" in fails("rollout echo --faults count=1:unavailible")
+    assert "cannot read the fault plan 'coun=1'" in fails("rollout echo --faults coun=1")
+    assert "nobody to evaluate" in fails("evaluate echo")
+
+
+def test_wrong_usage_is_2(here: Path) -> None:
+    assert "such as 1,2 or 1-3" in run("rollout echo --levels x", 2).stderr
+    assert "--split" in run("rollout echo --split tset", 2).stderr
+    run("rolout echo", 2)
+
+
+def test_a_model_folder_without_tokenizer(here: Path, tiny_qwen3: Path) -> None:
+    shutil.copytree(tiny_qwen3, here / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert "bare has no tokenizer" in fails("rollout echo --model ./bare")
+
+
+def test_a_data_set_that_ends_up_empty(here: Path) -> None:
+    run("rollout echo --agent do-nothing --out bad.jsonl")
+    assert fails("train sft --data bad.jsonl --model tiny-qwen3 --out x") == (
+        "gold has nothing left: kept 0 of 4 trajectories; dropped: 4 without success"
+    )
+    assert "on_policy_pairs has nothing left" in fails("train dpo --data bad.jsonl --data bad.jsonl --out x")
+    run("rollout echo --out single.jsonl")
+    assert "no task was played twice" in fails("train dpo --data single.jsonl --out x")
+    (here / "empty.jsonl").touch()
+    assert fails("train sft --data empty.jsonl --out x") == "empty.jsonl: no episode in it"
+    (here / "broken.jsonl").write_text('{"id": 1}\n')
+    assert "broken.jsonl, line 1: not a trajectory" in fails("show broken.jsonl")
+    assert not (here / "x").exists()
+
+
+UNTYPED = '''
+from sparring import ToolEnv, tool
+
+class Untyped(ToolEnv):
+    """No type hints."""
+
+    @tool
+    def find(self, name):
+        """Find."""
+
+class Broken(ToolEnv):
+    """Its setup has a bug."""
+
+    def tasks(self, split, rng):
+        from sparring import Task
+        return [Task("Do.", {}, seed=i) for i in range(3)]
+
+    def setup(self, task, rng):
+        self.state = {}["books"]
+
+    def success(self, task):
+        return True
+
+    @tool
+    def look(self) -> str:
+        """Look."""
+        return ""
+'''
+
+
+def test_an_environment_that_is_wrong(here: Path) -> None:
+    (here / "wrong_cli.py").write_text(UNTYPED)
+    assert "type" in fails("rollout wrong_cli:Untyped")
+    found = run("check wrong_cli:Untyped", 1)
+    assert re.search(r"error: .*find.*\n +mend: ", found.stdout, re.DOTALL)
+    assert "1 error, 0 warnings" in found.stdout
+    line = fails("rollout wrong_cli:Broken --agent do-nothing")
+    assert "KeyError: 'books' (wrong_cli.py, line 19, in setup)" in line
+    assert "--debug" in line
+    assert "Traceback" in run("--debug rollout wrong_cli:Broken --agent do-nothing", 1).stderr
+    assert "Did you mean 'Broken'?" in fails("rollout wrong_cli:Brokn")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk(here: Path) -> None:
+    assert fails("rollout echo --out /dev/full").startswith("no space left on the device: /dev/full")
+
+
+def test_a_full_disk_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(OSError(errno.ENOSPC, "No space left on device", "a/b"), debug=False) == 1
+    assert capsys.readouterr().err.startswith("error: no space left on the device: a/b; what was complete is saved")
+
+
+def test_groups_of_exceptions_do_not_leak(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(ExceptionGroup("x", [ExceptionGroup("y", [DataError("one\nline \x1b[1m")])]), debug=False) == 1
+    assert capsys.readouterr().err == "error: one line \\x1b[1m\n"
+
+
+def test_a_missing_extra(here: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from sparring.cli import main; main()"
+    run("rollout echo --out gold.jsonl")
+    for command in ("rollout echo --model tiny-qwen3", "train sft --data gold.jsonl --out x"):
+        process = start(*command.split(), code=code, cwd=here)
+        _output, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert errors.splitlines()[-1] == (
+            "error: this needs the package 'torch', which is not installed: pip install 'sparring[train]'"
+        )
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    process = start("envs")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(60) == 141
+
+
+def test_folders_of_other_runs_are_left_alone(here: Path, tiny_qwen3: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    command = "train sft --data gold.jsonl --model tiny-qwen3 --steps 1 --batch 1 --out"
+    (here / "mine").mkdir()
+    (here / "mine/thesis.txt").touch()
+    assert "holds other files" in fails(f"{command} mine")
+    assert "holds other files" in fails(f"{command} mine --overwrite")
+    run(f"{command} run")
+    assert "holds a finished run" in fails(f"{command} run")
+    run(f"{command} run --overwrite")
+    assert (here / "mine/thesis.txt").exists()
+
+
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_saves_and_the_printed_command_resumes(here: Path, tiny_qwen3: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    run("rollout echo --out gold.jsonl")
+    options = "train sft --data gold.jsonl --model tiny-qwen3 --steps 40 --batch 2 --precision fp32 --out"
+    process = start(*options.split(), "stopped run", cwd=here)
+    rows = here / "stopped run/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (rows.exists() and rows.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    said, again = errors.splitlines()[-2:]
+    step = re.fullmatch(r"stopped after step (\d+) of 40; saved in stopped run; everything complete was saved", said)
+    assert step
+    assert again == f"resume with: sparring {options} 'stopped run'"
+
+    assert "started otherwise (lr 0.0001, not 0.001): give the same" in fails(f"{options} 'stopped run' --lr 1e-3")
+    run(again.removeprefix("resume with: sparring "))
+    run(f"{options} whole")
+    weights = [load_file(here / folder / "model/model.safetensors") for folder in ("stopped run", "whole")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    steps = [json.loads(line)["step"] for line in rows.read_text().splitlines()]
+    assert steps == list(range(1, 41))
+
+
+def test_the_command_to_resume_with() -> None:
+    assert resume_command(["recipe", "orders", "--out", "a b"]) == "sparring recipe orders --out 'a b'"
+    assert resume_command(["--debug", "train", "sft", "--overwrite"]) == "sparring --debug train sft"
+    assert resume_command(["rollout", "echo"]) == ""
+    assert resume_command(["rollout", "echo", "--out=x"]) == "sparring rollout echo --out=x"
+    assert resume_command([]) == ""
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_in_a_log_file() -> None:
+    clock, log = Clock(), io.StringIO()
+    watch = PlainWatch(log, clock=clock)
+    watch.stage("gold", 1, 3, reused=True)
+    watch.stage("SFT", 2, 3)
+    for step in range(1, 31):
+        clock.now = 2.0 * step
+        watch.progress(step, 30, f"loss {1 / step:.2f}")
+    watch.say("a line that stays")
+    watch.stage("evaluate", 3, 3)
+    clock.now = 4000.0
+    watch.progress(10, 20, "success 0.50", 3.0)
+    watch.end("stopped")
+    assert log.getvalue().splitlines() == [
+        "[1/3] gold: done before, nothing changed",
+        "[2/3] SFT ...",
+        "        5/30 loss 0.20, 10 s, about 50 s left",
+        "        10/30 loss 0.10, 20 s, about 40 s left",
+        "        15/30 loss 0.07, 30 s, about 30 s left",
+        "        20/30 loss 0.05, 40 s, about 20 s left",
+        "        25/30 loss 0.04, 50 s, about 10 s left",
+        "a line that stays",
+        "[2/3] SFT: done after 1:00 min, loss 0.03",
+        "[3/3] evaluate ...",
+        "        10/20 success 0.50, 1:05 h, about 3 s left",
+        "[3/3] evaluate: stopped after 1:05 h",
+    ]
+
+
+def test_estimates_leave_out_what_was_done_before() -> None:
+    clock = Clock()
+    watch = PlainWatch(io.StringIO(), clock=clock)
+    watch.stage("SFT")
+    clock.now = 30.0  # loading a checkpoint of step 50
+    watch.progress(50, 60)
+    assert watch.now is not None
+    assert watch.now.left is None
+    clock.now = 32.0
+    watch.progress(52, 60)
+    assert watch.now.left == 8.0
+    clock.now = 40.0
+    watch.progress(1, 10)  # a second count in the same stage
+    clock.now = 43.0
+    watch.progress(2, 10)
+    assert watch.now.left == 24.0
+
+
+def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    monkeypatch.setenv("COLUMNS", "80")
+    clock = Clock()
+    watch = LiveWatch(io.StringIO(), clock=clock)
+    watch.stage("an environment's name \x1b[2J", 2, 3)
+    clock.now = 10.0
+    watch.progress(5, 20, "loss 0.20")
+    clock.now = 12.0
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as seen:
+        console.print(watch._line())
+    assert seen.get().startswith("[2/3] an environment's name \\x1b[2J ")
+    assert "5/20 loss 0.20, 12 s" in seen.get()
+    assert len(seen.get().rstrip("\n")) < 80
+    watch.end()
+    assert isinstance(watch.file, io.StringIO)
+    assert "done after 12 s, loss 0.20" in watch.file.getvalue()
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (-1, 0.4, 59.4, 59.6, 3599, 8100)] == [
+        "0 s", "0 s", "59 s", "1:00 min", "59:59 min", "2:15 h"
+    ]  # fmt: skip
