@@ -77,6 +77,7 @@ async def _rollout(
         for index, episode in queue:
             trajectory = await play_episode(env, agent, episode, slack)
             done[index] = trajectory
+            await asyncio.sleep(0)  # scripts never wait for anything: let Ctrl-C through
             if on_done is not None:
                 on_done(index, trajectory)
 

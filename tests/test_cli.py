@@ -25,6 +25,7 @@ from sparring import Trajectory
 from sparring.cli import app
 from sparring.console import LiveWatch, PlainWatch, duration
 from sparring.exits import end, resume_command
+from sparring.tools import FaultPlan
 from sparring.trajectories.errors import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -263,10 +264,10 @@ def test_groups_share_task_and_faults(here: Path) -> None:
     episodes = read(here / "g.jsonl")
     assert [t.attempt for t in episodes] == [0, 1, 2, 0, 1, 2]
     assert len({(t.task.id, t.faults) for t in episodes}) == 2
-    assert {t.faults for t in episodes} == {"count=1@5"}
+    assert {t.faults for t in episodes} == {str(FaultPlan.parse("count=1@5"))}
     assert len({t.seed for t in episodes}) == 6
     run("rollout orders --n 1 --faults count=1@9 --out h.jsonl")
-    assert read(here / "h.jsonl")[0].faults == "count=1@9"
+    assert read(here / "h.jsonl")[0].faults == str(FaultPlan.parse("count=1@9"))
 
 
 def test_show(here: Path) -> None:

@@ -349,7 +349,10 @@ def test_the_line_of_a_plan_is_the_plan(plan: FaultPlan) -> None:
 
 def test_lines() -> None:
     assert FaultPlan.parse("") == FaultPlan()
-    assert str(FaultPlan.parse("count=1")) == "count=1@0"
+    solvable = "unavailable,session_expired"
+    assert str(FaultPlan.parse("count=1")).startswith("count=1:")  # the kinds are spelt out
+    assert FaultPlan.parse(str(FaultPlan.parse("count=1"))) == FaultPlan(count=1)
+    assert str(FaultPlan.parse(f"count=1:{solvable}")) == f"count=1:{solvable}@0"
     assert FaultPlan.parse("count=2: unavailable , stale_id @4").kinds == ("unavailable", "stale_id")
     assert FaultPlan.parse("unavailable:0.2@9").seed == 9
     assert "impossible" not in FaultPlan.parse("count=1").kinds  # only on demand

@@ -290,7 +290,9 @@ class FaultPlan:
         elif not self.count:
             return ""
         else:
-            body = f"count={self.count}" + ("" if self.kinds == _SOLVABLE else f":{','.join(self.kinds)}")
+            body = (
+                f"count={self.count}:{','.join(self.kinds)}"  # spelt out: a kind added later must not change a replay
+            )
         return f"{body}@{self.seed}"
 
     def begin(self, task: Task) -> FaultState:

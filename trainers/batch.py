@@ -25,7 +25,7 @@ from ..trajectories.trajectory import Tokens
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Sample", "TreeBatch", "micro_batches"]
+__all__ = ["Sample", "TreeBatch", "common_prefix", "micro_batches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class TreeBatch:
             sample = samples[i]
             if len(sample.ids) < 2:
                 raise DataError(f"a sample of {len(sample.ids)} tokens: nothing can be predicted")
-            shared = _common(before, sample.ids)
+            shared = common_prefix(before, sample.ids)
             start = len(ids)
             nodes = nodes[:shared] + list(range(start, start + len(sample.ids) - shared))
             ids += sample.ids[shared:]
@@ -137,7 +137,7 @@ def micro_batches(samples: Sequence[Sample], max_tokens: int) -> Iterator[list[i
     before: tuple[int, ...] = ()
     for i in sorted(range(len(samples)), key=lambda i: samples[i].ids):
         ids = samples[i].ids
-        new = len(ids) - (_common(before, ids) if batch else 0)
+        new = len(ids) - (common_prefix(before, ids) if batch else 0)
         if batch and size + new > max_tokens:
             yield batch
             batch, size, new = [], 0, len(ids)
@@ -191,7 +191,8 @@ class TreeLayout:
         return self._masks[key]
 
 
-def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+def common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Its length."""
     n = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

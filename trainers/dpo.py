@@ -17,7 +17,7 @@ from torch import Tensor
 from ..trajectories.curation import Pair
 from ..trajectories.errors import DataError
 from ..trajectories.trajectory import Trajectory
-from .batch import Sample, TreeBatch
+from .batch import Sample, TreeBatch, common_prefix
 from .losses import DpoVariant, Loss, dpo_loss, sequence_sums
 from .model import Policy
 from .run import Optim, Run
@@ -128,7 +128,8 @@ def _micro(sides: Sequence[tuple[Sample, Sample]], chosen: Iterable[int], max_to
     batch: list[int] = []
     size = 0
     for i in chosen:
-        new = len(sides[i][0].ids) + len(sides[i][1].ids)
+        chosen_ids, rejected_ids = sides[i][0].ids, sides[i][1].ids
+        new = len(chosen_ids) + len(rejected_ids) - common_prefix(chosen_ids, rejected_ids)
         if batch and size + new > max_tokens:
             yield batch
             batch, size = [], 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,7 @@ class Policy:
                 self.model.save_pretrained(folder / "adapter")
             bare.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+        (folder / "sparring.json").write_text(json.dumps({"tools": self.chat.tools}))  # how this model is shown tools
 
     # ---- forward ---------------------------------------------------------------------------------------------------
 
@@ -231,4 +234,6 @@ def _adapted(model: Any, lora: Lora) -> Any:
     settings = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
     )
-    return peft.get_peft_model(model, settings)
+    with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5.23 by a name that it has deprecated
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return peft.get_peft_model(model, settings)

@@ -101,10 +101,10 @@ PROFILES: dict[str, Profile] = {
     "quick": Profile(
         model="smollm2-135m",
         levels=(1, 2),
-        sft=SftSettings(steps=72, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=4), save_every=24),
+        sft=SftSettings(steps=60, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=4), save_every=20),
         recovery=SftSettings(steps=20, batch=8, optim=Optim(lr=1e-4, schedule="linear", warmup=2), save_every=20),
         recovery_share=0.5,
-        dpo=DpoSettings(),
+        dpo=DpoSettings(batch=10),
         dpo_groups=12,
         grpo_steps=10,
         grpo_groups=8,
@@ -116,8 +116,8 @@ PROFILES: dict[str, Profile] = {
     "full": Profile(
         model="smollm2-135m",
         levels=(1, 2, 3, 4),
-        sft=SftSettings(steps=120, batch=16, optim=Optim(lr=1e-4, schedule="linear", warmup=4), save_every=20),
-        recovery=SftSettings(steps=30, batch=16, optim=Optim(lr=5e-5, schedule="linear", warmup=2), save_every=20),
+        sft=SftSettings(steps=200, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=8), save_every=20),
+        recovery=SftSettings(steps=60, batch=8, optim=Optim(lr=1e-4, schedule="linear", warmup=4), save_every=20),
         recovery_share=0.5,
         dpo=DpoSettings(steps=8),
         dpo_groups=32,
@@ -127,6 +127,7 @@ PROFILES: dict[str, Profile] = {
         group=8,
         episodes=128,
         held_out_episodes=64,
+        faults=tuple(FAULTS),
         control=True,
     ),
 }
@@ -392,7 +393,13 @@ class _Recipe:
         )  # fmt: skip
 
     def _grpo(self, folder: Path, model: Path, settings: GrpoSettings, clean: _Stage) -> None:
-        grpo(self._policy(model), settings, folder, gold=_read(clean.folder), on_step=self._training("success"))
+        def playing(run: Run, done: int, of: int) -> None:
+            self.watcher.progress(run.step, run.total, f"playing episode {done} of {of}", run.seconds_left())
+
+        grpo(
+            self._policy(model), settings, folder, gold=_read(clean.folder), on_step=self._training("success"),
+            on_episode=playing,
+        )  # fmt: skip
 
     # ---- pieces ----------------------------------------------------------------------------------------------------
 

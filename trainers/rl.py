@@ -91,8 +91,11 @@ def grpo(
     *,
     gold: Sequence[Trajectory] = (),
     on_step: OnStep | None = None,
+    on_episode: Callable[[Run, int, int], None] | None = None,
 ) -> Path:
     """Trains and returns the model's folder. Resumes like `sft`.
+
+    `on_episode` is told within a step how many of how many episodes have been played.
 
     Writes each step's episodes to `episodes/step-000001.jsonl`. Raises `InfrastructureError` when a step's episodes all
     failed for reasons that are not the policy's.
@@ -104,23 +107,39 @@ def grpo(
     (folder / "episodes").mkdir(exist_ok=True)
     with run.saving_on_interrupt():
         for step in run.steps():
-            row = _step(run, policy, settings, replay, step)
+            row = _step(run, policy, settings, replay, step, on_episode)
             run.log(row)
             if on_step:
                 on_step(run, row)
     return run.finish()
 
 
-def _step(run: Run, policy: Policy, settings: GrpoSettings, replay: Sequence[Sample], step: int) -> dict[str, float]:
+def _step(
+    run: Run,
+    policy: Policy,
+    settings: GrpoSettings,
+    replay: Sequence[Sample],
+    step: int,
+    on_episode: Callable[[Run, int, int], None] | None,
+) -> dict[str, float]:
     started = time.monotonic()
+    played = 0
+
+    def count(_: int, trajectory: Trajectory) -> None:
+        nonlocal played
+        played += 1
+        if on_episode:
+            on_episode(run, played, settings.groups * settings.group)
+
     agent = policy.agent(
         temperature=settings.temperature, max_tokens=settings.max_turn_tokens, rows=settings.rows, version=step
     )
     wanted, groups, drawn = settings.groups, [], []
     for attempt in range(settings.redraws + 1):
         fresh = sample_groups(
-            settings.mixture, agent, wanted, settings.group, seed=seed_of(settings.seed, step, attempt) % 2**31
-        )
+            settings.mixture, agent, wanted, settings.group,
+            seed=seed_of(settings.seed, step, attempt) % 2**31, on_done=count,
+        )  # fmt: skip
         drawn += fresh
         groups += [g for g in fresh if has_signal(g.rewards())]
         wanted = settings.groups - len(groups)

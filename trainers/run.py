@@ -45,7 +45,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    micro_tokens: int = 4096
+    micro_tokens: int = 2048
     """Distinct tokens of one forward; a step's batch is split to fit, and its gradient is the same."""
 
     def lr_at(self, step: int, steps: int) -> float:

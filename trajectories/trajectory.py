@@ -130,7 +130,7 @@ class Trajectory:
     success: bool | None = None
     """None when it could not be judged (infrastructure failure, cancelled)."""
     seed: int = 0
-    """Seeds sampling and the fault plan's draw."""
+    """Of sampling; the fault plan has its own, at the end of `faults`."""
     faults: str = ""
     """The fault plan in its one-line form; empty: none."""
     faults_hit: tuple[str, ...] = ()

@@ -164,9 +164,6 @@ def _train(
     steps = about["settings"]["steps"]
     watch.stage(f"{about['objective']}, {count(steps, 'step')}", 3, 3)
     trained = work(policy, on_step)
-    write_text(
-        trained / "sparring.json", json.dumps({"tools": tools})
-    )  # so that it is shown its tools as it learnt them
     watch.end()
     print(f"model: {trained}")
 

@@ -1,0 +1,305 @@
+"""The recipe end to end on a tiny model: what it makes, what it reuses, and that killing it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sparring.trainers import recipe
+from sparring.trainers.recipe import RecipeResult, run_recipe, write_recipe_report
+from sparring.trainers.run import Interrupted
+from sparring.trajectories import ConfigError, DataError, EnvError, StopReason, UnknownName
+
+ARMS = ["do-nothing", "expert", "base", "SFT", "SFT+", "DPO", "GRPO"]
+STAGES = [
+    "baselines", "evaluate-base", "gold", "demonstrations", "sft", "evaluate-sft", "sft-recovery", "evaluate-sft+",
+    "pairs", "dpo", "evaluate-dpo", "grpo", "evaluate-grpo",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that are killed: sums of several threads differ in their last bits from those of one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass
+class Log:
+    """A watcher that remembers, and that may stop the recipe by a call of `at`."""
+
+    at: Callable[[str, int], None] | None = None
+    """(stage, number of its progress events so far)"""
+    stages: list[tuple[str, int, int, bool]] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    """The stage of each progress event."""
+    said: list[str] = field(default_factory=list)
+
+    def stage(self, title: str, index: int, of: int, *, reused: bool) -> None:
+        self.stages.append((title, index, of, reused))
+
+    def progress(self, done: int, total: int, note: str = "", seconds_left: float | None = None) -> None:
+        assert 0 <= done <= total
+        title = self.stages[-1][0]
+        self.events.append(title)
+        if self.at is not None:
+            self.at(title, self.events.count(title))
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def library(repository: Path) -> str:
+    return f"{repository}/examples/library.py:Library"
+
+
+@dataclass
+class Done:
+    folder: Path
+    result: RecipeResult
+    log: Log
+
+
+@pytest.fixture(scope="module")
+def whole(library: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """One run that nothing interrupted."""
+    folder, log = tmp_path_factory.mktemp("recipe") / "whole", Log()
+    return Done(folder, run_recipe(library, "smoke", folder=folder, watcher=log), log)
+
+
+def table(result: RecipeResult) -> dict[str, dict[str, list[bool | None]]]:
+    return {arm.name: {c: [t.success for t in played] for c, played in arm.conditions.items()} for arm in result.arms}
+
+
+def record(folder: Path) -> dict[str, bytes]:
+    """Every trajectory, metric and pair of a recipe's folder, without the times that the clock put there."""
+    out = {}
+    for path in sorted([*folder.rglob("*.jsonl"), *folder.rglob("pairs.json")]):
+        text = re.sub(rb'"latency_s":[^,}]+', b'"latency_s":0', path.read_bytes())
+        out[str(path.relative_to(folder))] = re.sub(rb'"([a-z]+_)?seconds": [^,}]+', b'"seconds": 0', text)
+    return out
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    got, expected = record(folder), record(other)
+    assert got.keys() == expected.keys()
+    assert [name for name in expected if got[name] != expected[name]] == []
+    models = sorted(path.relative_to(other) for path in other.rglob("model.safetensors"))
+    assert len(models) == 4
+    for name in models:
+        weights, wanted = load_file(folder / name), load_file(other / name)
+        assert weights.keys() == wanted.keys()
+        assert all(torch.equal(weights[key], wanted[key]) for key in wanted), name
+
+
+def test_it_ends_with_every_arm_on_the_same_tasks(whole: Done) -> None:
+    arms = whole.result.arms
+    assert sorted(arm.name for arm in arms) == sorted(ARMS)
+    assert whole.log.stages == [(title, i, len(STAGES), False) for i, title in enumerate(STAGES, 1)]
+    for condition in ("clean", "one fault", "two faults"):
+        assert len({tuple((t.task.id, t.faults, t.seed) for t in arm.conditions[condition]) for arm in arms}) == 1
+    for arm in arms:
+        assert list(arm.conditions) == ["clean", "one fault", "two faults"]
+        assert {len(played) for played in arm.conditions.values()} == {6}
+        assert all(t.judged for played in arm.conditions.values() for t in played)
+        assert not any(t.faults for t in arm.conditions["clean"])
+        assert all(t.faults.startswith("count=1:") for t in arm.conditions["one fault"])
+    by_name = {arm.name: arm for arm in arms}
+    for condition in ("clean", "one fault", "two faults"):
+        assert all(t.success for t in by_name["expert"].conditions[condition])
+        assert not any(t.success for t in by_name["do-nothing"].conditions[condition])
+    assert whole.result.baseline == "SFT"
+    page = whole.result.report.read_text()
+    assert all(f">{name}<" in page for name in ARMS)
+
+
+def test_training_goes_where_it_should(whole: Done) -> None:
+    def rows(stage: str) -> list[dict[str, float]]:
+        (folder,) = whole.folder.glob(f"[0-9][0-9]-{stage}")
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+    profile = recipe.PROFILES["smoke"]
+    assert [len(rows(s)) for s in ("sft", "sft-recovery", "dpo", "grpo")] == [
+        profile.sft.steps, profile.recovery.steps, profile.dpo.steps, profile.grpo_steps,
+    ]  # fmt: skip
+    assert rows("sft")[-1]["nll"] < 0.8 * rows("sft")[0]["nll"]
+    assert rows("dpo")[0]["margin"] == pytest.approx(0, abs=1e-2)
+    assert rows("dpo")[-1]["margin"] > 0
+    assert all("replay_nll" in row for row in [*rows("dpo"), *rows("grpo")])
+    train = {t.task.id for t in recipe._read(whole.folder / "03-gold")}
+    test = {t.task.id for arm in whole.result.arms for played in arm.conditions.values() for t in played}
+    assert train.isdisjoint(test)
+    demonstrations = recipe._read(whole.folder / "04-demonstrations")
+    assert all(t.success for t in demonstrations)
+    assert any(t.faults_hit for t in demonstrations)
+    assert not any(t.faults for t in recipe._read(whole.folder / "03-gold"))
+    stops = {t.stop for t in whole.result.arms[2].conditions["clean"]}
+    assert stops <= {StopReason.TOKEN_LIMIT, StopReason.TURN_LIMIT, StopReason.FINISHED}
+
+
+def test_a_second_call_reuses_everything(whole: Done, library: str) -> None:
+    before = record(whole.folder)
+    stamps = {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*") if p.is_file() and p.parent != whole.folder}
+    log = Log()
+    again = run_recipe(library, "smoke", folder=whole.folder, watcher=log)
+    assert log.stages == [(title, i, len(STAGES), True) for i, title in enumerate(STAGES, 1)]
+    assert (log.events, log.said) == ([], [])
+    assert table(again) == table(whole.result)
+    assert record(whole.folder) == before
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert again.seconds < 5
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(
+    whole: Done, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole.folder, folder)
+    changed = replace(recipe.PROFILES["smoke"], grpo_steps=1)
+    monkeypatch.setitem(recipe.PROFILES, "smoke", changed)
+    log = Log()
+    result = run_recipe(library, "smoke", folder=folder, watcher=log)
+    assert [title for title, *_, reused in log.stages if not reused] == ["grpo", "evaluate-grpo"]
+    assert len((folder / "12-grpo" / "metrics.jsonl").read_text().splitlines()) == 1
+    same = {name: played for name, played in table(result).items() if name != "GRPO"}
+    assert same == {name: played for name, played in table(whole.result).items() if name != "GRPO"}
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+
+torch.set_num_threads(1)
+from sparring.trainers.recipe import run_recipe
+
+env, folder, stage, nth = sys.argv[1:]
+
+class Killer:
+    title, seen = "", 0
+
+    def stage(self, title, index, of, *, reused):
+        self.title, self.seen = title, 0
+        print(title, "reused" if reused else "done", flush=True)
+
+    def progress(self, done, total, note="", seconds_left=None):
+        self.seen += 1
+        if (self.title, self.seen) == (stage, int(nth)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def say(self, text): ...
+
+run_recipe(env, "smoke", folder=Path(folder), watcher=Killer())
+"""
+
+
+def killed(env: str, folder: Path, stage: str, nth: int) -> list[str]:
+    """Runs the recipe in a process of its own, which kills itself at the nth progress event of a stage. Returns the
+    stages that it reused."""
+    root = Path(os.path.realpath(__file__)).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", CHILD, env, str(folder), stage, str(nth)]
+    died = subprocess.run(command, env=environment, timeout=170, check=False, capture_output=True, text=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    seen = [line.split() for line in died.stdout.splitlines()]
+    assert seen[-1] == [stage, "done"]
+    return [title for title, how in seen if how == "reused"]
+
+
+def test_killed_in_any_stage_it_ends_with_the_same_table(whole: Done, library: str, tmp_path: Path) -> None:
+    """kill -9 in an evaluation's second condition, in SFT behind a checkpoint, and in GRPO; Ctrl-C in DPO. What goes on
+    in the end has the trajectories, metrics and weights of a run that nothing stopped."""
+    folder = tmp_path / "killed"
+    assert killed(library, folder, "evaluate-base", 6 + 2) == []
+    assert killed(library, folder, "sft", 5) == STAGES[:1]
+    checkpoints = folder / "05-sft" / "checkpoints"
+    assert [path.name for path in checkpoints.iterdir()] == ["step-000003"]
+
+    def interrupt(title: str, seen: int) -> None:
+        if (title, seen) == ("dpo", 1):
+            raise KeyboardInterrupt
+
+    log = Log(interrupt)
+    with pytest.raises(Interrupted, match=r"stopped after step 1 of 2; saved in .*10-dpo"):
+        run_recipe(library, "smoke", folder=folder, watcher=log)
+    assert [title for title, *_, reused in log.stages if reused] == STAGES[:4]
+    assert log.events.count("sft") == 3  # the steps after the checkpoint
+
+    assert killed(library, folder, "grpo", 20) == STAGES[:9]
+    log = Log()
+    result = run_recipe(library, "smoke", folder=folder, watcher=log)
+    assert [title for title, *_, reused in log.stages if not reused] == STAGES[11:]
+    assert table(result) == table(whole.result)
+    assert_same(folder, whole.folder)
+
+
+def test_another_seed_is_another_run(whole: Done, library: str, tmp_path: Path) -> None:
+    class Enough(Exception): ...
+
+    def stop(title: str, seen: int) -> None:
+        if title == "evaluate-base":
+            raise Enough
+
+    with pytest.raises(Enough):
+        run_recipe(library, "smoke", folder=tmp_path, seed=1, watcher=Log(stop))
+    for name in ("clean", "one fault"):
+        path = f"01-baselines/expert/{name}.jsonl"
+        assert record(tmp_path)[path] != record(whole.folder)[path]
+
+
+def test_what_cannot_be_meant_is_said_at_once(library: str, tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'smoke'"):
+        run_recipe(library, "smok", folder=tmp_path, watcher=Log())
+    with pytest.raises(UnknownName, match="environment"):
+        run_recipe("ordres", "smoke", folder=tmp_path, watcher=Log())
+    with pytest.raises(DataError, match="no recipe's folder"):
+        write_recipe_report(tmp_path / "nowhere")
+    (tmp_path / "inexpert.py").write_text(
+        "from sparring import Task, ToolEnv, tool\n"
+        "class Inexpert(ToolEnv):\n"
+        '    """Has no solve."""\n'
+        "    def tasks(self, split, rng):\n        yield Task('Go.')\n"
+        "    def setup(self, task, rng):\n        self.state = {}\n"
+        "    @tool\n    def go(self) -> str:\n        '''Go.'''\n        return 'ok'\n"
+        "    def success(self, task):\n        return True\n"
+    )
+    with pytest.raises(EnvError, match="has no solve"):
+        run_recipe(f"{tmp_path}/inexpert.py:Inexpert", "smoke", folder=tmp_path / "r", watcher=Log())
+
+
+def test_an_environment_that_no_fault_can_strike_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = replace(recipe.PROFILES["smoke"], faults=("tool_removed", "stale_id"))  # echo has one tool, and no ids
+    monkeypatch.setitem(recipe.PROFILES, "smoke", profile)
+    with pytest.raises(ConfigError, match="no fault can strike echo"):
+        run_recipe("echo", "smoke", folder=tmp_path, watcher=Log())
+
+
+@pytest.mark.slow
+def test_orders_with_a_held_out_environment(tmp_path: Path) -> None:
+    first = run_recipe("orders", "smoke", folder=tmp_path / "a", watcher=Log())
+    for arm in first.arms:
+        assert list(arm.conditions) == ["clean", "one fault", "two faults", "held-out"]
+        assert len(arm.conditions["held-out"]) == 4
+        assert {t.env for t in arm.conditions["held-out"]} == {"sparring/Calendar-v0"}
+    assert killed("orders", tmp_path / "b", "evaluate-sft", 9) == []
+    second = run_recipe("orders", "smoke", folder=tmp_path / "b", watcher=Log())
+    assert table(second) == table(first)
+    assert_same(tmp_path / "b", tmp_path / "a")
+    other = run_recipe("orders", "smoke", folder=tmp_path / "a", watcher=(log := Log()))
+    assert all(reused for *_, reused in log.stages)
+    assert table(other) == table(first)

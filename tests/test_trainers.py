@@ -1,0 +1,979 @@
+"""Trainers: the flat batch against plain forwards, losses recomputed by hand, runs that stop and go on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from sparring.agents import Episode, HermesFormat, ScriptedAgent, rollout, scripted
+from sparring.agents.models import load_model, load_tokenizer, quiet
+from sparring.envs import ToolEnv, make, task_set
+from sparring.trainers import rl
+from sparring.trainers.batch import Sample, TreeBatch, micro_batches
+from sparring.trainers.dpo import DpoSettings, dpo
+from sparring.trainers.model import Lora, Policy, TokenLogProbs
+from sparring.trainers.rl import GrpoSettings, Mixture, grpo, sample_groups
+from sparring.trainers.run import Interrupted, Optim, Run
+from sparring.trainers.sft import SftSettings, epoch_indices, samples_of, sft, sft_losses
+from sparring.trajectories import (
+    Action,
+    ConfigError,
+    DataError,
+    InfrastructureError,
+    StopReason,
+    Tokens,
+    Trajectory,
+    TrajectoryGroup,
+)
+from sparring.trajectories.curation import Pair, gold
+
+RELATIVE = 1e-4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of several threads differ in their last bits from those of one; a killed run goes on in another process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=["tiny_qwen3", "tiny_llama"])
+def loud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with weights eight times as large: what it attends to decides what it says."""
+    source, folder = request.getfixturevalue(request.param), tmp_path_factory.mktemp("loud")
+    model = load_model(source)
+    with torch.no_grad(), quiet():
+        for p in model.parameters():
+            if p.dim() == 2:
+                p.mul_(8)
+        model.save_pretrained(folder)
+        load_tokenizer(source).save_pretrained(folder)
+    return folder
+
+
+def policy_of(folder: Path, lora: Lora | None = None, seed: int = 0) -> Policy:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # adapters are initialised at random
+        return Policy.load(folder, tools="signature", precision="fp32", lora=lora)
+
+
+def plain_of(folder: Path) -> Any:
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def logps_of(plain: Any, ids: Sequence[int]) -> Tensor:
+    """log p of each id after those before it; 0 for the first. Plain Hugging Face, one sequence, no padding."""
+    logits = plain(torch.tensor([list(ids)]), use_cache=False).logits[0]
+    chosen = torch.log_softmax(logits[:-1], -1).gather(1, torch.tensor(list(ids[1:]))[:, None])[:, 0]
+    return torch.cat([chosen.new_zeros(1), chosen])
+
+
+def gradients(model: Any) -> dict[str, Tensor]:
+    out = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return out
+
+
+def assert_same_gradients(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    whole = max(float(g.abs().max()) for g in expected.values())
+    for name, gradient in expected.items():
+        scale = max(float(gradient.abs().max()), 1e-3 * whole)
+        assert float((got[name] - gradient).abs().max()) <= RELATIVE * scale, name
+
+
+# --- the flat batch ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def families(draw: st.DrawFn) -> list[Sample]:
+    """Sequences that branch off each other anywhere: duplicates and prefixes of others among them."""
+    token = st.integers(0, 200)
+    sequences: list[tuple[int, ...]] = []
+    for _ in range(draw(st.integers(1, 6))):
+        stem: tuple[int, ...] = ()
+        if sequences:
+            other = draw(st.sampled_from(sequences))
+            stem = other[: draw(st.integers(0, len(other)))]
+        sequences.append((*stem, *draw(st.lists(token, min_size=max(0, 2 - len(stem)), max_size=14))))
+    weight = st.sampled_from([0.0, 1.0, 1.0, 0.5])
+    return [Sample(ids, tuple(draw(weight) for _ in ids)) for ids in sequences]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(samples=families(), seed=st.integers(0, 1000))
+def test_the_tree_equals_one_forward_a_sequence(loud: Path, samples: list[Sample], seed: int) -> None:
+    policy, plain = policy_of(loud), plain_of(loud)
+    batch = TreeBatch.build(samples)
+    assert len(batch.ids_N) == len({s.ids[:n] for s in samples for n in range(1, len(s.ids) + 1)})
+    wanted = {(s.ids[: t + 1]) for s in samples for t in range(1, len(s.ids)) if s.weights[t]}
+    assert len(batch.sources_U) == len(wanted)
+
+    seen = policy.predict(batch)
+    expected = [logps_of(plain, s.ids) for s in samples]
+    for i, sample in enumerate(samples):
+        mine = batch.owner_M == i
+        at = [t for t in range(1, len(sample.ids)) if sample.weights[t]]
+        assert batch.weights_M[mine].tolist() == [sample.weights[t] for t in at]
+        assert seen.logps_M[mine].tolist() == pytest.approx(expected[i][at].tolist(), rel=RELATIVE, abs=1e-5)
+    if not wanted:
+        return
+    # Any loss is a weight on (position, trajectory); here random ones of either sign.
+    factor = torch.randn(len(samples), generator=torch.Generator().manual_seed(seed))
+    (seen.logps_M * batch.weights_M * factor[batch.owner_M]).sum().backward()
+    reference = sum(
+        (logps * torch.tensor([0.0, *s.weights[1:]])).sum() * factor[i]
+        for i, (s, logps) in enumerate(zip(samples, expected, strict=True))
+    )
+    reference.backward()
+    assert_same_gradients(gradients(policy.model), gradients(plain))
+
+
+def test_the_tree_of_the_docstring() -> None:
+    """abcd, abef, g.: a b c d | e f | g h, and nothing of the first sequence's c d is an ancestor of e."""
+    ones = (1.0,) * 4
+    batch = TreeBatch.build([Sample((1, 2, 5, 6), ones), Sample((7, 8), ones[:2]), Sample((1, 2, 3, 4), ones)])
+    assert batch.ids_N.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert batch.positions_N.tolist() == [0, 1, 2, 3, 2, 3, 0, 1]
+    assert [(s.start, s.end, s.ancestors) for s in batch.layout.segments] == [
+        (0, 4, ()),
+        (4, 6, ((0, 2),)),
+        (6, 8, ()),
+    ]
+    assert batch.owner_M.tolist() == [2, 2, 2, 0, 0, 0, 1]
+    assert batch.sources_U.tolist() == [0, 1, 2, 1, 4, 6]  # b after a is predicted once, for two owners
+    assert batch.targets_U.tolist() == [2, 3, 4, 5, 6, 8]
+    assert batch.unique_M.tolist() == [0, 1, 2, 0, 3, 4, 5]
+    with pytest.raises(DataError, match="empty batch"):
+        TreeBatch.build([])
+    with pytest.raises(DataError, match="1 tokens"):
+        TreeBatch.build([Sample((1,), (1.0,))])
+
+
+@settings(max_examples=100, deadline=None)
+@given(samples=families(), limit=st.integers(1, 60))
+def test_micro_batches_cover_everything_within_the_limit(samples: list[Sample], limit: int) -> None:
+    parts = list(micro_batches(samples, limit))
+    assert sorted(i for part in parts for i in part) == list(range(len(samples)))
+    for part in parts:
+        distinct = {samples[i].ids[:n] for i in part for n in range(1, len(samples[i].ids) + 1)}
+        assert len(distinct) <= limit or len(part) == 1
+
+
+def test_splitting_a_step_leaves_its_gradient(loud: Path) -> None:
+    rng = random.Random(0)
+    stem = [rng.randrange(3, 200) for _ in range(20)]
+    samples = []
+    for i in range(6):
+        ids = (*stem[: rng.randrange(5, 20)], *(rng.randrange(3, 200) for _ in range(5 + 3 * i)))
+        samples.append(Sample(ids, tuple(float(rng.random() < 0.6) for _ in ids)))
+    policy = policy_of(loud)
+
+    def run(limit: int) -> tuple[int, float, dict[str, Tensor]]:
+        values = []
+        for compute in sft_losses(policy, samples, limit):
+            loss = compute()
+            loss.value.backward()
+            values.append(float(loss.value.detach()))
+        return len(values), sum(values), gradients(policy.model)
+
+    whole, split, each = run(10_000), run(50), run(1)
+    assert (whole[0], each[0]) == (1, 6)
+    assert 1 < split[0] < 6
+    for other in (split, each):
+        assert other[1] == pytest.approx(whole[1], rel=1e-5)
+        assert_same_gradients(other[2], whole[2])
+    plain = plain_of(loud)
+    total = sum(s.weight for s in samples)
+    expected = (
+        sum(-(logps_of(plain, s.ids).detach() * torch.tensor([0.0, *s.weights[1:]])).sum() for s in samples) / total
+    )
+    assert whole[1] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_token_logprobs_equal_log_softmax() -> None:
+    """600 rows are three chunks. The reference is torch's, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(600, 24, generator=generator)
+    weight = torch.randn(1000, 24, generator=generator)
+    targets = torch.randint(1000, (600,), generator=generator)
+    direction = torch.randn(600, generator=generator)
+    direction[5:40] = 0
+    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    logps, entropy = TokenLogProbs.apply(h, w, targets)  # type: ignore[no-untyped-call]
+    assert not entropy.requires_grad
+    (logps * direction).sum().backward()
+
+    h64, w64 = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    all_logps = torch.log_softmax(h64 @ w64.T, -1)
+    expected = all_logps.gather(1, targets[:, None])[:, 0]
+    (expected * direction.double()).sum().backward()
+    torch.testing.assert_close(logps.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), -(all_logps.exp() * all_logps).sum(-1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(h.grad.double(), h64.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(w.grad.double(), w64.grad, rtol=1e-4, atol=1e-5)
+    assert h.grad[5:40].abs().max() == 0  # a weight of 0 is no gradient at all
+
+    frozen = hidden.clone().requires_grad_()
+    TokenLogProbs.apply(frozen, weight, targets)[0].sum().backward()  # type: ignore[no-untyped-call]
+    assert frozen.grad is not None
+    wide = hidden.bfloat16().requires_grad_()
+    half, _ = TokenLogProbs.apply(wide, weight, targets)  # type: ignore[no-untyped-call]
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, logps, rtol=0.05, atol=0.3)
+
+
+def test_bf16_trains_float32_weights(tiny_llama: Path) -> None:
+    policy = Policy.load(tiny_llama, tools="signature", precision="bf16")
+    batch = TreeBatch.build([Sample(tuple(range(3, 60)), (1.0,) * 57), Sample(tuple(range(3, 90)), (1.0,) * 87)])
+    seen = policy.predict(batch)
+    exact = policy_of(tiny_llama).predict(batch)
+    torch.testing.assert_close(seen.logps_M, exact.logps_M, rtol=0.02, atol=0.1)
+    seen.logps_M.sum().backward()
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
+    with pytest.raises(ConfigError, match="fp32 or bf16"):
+        Policy.load(tiny_llama, precision="fp16")
+
+
+# --- what is learnt ----------------------------------------------------------------------------------------------
+
+
+def say(word: str) -> ScriptedAgent:
+    def script(env: ToolEnv, seed: int) -> Any:
+        yield Action.call("say", word=word)
+        yield Action("Done.")
+
+    return ScriptedAgent("say", script)
+
+
+def echo_gold() -> tuple[Trajectory, ...]:
+    tasks = task_set(make("echo"), "train", 4)
+    return gold(rollout("echo", scripted("oracle"), [Episode(t) for t in tasks])).items
+
+
+def echo_success(policy: Policy, each: int = 8) -> float:
+    tasks = task_set(make("echo"), "train", 4)
+    played = rollout("echo", policy.agent(rows=16), [Episode(t, seed=s) for t in tasks for s in range(each)])
+    return sum(bool(t.success) for t in played) / len(played)
+
+
+def test_samples_are_what_the_policy_said(tiny_qwen3: Path) -> None:
+    chat = HermesFormat(load_tokenizer(tiny_qwen3), tools="signature")
+    (trajectory,) = rollout("echo", scripted("oracle"), [Episode(task_set(make("echo"), "train", 1)[0])])
+    (sample,) = samples_of(chat, [trajectory], 4096)
+    said = [*chat.answer(trajectory.turns[0].action), *chat.answer(trajectory.turns[1].action)]
+    assert [id for id, w in zip(sample.ids, sample.weights, strict=True) if w] == said  # both stop tokens included
+    assert sample.weight == len(said)
+    turns = (replace(trajectory.turns[0], weight=0.0), replace(trajectory.turns[1], weight=0.5))
+    (half,) = samples_of(chat, [replace(trajectory, turns=turns)], 4096)
+    assert half.ids == sample.ids
+    assert half.weight == 0.5 * len(chat.answer(trajectory.turns[1].action))
+    with pytest.raises(DataError, match=f"{len(sample.ids)} tokens, over the limit of 50"):
+        samples_of(chat, [trajectory], 50)
+    nothing = tuple(replace(turn, weight=0.0) for turn in trajectory.turns)
+    with pytest.raises(DataError, match="nothing to learn from"):
+        samples_of(chat, [replace(trajectory, turns=nothing)], 4096)
+    assert Sample.of(Tokens((1, 2, 3), (0, 1, 0), (0.0, -1.0, 0.0)), weights=[5, 5, 5]).weights == (0, 5, 0)
+
+
+def test_what_was_not_sampled_is_not_learnt(loud: Path) -> None:
+    """Another observation after the last sampled token changes neither loss nor gradient, and before it only as
+    context: the gradient on the logits of an unsampled token is nil."""
+    policy, plain = policy_of(loud), plain_of(loud)
+    ids = tuple(random.Random(1).randrange(3, 200) for _ in range(30))
+    mask = tuple(float(5 <= t < 12 or 18 <= t < 25) for t in range(30))
+
+    def learn(ids: tuple[int, ...], mask: tuple[float, ...]) -> tuple[float, dict[str, Tensor]]:
+        (compute,) = sft_losses(policy, [Sample(ids, mask)], 4096)
+        loss = compute()
+        loss.value.backward()
+        return float(loss.value.detach()), gradients(policy.model)
+
+    value, grads = learn(ids, mask)
+    other, same = learn((*ids[:25], 9, 9, 9), mask[:28])
+    assert other == pytest.approx(value, rel=1e-6)
+    assert_same_gradients(same, grads)
+    changed, different = learn((*ids[:14], 9, *ids[15:]), mask)
+    assert abs(changed - value) > 1e-3  # as context it matters
+    assert any((different[n] - grads[n]).abs().max() > 1e-3 * grads[n].abs().max() for n in grads)
+    logits = plain(torch.tensor([ids])).logits[0]
+    logits.retain_grad()
+    picked = torch.log_softmax(logits[:-1], -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    (-(picked * torch.tensor(mask[1:])).sum() / sum(mask)).backward()
+    assert [t + 1 for t in range(29) if logits.grad[t].abs().max() > 0] == [t for t in range(30) if mask[t]]
+    assert_same_gradients(grads, gradients(plain))  # with a mask made otherwise
+
+
+@settings(max_examples=100, deadline=None)
+@given(n=st.integers(1, 30), size=st.integers(1, 40), seed=st.integers(0, 5))
+def test_an_epoch_is_every_index_once(n: int, size: int, seed: int) -> None:
+    drawn = [i for step in range(3 * n) for i in epoch_indices(n, size, step, seed)]
+    assert len(drawn) == 3 * n * size
+    for start in range(0, len(drawn) - n + 1, n):
+        assert sorted(drawn[start : start + n]) == list(range(n))
+    assert epoch_indices(n, size, 2, seed) == drawn[2 * size : 3 * size]  # follows from its arguments alone
+
+
+def test_epochs_differ() -> None:
+    assert epoch_indices(20, 20, 0, 0) != epoch_indices(20, 20, 1, 0)
+    assert epoch_indices(20, 20, 0, 0) != epoch_indices(20, 20, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def warm(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, float]]]:
+    """A policy that says the word about half of the time and idles else, by SFT; and the rows of its training."""
+    rows: list[dict[str, float]] = []
+    made = SftSettings(steps=100, batch=8, optim=Optim(lr=1e-2, schedule="linear", warmup=2), save_every=0)
+    folder = tmp_path_factory.mktemp("warm")
+    tasks = task_set(make("echo"), "train", 4)
+    idle = rollout("echo", scripted("do-nothing"), [Episode(t) for t in tasks])
+    data = [*echo_gold(), *idle]
+    model = sft(policy_of(tiny_qwen3), data, made, folder, on_step=lambda run, row: rows.append(row))
+    return model, rows
+
+
+def test_sft_teaches_a_tiny_model_to_echo(
+    tiny_qwen3: Path, warm: tuple[Path, list[dict[str, float]]], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model, rows = warm
+    assert rows[0]["nll"] == pytest.approx(math.log(265), abs=0.3)  # it knows nothing: 265 tokens, all alike
+    assert rows[-1]["nll"] < 0.1
+    assert rows[0]["loss"] == rows[0]["nll"]
+    base, trained = echo_success(policy_of(tiny_qwen3)), echo_success(policy_of(model))
+    assert base == 0.0
+    assert trained > 0.2
+    logged = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged] == list(range(1, 101))
+    assert [row["nll"] for row in logged] == [row["nll"] for row in rows]
+    assert not (model.parent / "checkpoints").exists()
+    again = plain_of(model)  # any program reads it
+    policy = policy_of(model)
+    ids = list(range(3, 40))
+    batch = TreeBatch.build([Sample(tuple(ids), (1.0,) * len(ids))])
+    assert policy.predict(batch).logps_M.tolist() == pytest.approx(logps_of(again, ids)[1:].tolist(), abs=1e-4)
+    capfd.readouterr()
+    policy.save(tmp_path / "copy")
+    assert capfd.readouterr() == ("", "")  # no progress bars of others
+
+
+def test_a_schedule_by_hand() -> None:
+    linear = Optim(lr=8.0, schedule="linear", warmup=2)
+    assert [linear.lr_at(step, 6) for step in range(6)] == [4.0, 8.0, 8.0, 6.0, 4.0, 2.0]
+    constant = Optim(lr=8.0, warmup=4)
+    assert [constant.lr_at(step, 6) for step in range(6)] == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0]
+
+
+# --- runs that stop and go on ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A training run of six short steps, checkpoints after two and four."""
+
+    name: str
+    start: Callable[[Path, Path, Any], Path]
+    """(model, folder, on_step) -> the model's folder."""
+
+
+OPTIM = Optim(lr=1e-3, schedule="linear", warmup=1)
+
+
+def start_sft(model: Path, folder: Path, on_step: Any = None) -> Path:
+    made = SftSettings(steps=6, batch=3, optim=OPTIM, save_every=2)
+    return sft(policy_of(model), echo_gold(), made, folder, on_step=on_step)
+
+
+def start_lora(model: Path, folder: Path, on_step: Any = None) -> Path:
+    made = SftSettings(steps=6, batch=3, optim=OPTIM, save_every=2)
+    return sft(policy_of(model, Lora(rank=4, alpha=8)), echo_gold(), made, folder, on_step=on_step)
+
+
+def echo_pairs() -> list[Pair]:
+    tasks = task_set(make("echo"), "train", 4)
+    chosen = rollout("echo", scripted("oracle"), [Episode(t) for t in tasks])
+    rejected = rollout("echo", say("no"), [Episode(t) for t in tasks])
+    return [Pair(c, r, 0, "made", 1.0) for c, r in zip(chosen, rejected, strict=True)]
+
+
+def start_dpo(model: Path, folder: Path, on_step: Any = None) -> Path:
+    made = DpoSettings(steps=6, batch=3, optim=OPTIM, save_every=2, replay=2)
+    return dpo(policy_of(model), echo_pairs(), made, folder, gold=echo_gold(), on_step=on_step)
+
+
+GRPO = GrpoSettings(
+    Mixture("echo", (("", 1.0), ("count=1:unavailable", 1.0))), steps=6, groups=2, group=4, redraws=1, kl=0.1, replay=2,
+    optim=Optim(lr=1e-3), rows=5, save_every=2,
+)  # fmt: skip
+
+
+def start_grpo(model: Path, folder: Path, on_step: Any = None) -> Path:
+    return grpo(policy_of(model), GRPO, folder, gold=echo_gold(), on_step=on_step)
+
+
+KINDS = [Kind("sft", start_sft), Kind("lora", start_lora), Kind("dpo", start_dpo), Kind("grpo", start_grpo)]
+
+
+@pytest.fixture(scope="module")
+def whole(warm: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
+    """The folder of an uninterrupted run of a kind, made once."""
+    made: dict[str, Path] = {}
+
+    def get(kind: Kind) -> Path:
+        if kind.name not in made:
+            made[kind.name] = tmp_path_factory.mktemp(kind.name)
+            kind.start(warm[0], made[kind.name], None)
+        return made[kind.name]
+
+    return get
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    assert rows_of(folder) == rows_of(other)
+    got, expected = load_file(folder / "model" / "model.safetensors"), load_file(other / "model" / "model.safetensors")
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    for path in sorted((other / "episodes").glob("*.jsonl")) if (other / "episodes").exists() else []:
+        lines = (folder / "episodes" / path.name).read_bytes().splitlines()
+        assert [Trajectory.from_json(x) for x in lines] == [
+            Trajectory.from_json(x) for x in path.read_bytes().splitlines()
+        ]
+    assert not (folder / "checkpoints").exists()
+
+
+def stopping(after: int, error: type[BaseException]) -> Any:
+    def on_step(run: Run, row: dict[str, float]) -> None:
+        if run.step + 1 == after:
+            raise error("stopped")
+
+    return on_step
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    kind: Kind, whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """Stopped by a crash after step 3 (goes on from the checkpoint of step 2), then by Ctrl-C after step 5."""
+    with pytest.raises(RuntimeError, match="stopped"):
+        kind.start(warm[0], tmp_path, stopping(3, RuntimeError))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
+    assert len(rows_of(tmp_path)) == 3
+    with pytest.raises(Interrupted, match="stopped after step 5 of 6; saved in"):
+        kind.start(warm[0], tmp_path, stopping(5, KeyboardInterrupt))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000005"]
+    seen: list[int] = []
+    kind.start(warm[0], tmp_path, lambda run, row: seen.append(run.step))
+    assert seen == [5]  # only what was left
+    assert_same_run(tmp_path, whole(kind))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import importlib.util
+import torch
+
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("killed", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+sys.modules["killed"] = module
+spec.loader.exec_module(module)
+start = next(kind.start for kind in module.KINDS if kind.name == sys.argv[2])
+
+def on_step(run, row):
+    if run.step + 1 == 4:  # the checkpoint of step 4 is not written yet
+        os.kill(os.getpid(), signal.SIGKILL)
+
+start(Path(sys.argv[3]), Path(sys.argv[4]), on_step)
+"""
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[3]], ids=lambda kind: kind.name)
+def test_a_run_that_was_killed_ends_like_one_that_was_not(
+    kind: Kind, whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", KILLED, __file__, kind.name, str(warm[0]), str(tmp_path)]
+    died = subprocess.run(command, env=child_environment(), timeout=120, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
+    assert len(rows_of(tmp_path)) == 4
+    kind.start(warm[0], tmp_path, None)
+    assert_same_run(tmp_path, whole(kind))
+
+
+def child_environment() -> dict[str, str]:
+    root = Path(os.path.realpath(__file__)).parent.parent
+    return {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+
+
+def test_ctrl_c_in_the_middle_of_an_update_loses_nothing(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes while the optimiser writes: the step is finished, its row logged, and then it is saved."""
+    step, calls = torch.optim.AdamW.step, []
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(Interrupted, match="after step 3 of 6"):
+            start_sft(warm[0], tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(rows_of(tmp_path)) == 3
+    start_sft(warm[0], tmp_path)
+    assert_same_run(tmp_path, whole(KINDS[0]))
+
+
+def test_ctrl_c_before_the_update_redoes_the_step(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, calls = Policy.predict, []
+
+    def interrupted(self: Policy, batch: TreeBatch) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return predict(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "predict", interrupted)
+        with pytest.raises(Interrupted, match="after step 3 of 6"):
+            start_sft(warm[0], tmp_path)
+    start_sft(warm[0], tmp_path)
+    assert_same_run(tmp_path, whole(KINDS[0]))
+
+
+def test_a_checkpoint_of_other_settings_is_refused(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        start_sft(warm[0], tmp_path, stopping(1, KeyboardInterrupt))
+    made = SftSettings(steps=7, batch=3, optim=OPTIM, save_every=2)
+    with pytest.raises(ConfigError, match="other settings"):
+        sft(policy_of(warm[0]), echo_gold(), made, tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, calls = torch.save, []
+
+    def full(state: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(InfrastructureError, match=r"cannot write .*step-000004 \(\d+ MB free\): .*No space left"):
+            start_sft(warm[0], tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]  # and nothing half-written
+    with monkeypatch.context() as patch:  # now it is full at the very end, as safetensors puts it
+
+        def refuse(self: Policy, folder: Path) -> None:
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+        patch.setattr(Policy, "save", refuse)
+        with pytest.raises(InfrastructureError, match=r"cannot write .*model"):
+            start_sft(warm[0], tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000004"]
+    assert not (tmp_path / "model").exists()
+    start_sft(warm[0], tmp_path)
+    assert_same_run(tmp_path, whole(KINDS[0]))
+
+
+def test_a_gradient_that_is_not_finite_is_skipped(tiny_llama: Path, tmp_path: Path) -> None:
+    policy = policy_of(tiny_llama)
+    run = Run(tmp_path, policy, Optim(lr=1e-2), 3)
+    sample = Sample(tuple(range(3, 20)), (1.0,) * 17)
+
+    def losses(factor: float) -> Any:
+        (compute,) = sft_losses(policy, [sample], 4096)
+
+        def scaled() -> Any:
+            loss = compute()
+            return replace(loss, value=loss.value * factor)
+
+        return [scaled]
+
+    before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+    for factor in (math.inf, math.nan):
+        row = run.update(losses(factor))
+        assert row["skipped"] == 1.0
+        assert not math.isfinite(row["grad_norm"])
+        assert all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
+        assert all(p.grad is None for p in policy.parameters())
+    run.log(row)
+    assert rows_of(tmp_path)[0]["grad_norm"] is None  # JSON has no NaN
+    row = run.update(losses(1.0))
+    assert "skipped" not in row
+    assert not all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
+
+
+def test_gradients_are_clipped_as_a_whole(tiny_llama: Path, tmp_path: Path) -> None:
+    policy = policy_of(tiny_llama)
+    run = Run(tmp_path, policy, Optim(lr=1e-2, max_grad_norm=0.5), 1)
+    seen: list[float] = []
+
+    def note(*args: Any, **kwargs: Any) -> None:
+        seen.append(math.sqrt(sum(float((p.grad**2).sum()) for p in policy.parameters())))
+
+    run._optimizer.register_step_pre_hook(note)
+    row = run.update(sft_losses(policy, [Sample(tuple(range(3, 20)), (1.0,) * 17)], 4096))
+    assert row["grad_norm"] > 0.5  # the norm before
+    assert seen == [pytest.approx(0.5, rel=1e-4)]
+
+
+# --- LoRA --------------------------------------------------------------------------------------------------------
+
+
+def test_lora_trains_adapters_and_acts_as_the_merged_model(
+    warm: tuple[Path, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, _ = warm
+    base, policy = plain_of(model), policy_of(model, Lora(rank=4, alpha=8))
+    trained = [n for n, p in policy.model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    assert len(trained) == 2 * 2 * 7  # A and B, two layers, q k v o gate up down
+    frozen = {n: p.detach().clone() for n, p in policy.model.named_parameters() if not p.requires_grad}
+    ids = tuple(random.Random(3).randrange(3, 250) for _ in range(40))
+    batch = TreeBatch.build([Sample(ids, (1.0,) * 40)])
+    policy.freeze_reference()
+    made = SftSettings(steps=5, batch=3, optim=Optim(lr=3e-2), save_every=0)
+    sft(policy, echo_gold(), made, tmp_path)
+
+    now = policy.predict(batch).logps_M.detach()
+    reference = policy.reference(batch)
+    was = logps_of(base, ids)[1:].detach()
+    torch.testing.assert_close(reference, was, rtol=1e-4, atol=1e-4)
+    assert float((now - was).abs().max()) > 0.1
+    for _ in range(3):
+        merged = policy.weights()
+    assert merged.keys() == base.state_dict().keys()
+    assert all(torch.equal(p, frozen[n]) for n, p in policy.model.named_parameters() if n in frozen)  # to the last bit
+    bare = plain_of(model)
+    bare.load_state_dict(merged)
+    torch.testing.assert_close(logps_of(bare, ids)[1:].detach(), now, rtol=1e-4, atol=1e-4)
+    engine = policy.agent(rows=2).engine.model.state_dict()
+    assert all(torch.equal(engine[name], merged[name]) for name in merged)
+    torch.testing.assert_close(logps_of(plain_of(tmp_path / "model"), ids)[1:].detach(), now, rtol=1e-4, atol=1e-4)
+    assert (tmp_path / "model" / "adapter" / "adapter_model.safetensors").exists()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_full_policy_needs_its_reference_frozen_first(tiny_llama: Path) -> None:
+    policy = policy_of(tiny_llama)
+    batch = TreeBatch.build([Sample((3, 4, 5), (1.0,) * 3)])
+    with pytest.raises(ConfigError, match="freeze_reference"):
+        policy.reference(batch)
+    policy.freeze_reference()
+    before = policy.predict(batch).logps_M.detach()
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.mul_(1.5)
+    torch.testing.assert_close(policy.reference(batch), before)
+    assert (policy.predict(batch).logps_M - before).abs().max() > 1e-3
+
+
+# --- DPO ---------------------------------------------------------------------------------------------------------
+
+
+def side_sums(plain: Any, chat: HermesFormat, pairs: Sequence[Pair]) -> list[tuple[float, float, int]]:
+    """(log p of chosen, of rejected, tokens of chosen): sampled tokens of all turns from the fork on."""
+    out = []
+    for pair in pairs:
+        sums = []
+        for t in (pair.chosen, pair.rejected):
+            tokens, spans = chat.tokens(t)
+            after = [i for a, b in spans[pair.fork :] for i in range(a, b)]
+            sums.append((float(logps_of(plain, tokens.ids).detach()[after].sum()), len(after)))
+        out.append((sums[0][0], sums[1][0], sums[0][1]))
+    return out
+
+
+@pytest.mark.parametrize("fork", [0, 1])
+def test_dpo_starts_at_log_2_and_widens_the_margin(warm: tuple[Path, Any], tmp_path: Path, fork: int) -> None:
+    policy, plain = policy_of(warm[0]), plain_of(warm[0])
+    pairs = echo_pairs()
+    if fork:  # both sides say a word; what differs is the end
+        failed = [replace(p.chosen, id="r", turns=(p.chosen.turns[0], replace(p.chosen.turns[1], action=Action("No."))))
+                  for p in pairs]  # fmt: skip
+        pairs = [Pair(p.chosen, r, 1, "made", 1.0) for p, r in zip(pairs, failed, strict=True)]
+    sums = side_sums(plain, policy.chat, pairs)
+    nll = sum(-c / n for c, _, n in sums) / 4
+    rows: list[dict[str, float]] = []
+    made = DpoSettings(steps=8, batch=4, nll=0.3, beta=0.2, replay=0, min_chosen=-1e9, optim=Optim(lr=3e-4))
+    dpo(policy, pairs, made, tmp_path, on_step=lambda run, row: rows.append(row))
+    assert rows[0]["preference"] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
+    assert rows[0]["nll"] == pytest.approx(nll, rel=1e-4)
+    assert rows[0]["loss"] == pytest.approx(math.log(2) + 0.3 * nll, rel=1e-4)
+    assert rows[-1]["accuracy"] == 1.0
+    assert rows[-1]["margin"] > rows[3]["margin"] > 0.01
+    assert "replay_nll" not in rows[0]
+    after = side_sums(plain_of(tmp_path / "model"), policy.chat, pairs)
+    changes = [0.2 * ((c - c0) - (r - r0)) for (c, r, _), (c0, r0, _) in zip(after, sums, strict=True)]
+    assert min(changes) > rows[3]["margin"] / 4  # the reference is the policy as it was given
+
+
+def test_the_second_dpo_step_by_hand(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    """The loss after one update, from the weights of a checkpoint and the formula in plain Python."""
+    policy = policy_of(warm[0])
+    pairs = echo_pairs()
+    made = DpoSettings(steps=2, batch=4, nll=0.2, beta=0.1, replay=2, replay_weight=0.5, min_chosen=-1e9,
+                       optim=Optim(lr=1e-3, micro_tokens=600))  # fmt: skip
+    rows: list[dict[str, float]] = []
+    middle: dict[str, Tensor] = {}
+
+    def note(run: Run, row: dict[str, float]) -> None:
+        rows.append(row)
+        if len(rows) == 1:
+            middle.update({k: v.clone() for k, v in run.policy.model.state_dict().items()})
+
+    items = echo_gold()
+    dpo(policy, pairs, made, tmp_path, gold=items, on_step=note)
+    reference, now = plain_of(warm[0]), plain_of(warm[0])
+    now.load_state_dict(middle)
+    total = 0.0
+    for (c0, r0, _), (c, r, n) in zip(
+        side_sums(reference, policy.chat, pairs), side_sums(now, policy.chat, pairs), strict=True
+    ):
+        h = (c - c0) - (r - r0)
+        total += (math.log1p(math.exp(-0.1 * h)) - 0.2 * c / n) / 4
+    again = [items[i] for i in epoch_indices(4, 2, 1, made.seed + 1)]
+    spoken = []
+    for t in again:
+        tokens, _ = policy.chat.tokens(t)
+        logps = logps_of(now, tokens.ids).detach().tolist()
+        spoken += [-lp for lp, s in zip(logps, tokens.sampled, strict=True) if s]
+    replayed = sum(spoken) / len(spoken)
+    assert rows[1]["replay_nll"] == pytest.approx(replayed, rel=1e-3)
+    assert rows[1]["loss"] == pytest.approx(total + 0.5 * replayed, rel=1e-3)
+    assert rows[1]["pairs"] == 4
+
+
+def test_pairs_with_an_unlikely_chosen_side_are_left_out(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    policy = policy_of(warm[0])
+    pairs = echo_pairs()
+    flipped = [Pair(p.rejected, p.chosen, 0, "made", 1.0) for p in pairs[:2]]  # "no" was never learnt
+    sums = side_sums(plain_of(warm[0]), policy.chat, [*pairs, *flipped])
+    limit = (min(c for c, *_ in sums[:4]) + max(c for c, *_ in sums[4:])) / 2
+    assert max(c for c, *_ in sums[4:]) < limit < min(c for c, *_ in sums[:4])
+    rows: list[dict[str, float]] = []
+    made = DpoSettings(steps=1, min_chosen=limit, optim=Optim(lr=1e-4))
+    dpo(policy, [*flipped, *pairs], made, tmp_path / "a", on_step=lambda run, row: rows.append(row))
+    assert (rows[0]["pairs"], rows[0]["pairs_left_out"]) == (4, 2)
+    with pytest.raises(DataError, match="chosen side of all 2 pairs is less likely"):
+        dpo(policy_of(warm[0]), flipped, made, tmp_path / "b")
+    with pytest.raises(DataError, match="none of 0 pairs"):
+        dpo(policy_of(warm[0]), [], made, tmp_path / "c")
+
+
+# --- GRPO --------------------------------------------------------------------------------------------------------
+
+
+def groups_of(policy: Policy, n: int = 4, size: int = 4, seed: int = 0) -> list[TrajectoryGroup]:
+    return sample_groups(Mixture("echo", (("", 1.0),)), policy.agent(rows=8), n, size, seed=seed)
+
+
+def total_logp(plain: Any, t: Trajectory) -> float:
+    assert t.tokens is not None
+    return float((logps_of(plain, t.tokens.ids).detach() * torch.tensor(t.tokens.sampled)).sum())
+
+
+def test_groups_share_task_and_faults(warm: tuple[Path, Any]) -> None:
+    policy = policy_of(warm[0])
+    mixture = Mixture("echo", (("count=1:unavailable", 1.0),))
+    groups = sample_groups(mixture, policy.agent(rows=8, version=2), 3, 5, seed=2)
+    assert [len(g.trajectories) for g in groups] == [5, 5, 5]
+    assert len({g.trajectories[0].task.id for g in groups}) == 3
+    for g in groups:
+        assert len({(t.task.id, t.faults) for t in g.trajectories}) == 1
+        assert g.trajectories[0].faults
+        assert len({t.seed for t in g.trajectories}) == 5
+    assert sample_groups(mixture, policy.agent(rows=8, version=2), 3, 5, seed=2) == groups
+    drawn = [text for _, text in Mixture("orders", (("", 0.25), ("count=1", 0.75))).draw(200, seed=0)]
+    assert 30 < drawn.count("") < 70
+    with pytest.raises(ConfigError, match="two episodes or more"):
+        replace(GRPO, group=1)
+
+
+@pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean", "constant"])
+def test_one_grpo_loss_by_hand(warm: tuple[Path, Any], aggregation: Any) -> None:
+    """Advantages, importance weights by the sampler's log-probabilities, KL and replay, in plain Python on a plain
+    model; split into micro-batches or not."""
+    policy, plain = policy_of(warm[0]), plain_of(warm[0])
+    start = plain_of(warm[0])
+    policy.freeze_reference()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # away from the reference, and from the sampler
+        for p, q in zip(policy.model.parameters(), plain.parameters(), strict=True):
+            p.add_(0.01 * torch.randn(p.shape, generator=generator))
+            q.copy_(p)
+    groups = groups_of(policy, 3, 4)
+    moved = []
+    for g, group in enumerate(groups):  # made-up rewards and a sampler that differs by up to 2 nats
+        members = []
+        for i, t in enumerate(group.trajectories):
+            off = [
+                lp + s * ((i + k) % 5 - 3) / 2
+                for k, (lp, s) in enumerate(zip(t.tokens.logprobs, t.tokens.sampled, strict=True))
+            ]
+            members.append(replace(t, tokens=replace(t.tokens, logprobs=tuple(off)), reward=float((i + g) % 3)))
+        moved.append(TrajectoryGroup(tuple(members)))
+    made = replace(GRPO, aggregation=aggregation, kl=0.3, replay_weight=0.5, estimator="grpo")
+    replay = samples_of(policy.chat, echo_gold(), 4096)
+
+    value, tokens_total, kl_sum, spoken = 0.0, 0, 0.0, []
+    for group in moved:
+        rewards = [t.reward for t in group.trajectories]
+        mean = sum(rewards) / 4
+        std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / 3)
+        for t in group.trajectories:
+            at = [k for k, s in enumerate(t.tokens.sampled) if s]
+            now, ref = logps_of(plain, t.tokens.ids).tolist(), logps_of(start, t.tokens.ids).tolist()
+            terms = [-min(math.exp(now[k] - t.tokens.logprobs[k]), 2.0) * (t.reward - mean) / (std + 1e-4) for k in at]
+            tokens_total += len(at)
+            kl_sum += sum((now[k] - ref[k]) ** 2 / 2 for k in at)
+            value += sum(terms) / (len(at) * 12 if aggregation == "sequence-mean" else 1)
+    if aggregation == "token-mean":
+        value /= tokens_total
+    if aggregation == "constant":
+        value /= 1000 * 12
+    value += 0.3 * kl_sum / tokens_total
+    for i in epoch_indices(len(replay), 2, 0, made.seed + 1):
+        logps = logps_of(plain, replay[i].ids).tolist()
+        spoken += [-lp for lp, w in zip(logps, replay[i].weights, strict=True) if w]
+    value += 0.5 * sum(spoken) / len(spoken)
+
+    for limit in (4096, 300):
+        settings_ = replace(made, optim=replace(made.optim, micro_tokens=limit))
+        losses = [compute() for compute in rl._losses(policy, moved, settings_, replay, 0)]
+        assert (len(losses) > 2) == (limit == 300)
+        assert sum(float(loss.value.detach()) for loss in losses) == pytest.approx(value, rel=2e-3, abs=1e-4)
+        assert losses[0].logs["tis_fraction"] > 0
+        assert losses[0].logs["mismatch_kl"] > 0.05
+        assert losses[0].logs["kl_k3"] > 0
+        assert losses[-1].logs["replay_nll"] > 0
+
+
+def test_an_update_follows_the_advantages(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    policy = policy_of(warm[0])
+    before = plain_of(warm[0])
+    groups = [g for g in groups_of(policy, 4, 6) if len(set(g.rewards())) == 2]
+    assert groups
+    made = replace(GRPO, kl=0.0, replay=0, optim=Optim(lr=3e-4))
+    run = Run(tmp_path, policy, made.optim, 1)
+    row = run.update(rl._losses(policy, groups, made, [], 0))
+    assert row["mismatch_kl"] == pytest.approx(0, abs=1e-6)  # the sampler's numbers are the trainer's
+    assert row["tis_fraction"] == 0
+    assert row["ratio_mean"] == 1
+    assert row["entropy"] > 0
+    policy.save(tmp_path / "after")
+    after = plain_of(tmp_path / "after")
+    up, down = [], []
+    for group in groups:
+        for t in group.trajectories:
+            change = (total_logp(after, t) - total_logp(before, t)) / sum(t.tokens.sampled)
+            (up if t.success else down).append(change)
+    assert sum(up) / len(up) > 0 > sum(down) / len(down)
+
+
+def test_grpo_raises_success(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    made = GrpoSettings(
+        Mixture("echo", (("", 1.0),)), steps=8, groups=4, group=8, kl=0.01, replay=0,
+        optim=Optim(lr=3e-4, warmup=2), rows=32, save_every=0,
+    )  # fmt: skip
+    model = grpo(policy_of(warm[0]), made, tmp_path, on_step=lambda run, row: rows.append(row))
+    assert echo_success(policy_of(model), 16) > echo_success(policy_of(warm[0]), 16) + 0.25
+    assert rows[0]["kl_k1"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["kl_k3"] > 1e-3
+    assert all(abs(row["mismatch_kl"]) < 1e-5 for row in rows if "mismatch_kl" in row)
+    assert rows[0]["groups"] == 4
+    first = [Trajectory.from_json(x) for x in (tmp_path / "episodes" / "step-000001.jsonl").read_bytes().splitlines()]
+    assert len(first) == 32
+    assert rows[0]["success"] == sum(bool(t.success) for t in first) / 32 == rows[0]["success_clean"]
+    assert rows[0]["reward"] == sum(t.reward for t in first) / 32
+    assert rows[0]["sampled_tokens"] == sum(sum(t.tokens.sampled) for t in first) / 32
+    mixed = [g for g in TrajectoryGroup.by_task(first) if 0 < sum(g.rewards()) < 8]
+    assert rows[0]["signal"] == len(mixed) / 4
+    versions = [
+        {json.loads(x)["policy_version"] for x in path.read_bytes().splitlines()}
+        for path in sorted((tmp_path / "episodes").glob("*.jsonl"))
+    ]
+    assert versions == [{step} for step in range(8)]
+
+
+def test_groups_without_signal_change_nothing(tiny_llama: Path, tmp_path: Path) -> None:
+    """A model that knows nothing fails always: no group has signal, no forward is made, no weight moves."""
+    rows: list[dict[str, float]] = []
+    made = replace(GRPO, steps=2, kl=0.1, replay=0, redraws=1, groups=2, save_every=0)
+    policy = policy_of(tiny_llama)
+    before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+    grpo(policy, made, tmp_path, on_step=lambda run, row: rows.append(row))
+    assert [(row["signal"], row["groups"], row["success"], row["loss"]) for row in rows] == [(0, 4, 0, 0)] * 2
+    assert "kl_k1" not in rows[0]
+    assert all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
+
+
+def test_a_step_whose_episodes_all_failed_says_why(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(env: str, agent: Any, episodes: Sequence[Episode], **options: Any) -> list[Trajectory]:
+        lost = {"stop": StopReason.INFRASTRUCTURE, "error": "the server is gone"}
+        return [Trajectory(f"t{i}", env, e.task, (), (), **lost) for i, e in enumerate(episodes)]
+
+    monkeypatch.setattr(rl, "rollout", play)
+    with pytest.raises(InfrastructureError, match="none of 8 episodes could be used: the server is gone"):
+        grpo(policy_of(tiny_llama), GRPO, tmp_path)
+
+
+def test_rl_needs_episodes_of_a_model(tiny_llama: Path) -> None:
+    task = task_set(make("echo"), "train", 1)[0]
+    right, wrong = (rollout("echo", a, [Episode(task)])[0] for a in (scripted("oracle"), say("no")))
+    with pytest.raises(ConfigError, match="no sampled tokens"):
+        list(rl._losses(policy_of(tiny_llama), [TrajectoryGroup((right, wrong))], GRPO, [], 0))
+
+
+def test_a_folder_that_was_copied_resumes_too(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    """Nothing in a run's folder names the folder."""
+    with pytest.raises(Interrupted):
+        start_sft(warm[0], tmp_path / "a", stopping(4, KeyboardInterrupt))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    start_sft(warm[0], tmp_path / "a")
+    start_sft(warm[0], tmp_path / "b")
+    assert_same_run(tmp_path / "b", tmp_path / "a")
