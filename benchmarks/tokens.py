@@ -1,7 +1,7 @@
 """Training and generation against the plain Hugging Face way, on the same model, episodes and machine, one thread.
 
-Training: an SFT step over 16 episodes as a prefix tree, against one padded batch with `labels`. Generation: 32 episodes of
-five turns with the engine's cache, against a full prefill for each turn. CPU seconds, medians of alternating repeats.
+Training: an SFT step over 16 episodes as a prefix tree, against one padded batch with `labels`. Generation: 32
+episodes with the engine's cache, against a full prefill for each turn. CPU seconds, medians of alternating repeats.
 
     python benchmarks/tokens.py [MODEL]        default: tiny-llama, random weights
 """

@@ -531,6 +531,33 @@ def test_new_weights_forget_the_cache(engine: TransformersEngine, family: Path, 
     asyncio.run(meanwhile())
 
 
+def test_a_session_that_takes_another_course(engine: TransformersEngine, plain: Any) -> None:
+    """Its second prompt leaves the first one after 20 tokens, and is shorter: the rest is not attended to."""
+    first, second = made_up(40, 7), made_up(40, 7)[:20] + made_up(9, 8)
+
+    async def play() -> list[Generated]:
+        asked = [("a", first, 1), ("b", first, 2)]
+        await _all(engine, asked, Sampling(max_tokens=6))
+        return await _all(engine, [("a", second, 1), ("b", [*first[:30], 5], 2)], Sampling(max_tokens=6))
+
+    a, b = asyncio.run(play())
+    assert a.logprobs == pytest.approx(recomputed(plain, second + list(a.ids))[29:], abs=TOLERANCE)
+    assert b.logprobs == pytest.approx(recomputed(plain, [*first[:30], 5, *b.ids])[31:], abs=TOLERANCE)
+
+
+def test_draws_follow_from_the_seed_and_the_length_of_the_prompt(engine: TransformersEngine) -> None:
+    """With equal chances everywhere the ids show the draws: every turn of an episode has its own."""
+    engine.load({name: torch.zeros_like(tensor) for name, tensor in engine.model.state_dict().items()})
+    prompts = [(made_up(10, 0), 1), (made_up(10, 1), 1), (made_up(11, 0), 1), (made_up(10, 0), 2)]
+    got = [
+        asyncio.run(_all(engine, [(f"s{i}", ids, seed)], Sampling(max_tokens=12)))[0].ids
+        for i, (ids, seed) in enumerate(prompts)
+    ]
+    assert got[0] == got[1]
+    assert len({got[0], got[2], got[3]}) == 3
+    assert got[0][1:] != got[2][:-1]  # nor is one the other, shifted
+
+
 def test_too_long_a_prompt(engine: TransformersEngine, loud: Path) -> None:
     engine.max_context = 50
     with pytest.raises(ConfigError, match="45 tokens and 6 to sample exceed 50"):

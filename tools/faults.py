@@ -290,9 +290,7 @@ class FaultPlan:
         elif not self.count:
             return ""
         else:
-            body = (
-                f"count={self.count}:{','.join(self.kinds)}"  # spelt out: a kind added later must not change a replay
-            )
+            body = f"count={self.count}:{','.join(self.kinds)}"  # spelt out: a new kind must not change a replay
         return f"{body}@{self.seed}"
 
     def begin(self, task: Task) -> FaultState:
