@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..envs.registry import make
@@ -11,7 +11,7 @@ from ..envs.task import Split, task_set
 from ..tools.faults import FaultPlan
 from ..trajectories.trajectory import Trajectory
 from .agent import Agent
-from .rollout import SLACK, Episode, rollout
+from .rollout import Episode, rollout
 
 __all__ = ["Condition", "evaluate", "seed_of"]
 
@@ -29,20 +29,24 @@ class Condition:
     levels: tuple[int, ...] = ()
     seed: int = 0
     """Of the choice of tasks, of the faults and of sampling."""
-    slack: int = SLACK
 
     def episodes(self) -> list[Episode]:
         """What every agent plays."""
         tasks = task_set(make(self.env), self.split, self.n, seed=self.seed, levels=self.levels)
         plan = FaultPlan.parse(f"{self.faults}@{self.seed}") if self.faults else FaultPlan()
-        return [Episode(task, plan, seed_of(self.seed, task.id)) for task in tasks]
+        return [Episode(task, plan, seed_of(self.seed, task.id), env=self.env) for task in tasks]
 
 
 def evaluate(
-    agent: Agent, condition: Condition, on_done: Callable[[int, Trajectory], None] | None = None
-) -> list[Trajectory]:
-    """Plays a condition; one trajectory a task, in the order of the tasks."""
-    return rollout(condition.env, agent, condition.episodes(), slack=condition.slack, on_done=on_done)
+    agent: Agent, conditions: Sequence[Condition], on_done: Callable[[int, Trajectory], None] | None = None
+) -> dict[str, list[Trajectory]]:
+    """Plays all conditions in one rollout, so that the long episodes of one overlap with the next.
+
+    By the condition's name: one trajectory a task, in the order of the tasks.
+    """
+    episodes = [condition.episodes() for condition in conditions]
+    played = iter(rollout(conditions[0].env, agent, [e for of_one in episodes for e in of_one], on_done=on_done))
+    return {c.name: [next(played) for _ in of_one] for c, of_one in zip(conditions, episodes, strict=True)}
 
 
 def seed_of(*parts: object) -> int:

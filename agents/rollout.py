@@ -38,6 +38,8 @@ class Episode:
     """Whose first turns lead to `start`."""
     fork: int = 0
     """How many of them."""
+    env: str = ""
+    """Another environment than the rollout's."""
 
 
 def rollout(
@@ -73,9 +75,11 @@ async def _rollout(
     queue = iter(enumerate(episodes))
 
     async def work() -> None:
-        env = factory()
+        envs: dict[str, ToolEnv] = {}
         for index, episode in queue:
-            trajectory = await play_episode(env, agent, episode, slack)
+            if episode.env not in envs:
+                envs[episode.env] = make(episode.env) if episode.env else factory()
+            trajectory = await play_episode(envs[episode.env], agent, episode, slack)
             done[index] = trajectory
             await asyncio.sleep(0)  # scripts never wait for anything: let Ctrl-C through
             if on_done is not None:

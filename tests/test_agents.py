@@ -474,11 +474,12 @@ def test_the_same_rollout_twice_is_the_same_to_the_last_bit(loud: Path) -> None:
     condition = Condition("one fault", env, "count=1", n=5, split="validation", seed=7)
     assert condition.episodes() == condition.episodes()
     engine = TransformersEngine(load_model(loud), max_rows=3)
-    first = evaluate(babbling(engine, loud, env), condition)
-    again = evaluate(babbling(engine, loud, env), condition)  # its cache holds the first one's tokens
-    anew = evaluate(babbling(TransformersEngine(load_model(loud), max_rows=3), loud, env), condition)
+    first = evaluate(babbling(engine, loud, env), [condition])[condition.name]
+    again = evaluate(babbling(engine, loud, env), [condition])[condition.name]  # its cache holds the first one's tokens
+    anew = evaluate(babbling(TransformersEngine(load_model(loud), max_rows=3), loud, env), [condition])[condition.name]
     assert first == again == anew
-    other = evaluate(babbling(engine, loud, env), Condition("one fault", env, "count=1", n=5, seed=8))
+    harder = Condition("one fault", env, "count=1", n=5, seed=8)
+    other = evaluate(babbling(engine, loud, env), [harder])[harder.name]
     assert {t.tokens.ids for t in other}.isdisjoint(t.tokens.ids for t in first)
 
 

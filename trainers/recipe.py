@@ -43,7 +43,7 @@ from .sft import SftSettings, sft
 
 __all__ = ["PROFILES", "Profile", "RecipeResult", "Watcher", "run_recipe", "write_recipe_report"]
 
-_VERSION = 1
+_VERSION = 2
 """Raised when stages change what they do with the same settings."""
 
 
@@ -110,8 +110,8 @@ PROFILES: dict[str, Profile] = {
         grpo_groups=8,
         grpo_optim=Optim(lr=5e-6, warmup=1),
         group=8,
-        episodes=64,
-        held_out_episodes=32,
+        episodes=48,
+        held_out_episodes=24,
     ),
     "full": Profile(
         model="smollm2-135m",
@@ -306,10 +306,9 @@ class _Recipe:
         write_text(
             folder / f"{agent.name}.json", json.dumps({"note": note, "conditions": [c.name for c in self.conditions]})
         )
-        for condition in self.conditions:
-            path = folder / agent.name / f"{condition.name}.jsonl"
-            if not path.exists():  # each condition is played as a whole: the same batches give the same numbers
-                _write(path, evaluate(agent, condition, self._counting(condition.n, f"{agent.name}, {condition.name}")))
+        total = sum(condition.n for condition in self.conditions)
+        for name, played in evaluate(agent, self.conditions, self._counting(total, agent.name)).items():
+            _write(folder / agent.name / f"{name}.jsonl", played)
 
     def _baselines(self, folder: Path) -> None:
         self._measure(folder, scripted("do-nothing"), "says Done at once")
