@@ -289,7 +289,7 @@ def test_what_cannot_be_meant_is_said_at_once(library: str, tmp_path: Path) -> N
 def test_an_environment_that_no_fault_can_strike_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     profile = replace(recipe.PROFILES["smoke"], faults=("tool_removed", "stale_id"))  # echo has one tool, and no ids
     monkeypatch.setitem(recipe.PROFILES, "smoke", profile)
-    with pytest.raises(ConfigError, match="no fault can strike echo"):
+    with pytest.raises(ConfigError, match="strikes half of the episodes of echo"):
         run_recipe("echo", "smoke", folder=tmp_path, watcher=Log())
 
 

@@ -65,8 +65,9 @@ class Profile:
     grpo_optim: Optim
     group: int
     episodes: int
-    """Of each condition of an evaluation."""
-    held_out_episodes: int
+    """Evaluated clean, and under one fault."""
+    other_episodes: int
+    """Evaluated under two faults, and held-out."""
     precision: str = "bf16"
     tools: ToolStyle = "signature"
     rows: int = 64
@@ -94,24 +95,24 @@ PROFILES: dict[str, Profile] = {
         grpo_optim=Optim(lr=1e-4),
         group=4,
         episodes=6,
-        held_out_episodes=4,
+        other_episodes=4,
         precision="fp32",
         rows=8,
     ),
     "quick": Profile(
         model="smollm2-135m",
         levels=(1, 2),
-        sft=SftSettings(steps=60, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=4), save_every=20),
+        sft=SftSettings(steps=72, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=4), save_every=24),
         recovery=SftSettings(steps=20, batch=8, optim=Optim(lr=1e-4, schedule="linear", warmup=2), save_every=20),
         recovery_share=0.5,
         dpo=DpoSettings(batch=10),
         dpo_groups=12,
-        grpo_steps=10,
-        grpo_groups=8,
+        grpo_steps=8,
+        grpo_groups=6,
         grpo_optim=Optim(lr=5e-6, warmup=1),
         group=8,
         episodes=48,
-        held_out_episodes=24,
+        other_episodes=24,
     ),
     "full": Profile(
         model="smollm2-135m",
@@ -126,7 +127,7 @@ PROFILES: dict[str, Profile] = {
         grpo_optim=Optim(lr=5e-6, warmup=2),
         group=8,
         episodes=128,
-        held_out_episodes=64,
+        other_episodes=64,
         faults=tuple(FAULTS),
         control=True,
     ),
@@ -425,7 +426,8 @@ class _Recipe:
                 able.append(kind)
         if not able:
             raise ConfigError(
-                f"no fault can strike {self.env}, or its expert recovers from none: see `sparring check {self.env}`"
+                f"no kind of fault strikes half of the episodes of {self.env} and is survived by its expert: "
+                f"a task needs two calls or more; see `sparring check {self.env}`"
             )
         return tuple(able)
 
@@ -439,10 +441,10 @@ class _Recipe:
         out = [
             Condition("clean", self.env, "", p.episodes, "test", p.levels, seed),
             Condition("one fault", self.env, f"count=1:{listed}", p.episodes, "test", p.levels, seed),
-            Condition("two faults", self.env, f"count=2:{listed}", p.episodes, "test", p.levels, seed),
+            Condition("two faults", self.env, f"count=2:{listed}", p.other_episodes, "test", p.levels, seed),
         ]
         if self.held_out:
-            out.append(Condition("held-out", self.held_out, "", p.held_out_episodes, "test", p.levels, seed))
+            out.append(Condition("held-out", self.held_out, "", p.other_episodes, "test", p.levels, seed))
         return out
 
     def _keep_arms(self, stage: _Stage, *names: str) -> None:

@@ -99,7 +99,8 @@ def fault_plan(text: str, seed: int) -> FaultPlan:
 def condition_name(plan: str) -> str:
     """A fault plan's one-line form, as the head of a column."""
     body = plan.partition("@")[0]
-    return {"": "clean", "count=1": "one fault", "count=2": "two faults"}.get(body, body)
+    every = {str(FaultPlan(count=n)).partition("@")[0]: name for n, name in ((1, "one fault"), (2, "two faults"))}
+    return every.get(body, body) or "clean"
 
 
 # ---- the commands ----------------------------------------------------------------------------------------------------
