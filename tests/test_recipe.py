@@ -115,7 +115,7 @@ def test_it_ends_with_every_arm_on_the_same_tasks(whole: Done) -> None:
         assert len({tuple((t.task.id, t.faults, t.seed) for t in arm.conditions[condition]) for arm in arms}) == 1
     for arm in arms:
         assert list(arm.conditions) == ["clean", "one fault", "two faults"]
-        assert {len(played) for played in arm.conditions.values()} == {6}
+        assert [len(played) for played in arm.conditions.values()] == [6, 6, 4]
         assert all(t.judged for played in arm.conditions.values() for t in played)
         assert not any(t.faults for t in arm.conditions["clean"])
         assert all(t.faults.startswith("count=1:") for t in arm.conditions["one fault"])
