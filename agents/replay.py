@@ -22,7 +22,7 @@ def replay(env: ToolEnv, trajectory: Trajectory) -> Iterator[Snapshot]:
 
     Raises `DataError` when the environment now answers otherwise than it did.
     """
-    env.start(trajectory.task, FaultPlan.parse(trajectory.faults) if trajectory.faults else FaultPlan())
+    env.start(trajectory.task, FaultPlan.parse(trajectory.faults))
     for number, turn in enumerate(trajectory.turns):
         yield env.snapshot()
         got = env.act(turn.action).turn.results
@@ -59,7 +59,7 @@ def corrections(failed: Iterable[Trajectory]) -> list[tuple[Trajectory, Trajecto
             continue
         number, snapshot = fork
         episode = Episode(
-            trajectory.task, FaultPlan.parse(trajectory.faults) if trajectory.faults else FaultPlan(),
+            trajectory.task, FaultPlan.parse(trajectory.faults),
             trajectory.seed, snapshot, trajectory, number,
         )  # fmt: skip
         corrected = rollout(trajectory.env, oracle, [episode])[0]

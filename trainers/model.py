@@ -134,7 +134,8 @@ class Policy:
             twin = type(base)(copy.deepcopy(base.config)).to(device=self.device, dtype=dtype)
             self._engine = TransformersEngine(twin.requires_grad_(False), max_rows=rows)
         self._engine.load(self.weights())
-        self._engine.version = self._engine.version if version is None else version
+        if version is not None:
+            self._engine.version = version
         return ToolAgent(
             self._engine, self.chat, name=name, temperature=temperature, max_tokens=max_tokens, parallel=rows
         )
