@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["TransformersEngine"]
 
 _VOCABULARY_BLOCK = 256
+_SPREAD = 1.2
+"""Rows are moved together when they stretch over this many times their number."""
 _SHARED = 16
 """A prompt waits one forward when another one that is coming in shares at least this many more tokens with it."""
 
@@ -223,6 +225,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _step(self) -> None:
+        self._compact()
         requests = self._active
         new = [request.pending for request in requests]
         rows = [_row(request) for request in requests]
@@ -250,6 +253,20 @@ class TransformersEngine:
             elif not request.future.done():
                 active.append(request)
         self._active = active
+
+    def _compact(self) -> None:
+        """Moves live rows into the places of finished ones that nothing waits for: a step computes every row up to the
+        last live one."""
+        live = sorted((row for row in self._rows if row.session is not None), key=lambda row: row.index)
+        if self._waiting or live[-1].index < _SPREAD * len(live):
+            return
+        free = sorted((row for row in self._rows if row.session is None), key=lambda row: row.index)
+        for hole, row in zip(free, reversed(live), strict=False):
+            if hole.index > row.index:
+                break
+            self._cache.copy(row.index, hole.index, len(row.ids))
+            hole.index, row.index = row.index, hole.index
+            hole.ids = []
 
     def _common_prefix(self, rows: list[_Row]) -> int:
         """Tokens that all rows have in common. While the sessions are the same it can only grow."""
