@@ -103,7 +103,7 @@ PROFILES: dict[str, Profile] = {
         model="smollm2-135m",
         levels=(1, 2),
         sft=SftSettings(steps=72, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=4), save_every=24),
-        recovery=SftSettings(steps=20, batch=8, optim=Optim(lr=1e-4, schedule="linear", warmup=2), save_every=20),
+        recovery=SftSettings(steps=24, batch=12, optim=Optim(lr=1e-4, schedule="linear", warmup=2), save_every=24),
         recovery_share=0.5,
         dpo=DpoSettings(batch=10),
         dpo_groups=8,
