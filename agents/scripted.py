@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
-from ..envs.env import ToolEnv
+from ..envs.env import Solution, ToolEnv
 from ..envs.expert import expert
 from ..envs.spaces import sample_json
 from ..trajectories.errors import UnknownName
-from ..trajectories.messages import Action, Observation, ToolResult
+from ..trajectories.messages import Action, Json, Observation, ToolResult
 from ..trajectories.trajectory import StopReason
 from .agent import Decision, Session
 
@@ -41,11 +41,8 @@ def blind_retry(env: ToolEnv, seed: int) -> Script:
             result = yield Action.call(wanted[0], **wanted[1])
             if result.ok:
                 break
-        try:
-            wanted = plan.send(result)
-        except (StopIteration, KeyError, TypeError, AttributeError):  # it has nothing to go on with
-            break
-    yield Action("Done.")
+        wanted = _next(plan, result)
+    yield Action(wanted)
 
 
 def give_up(env: ToolEnv, seed: int) -> Script:
@@ -59,11 +56,16 @@ def give_up(env: ToolEnv, seed: int) -> Script:
         if not result.ok:
             yield Action("Cannot do it.")
             return
-        try:
-            wanted = plan.send(result)
-        except StopIteration:
-            break
-    yield Action("Done.")
+        wanted = _next(plan, result)
+    yield Action(wanted)
+
+
+def _next(plan: Solution, result: ToolResult) -> tuple[str, dict[str, Json]] | str:
+    """What the expert's course does after `result`; it knows nothing of failures, and stops at what it cannot use."""
+    try:
+        return plan.send(result)
+    except (StopIteration, LookupError, TypeError, AttributeError):
+        return "Done."
 
 
 def random_calls(env: ToolEnv, seed: int) -> Script:

@@ -25,6 +25,7 @@ from .task import Split, task_set
 
 __all__ = ["Snapshot", "Solution", "Step", "ToolEnv", "name_of"]
 
+_HOOKS = ("rotate_id", "distort")
 _OPTIONS = ("task", "split", "faults")
 
 Solution = Generator[tuple[str, dict[str, Json]] | str, ToolResult, None]
@@ -100,6 +101,17 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Hook of the fault stale_id: renames the record that a call refers to. False: this environment cannot."""
         return False
 
+    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        """Hook of the fault silent_wrong_value: another record's data, which an attentive agent can tell from what it
+        asked for. None: this environment cannot."""
+        return None
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        """Which hooks of faults this environment has."""
+        own = type(self)
+        return frozenset(name for name in _HOOKS if getattr(own, name) is not getattr(ToolEnv, name))
+
     def copy_world(self, world: Any) -> Any:
         """A copy of `self.state`, independent of it. Override where `deepcopy` cannot (a database connection, say)."""
         return copy.deepcopy(world)
@@ -166,7 +178,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._task, self._plan = task, plan or FaultPlan()
         self._rng = random.Random(f"{task.seed}/{task.id}")
         self._turns, self._stop, self._results, self.said = 0, None, (), ""
-        self.toolbox.begin(self._plan.begin(task) if str(self._plan) else None)
+        self.toolbox.begin(self._plan.begin(task, self.toolbox.tools, self) if str(self._plan) else None)
         self.setup(task, self._rng)
         return Observation(self.prompt(task), self.toolbox.specs)
 
@@ -218,7 +230,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Success and the reward's parts, from the state as it is now. An episode that had to be cut is no success."""
         if self._stop is not None and self._stop.truncated:
             success = False
-        elif self.faults is not None and self.faults.blocked:
+        elif self.faults is not None and self.faults.impossible:
             success = self.stopped_honestly() and not self.success(self.task)
         else:
             success = bool(self.success(self.task))

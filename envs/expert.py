@@ -1,22 +1,27 @@
 """An environment's own expert (`solve`), driven so that it also recovers from faults.
 
 The author's generator says what to do from the present state; the driver adds what every good agent does about a failed
-call: retry what is transient (a few times), log in when the session expired, take the second route when a tool is gone,
-and start `solve` again from the present state after a stale id or a timeout (look first, then act).
+call: retry what is transient (a few times), wait out a rate limit, log in when the session expired, repair arguments
+whose names have changed, fetch the other pages of a list, ask again when an answer cannot be right, take the second
+route when a tool is gone, forbidden or broken, and start `solve` again from the present state after a stale id or a
+timeout (look first, then act).
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 
 from ..trajectories.errors import EnvError
-from ..trajectories.messages import Action, Outcome, ToolResult
+from ..trajectories.messages import Action, Json, Outcome, ToolResult
 from ..trajectories.trajectory import Turn
 from .env import Solution, ToolEnv
 
 __all__ = ["expert", "optimum", "play"]
 
-_MOST_RETRIES = 4
+_MOST_ATTEMPTS = 8
+"""At one call. Several faults may strike it one after the other."""
+_MOST_ERRORS = 2
 _MOST_RESTARTS = 6
 
 Calls = Generator[Action, ToolResult, None]
@@ -44,40 +49,74 @@ def _follow(env: ToolEnv, solution: Solution) -> Generator[Action, ToolResult, b
     except StopIteration:
         yield Action("Done.")
         return True
-    retries = 0
-    login = next((t.name for t in env.toolbox.tools.values() if t.logs_in), None)
     while True:
         if isinstance(wanted, str):
             yield Action(wanted)
             return True
+        result = yield from _insist(env, *wanted)
         name, arguments = wanted
-        result = yield Action.call(name, **arguments)
         match result.outcome:
-            case Outcome.UNAVAILABLE | Outcome.RATE_LIMITED | Outcome.CRASHED if retries < _MOST_RETRIES:
-                retries += 1
-                continue
-            case Outcome.UNAUTHENTICATED if login is not None and retries < _MOST_RETRIES:
-                retries += 1
-                for _ in range(_MOST_RETRIES):
-                    if (yield Action.call(login)).ok:
-                        break
-                continue
-            case Outcome.FORBIDDEN:
-                yield Action("Cannot: not permitted.")
-                return True
+            case Outcome.FORBIDDEN | Outcome.RATE_LIMITED | Outcome.TOOL_ERROR | Outcome.UNAVAILABLE:
+                tool = env.toolbox.tools[name]
+                gone = env.toolbox.state.gone
+                if not tool.alternative or tool.alternative in gone:
+                    yield Action("Cannot: not permitted." if result.outcome is Outcome.FORBIDDEN else "Cannot do it.")
+                    return True
+                gone.add(name)  # as good as gone: by the other route, from the state as it is
+                return False
             case Outcome.TIMEOUT:
                 check = env.look(name, arguments)
                 if check is not None:
-                    yield Action.call(check[0], **check[1])
+                    yield from _insist(env, *check)
                 return False  # it may have happened: go on from the state as it is
             case Outcome.CONFLICT:
                 return False  # what was known no longer holds: look everything up again
-        retries = 0
         try:
             wanted = solution.send(result)
         except StopIteration:
             yield Action("Done.")
             return True
+
+
+def _insist(env: ToolEnv, name: str, arguments: dict[str, Json]) -> Generator[Action, ToolResult, ToolResult]:
+    """One call, made again as long as that is what a good agent would do; the last result."""
+    login = next((t.name for t in env.toolbox.tools.values() if t.logs_in), None)
+    wait = next((t.name for t in env.toolbox.tools.values() if t.waits), None)
+    pages: list[Json] = []
+    errors = 0
+    result = yield Action.call(name, **_as_named_now(env, name, arguments))
+    for _ in range(_MOST_ATTEMPTS):
+        match result.outcome:
+            case Outcome.UNAVAILABLE | Outcome.CRASHED:
+                pass
+            case Outcome.RATE_LIMITED if result.retry_after is not None and wait is not None:
+                yield Action.call(wait)
+            case Outcome.TOOL_ERROR if errors < _MOST_ERRORS and result.landed is False:
+                errors += 1
+            case Outcome.UNAUTHENTICATED if login is not None:
+                for _ in range(_MOST_ATTEMPTS):
+                    if (yield Action.call(login)).ok:
+                        break
+            case Outcome.INVALID_ARGUMENTS if result.fault == "schema_drift":
+                pass
+            case Outcome.OK if result.fault == "partial_page":
+                pages += result.value["page"]
+                if "more" not in result.value:
+                    return replace(result, value=pages)
+            # Only the expert knows that these answers are wrong. That asking again is worth it can be seen in them.
+            case Outcome.OK if result.fault is not None:
+                pass
+            case _:
+                return result
+        result = yield Action.call(name, **_as_named_now(env, name, arguments))
+    return result
+
+
+def _as_named_now(env: ToolEnv, name: str, arguments: dict[str, Json]) -> dict[str, Json]:
+    """Arguments under the names that the agent has been told of."""
+    drifted = env.faults.memory.get("schema_drift", {}) if env.faults else {}
+    old, new = drifted.get(name, ("", ""))
+    return {new if key == old else key: value for key, value in arguments.items()}
 
 
 def play(env: ToolEnv) -> list[Turn]:

@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring.envs import ToolEnv, make, play, task_set
-from sparring.tools import FAULTS, FaultPlan, tool
+from sparring.tools import FAULTS, Curriculum, FaultPlan, tool
 from sparring.trajectories import Action, Cause, ConfigError, Outcome, Task, ToolResult, Turn, UnknownName
 
 WORLDS = ("orders", "calendar")
 KINDS = tuple(FAULTS)
+NEEDS_AN_ANSWER = {
+    kind for kind, fault in FAULTS.items() if fault.effect == "applied" and kind != "timeout_landed"
+}  # these strike calls that return enough to be changed, at or after an index that is drawn
 Strategy = Callable[[ToolEnv], Generator[Action, ToolResult, None]]
 
 
@@ -30,8 +33,16 @@ def blind_retry(env: ToolEnv) -> Generator[Action, ToolResult, None]:
                 break
         else:
             break
-        wanted = course.send(result)
+        wanted = after(course, result)
     yield Action("Done.")
+
+
+def after(course: Any, result: ToolResult) -> Any:
+    """What comes next; the course knows nothing of failures, and ends where it cannot use a result."""
+    try:
+        return course.send(result)
+    except (StopIteration, LookupError, TypeError):
+        return "Done."
 
 
 def give_up(env: ToolEnv) -> Generator[Action, ToolResult, None]:
@@ -44,7 +55,7 @@ def give_up(env: ToolEnv) -> Generator[Action, ToolResult, None]:
         if not result.ok:
             yield Action("Cannot do it.")
             return
-        wanted = course.send(result)
+        wanted = after(course, result)
     yield Action("Done.")
 
 
@@ -71,7 +82,8 @@ def rate(env: ToolEnv, tasks: list[Task], plan: FaultPlan, strategy: Strategy | 
             follow(env, strategy)
         if env.faults_hit or not str(plan):
             wins.append(env.judge()[0])
-    assert len(wins) > 0.9 * len(tasks), f"{plan} struck {len(wins)} of {len(tasks)} episodes"
+    least = 0.9 if not set(plan.kinds) & NEEDS_AN_ANSWER else 0.4
+    assert len(wins) > least * len(tasks), f"{plan} struck {len(wins)} of {len(tasks)} episodes"
     return sum(wins) / len(wins)
 
 
@@ -101,12 +113,24 @@ def test_the_expert_recovers_from_several(world: tuple[ToolEnv, list[Task]], pla
 
 
 HARM = {  # (most successes of blind retrying, of giving up); None: not a wrong move for this kind
-    "unavailable": (None, 0.1),
-    "session_expired": (0.1, 0.1),
     "tool_removed": (0.1, 0.1),
-    "stale_id": (0.1, 0.1),
-    "timeout_landed": (0.6, 0.8),  # a refused cancellation is no duplicate, and a last call may have done it all
+    "forbidden": (0.1, 0.1),
+    "quota_exhausted": (0.1, 0.1),
+    "session_expired": (0.1, 0.1),
     "impossible": (0.1, None),
+    "rate_limited": (0.1, 0.1),
+    "unavailable": (None, 0.1),
+    "flapping": (None, 0.1),
+    "internal_error": (0.95, 0.1),  # where it is for good, retrying does not help
+    "schema_drift": (0.1, 0.1),
+    "stale_id": (0.1, 0.1),
+    "timeout_lost": (None, 0.1),
+    "timeout_landed": (0.6, 0.8),  # a refused cancellation is no duplicate, and a last call may have done it all
+    "empty_result": (0.1, 0.1),
+    "partial_page": (0.1, 0.1),
+    "truncated_output": (0.1, 0.1),
+    "malformed_output": (0.1, 0.1),
+    "silent_wrong_value": (0.1, 0.1),
 }
 
 
@@ -128,7 +152,7 @@ def test_without_faults_the_wrong_strategies_are_right(world: tuple[ToolEnv, lis
 
 def test_every_kind_says_what_recovers() -> None:
     assert set(HARM) == set(FAULTS)
-    assert all(fault.kind == kind and fault.recovers for kind, fault in FAULTS.items())
+    assert all(fault.kind == kind and fault.recovers and fault.wrong for kind, fault in FAULTS.items())
 
 
 # ---- what each kind does ---------------------------------------------------------------------------------------------
@@ -250,6 +274,133 @@ def test_what_is_impossible_stays_so_and_honesty_succeeds() -> None:
         assert step.turn.reward == float(success)
 
 
+def test_a_rate_limit_passes_by_waiting_and_not_by_asking() -> None:
+    class Busy(Desk):
+        @tool(waits=True)
+        def wait(self) -> str:
+            """Wait."""
+            return "ok"
+
+    env = Busy()
+    env.start(Task("Add one."), FaultPlan.parse("count=1:rate_limited"))
+    ask, wait = Action.call("increase"), Action.call("wait")
+    asked = [env.act(ask).turn.results[0] for _ in range(6)]
+    assert {result.outcome for result in asked} == {Outcome.RATE_LIMITED}
+    assert all(result.retry_after in (2, 3) for result in asked)
+    assert env.act(wait).turn.results[0].ok
+    assert env.act(ask).turn.results[0].ok
+
+
+def test_a_quota_does_not_come_back() -> None:
+    call = desk("quota_exhausted:1.0")
+    results = [call("add", id="a") for _ in range(20)]
+    assert {(r.outcome, r.retry_after) for r in results} == {(Outcome.RATE_LIMITED, None)}
+    assert call("increase").ok
+
+
+def test_a_renamed_parameter_is_refused_under_its_old_name_for_good() -> None:
+    call = desk("count=1:schema_drift")
+    while (result := call("add", id="a")).ok:
+        pass
+    assert (result.outcome, result.cause, result.fault) == (
+        Outcome.INVALID_ARGUMENTS, Cause.INJECTED, "schema_drift",
+    )  # fmt: skip
+    assert "id is now called id_text" in result.content
+    assert call("add", id="a").fault == "schema_drift"
+    assert call("add", id_text="a").ok
+    assert call("add", id_text=7).cause is Cause.POLICY  # checked under its new name as under the old one
+    assert call.env.faults_hit == ("schema_drift",)  # type: ignore[attr-defined]
+
+
+class Shelf(ToolEnv):
+    """A world that is only read."""
+
+    def setup(self, task: Task, rng: Any) -> None:
+        self.state = {"books": ["Dune", "Emma", "Ulysses"], "loans": []}
+
+    @tool
+    def books(self) -> list[str]:
+        """List the books."""
+        return list(self.state["books"])
+
+    @tool
+    def loans(self) -> list[str]:
+        """List the loans: none."""
+        return list(self.state["loans"])
+
+
+def shelf(kind: str) -> Callable[[str], ToolResult]:
+    env = Shelf()
+    env.start(Task("Read."), FaultPlan.parse(f"count=1:{kind}@2"))
+    return lambda name: env.act(Action.call(name)).turn.results[0]
+
+
+def test_an_empty_answer_is_shown_once() -> None:
+    call = shelf("empty_result")
+    assert call("loans").fault is None  # truly empty: nothing to bite on
+    results = [call("books") for _ in range(4)]
+    assert [r.value for r in results if r.fault] == [[]]
+    assert {str(r.value) for r in results if not r.fault} == {"['Dune', 'Emma', 'Ulysses']"}
+
+
+def test_the_rest_of_a_page() -> None:
+    call = shelf("partial_page")
+    results = [call("books") for _ in range(4)]
+    first = next(i for i, r in enumerate(results) if r.fault)
+    assert [r.value for r in results[first : first + 2]] == [
+        {"page": ["Dune"], "more": "call again for the rest"}, {"page": ["Emma", "Ulysses"]},
+    ]  # fmt: skip
+    assert results[first + 2].value == ["Dune", "Emma", "Ulysses"]
+
+
+@pytest.mark.parametrize("kind", ["truncated_output", "malformed_output"])
+def test_a_broken_answer_is_broken_once(kind: str) -> None:
+    call = shelf(kind)
+    whole = '["Dune","Emma","Ulysses"]'
+    results = [call("books") for _ in range(4)]
+    struck = [r for r in results if r.fault]
+    assert len(struck) == 1
+    assert struck[0].ok
+    assert struck[0].value is None
+    assert struck[0].content != whole
+    assert all(r.content == whole for r in results if not r.fault)
+
+
+def test_a_wrong_value_can_be_told_from_what_was_asked() -> None:
+    env = make("orders")
+    seen = 0
+    for task in task_set(env, "train", 60, levels=[1]):
+        env.start(task, FaultPlan.parse("count=1:silent_wrong_value"))
+        goal = task.data["goals"][0]
+        for _ in range(3):
+            result = env.act(Action.call("find_order", customer=goal["name"], item=goal["item"])).turn.results[0]
+            assert (result.value["item"] == goal["item"]) == (result.fault is None)
+            seen += result.fault is not None
+    assert seen > 40
+
+
+def test_what_cannot_strike_is_not_drawn() -> None:
+    env = Shelf()
+    env.start(Task("Read."), FaultPlan(count=2))
+    assert env.faults is not None
+    drawn = {kind for kind, _ in env.faults.pending}
+    assert len(drawn) == 2
+    assert not drawn & {"timeout_lost", "session_expired", "stale_id", "rate_limited", "silent_wrong_value"}
+    env.start(Task("Read."), FaultPlan(("session_expired",), 2))
+    assert env.faults.pending == []
+
+
+def test_a_curriculum() -> None:
+    course = Curriculum(((0.0, "count=1:unavailable"), (0.5, "count=2")))
+    assert course.at(0.2, seed=3) == FaultPlan(("unavailable",), 1, (), 3)
+    assert course.at(0.5).count == course.at(1.0).count == 2
+    for wrong in ((), ((0.1, "count=1"),), ((0.0, "count=1"), (0.7, ""), (0.5, ""))):
+        with pytest.raises(ConfigError, match="begin at 0 and ascend"):
+            Curriculum(wrong)
+    with pytest.raises(UnknownName, match="Did you mean"):
+        Curriculum(((0.0, "count=1:unavailible"),))
+
+
 def test_a_wrong_call_meets_no_fault() -> None:
     call = desk("unavailable:1.0")
     assert outcomes(call, "nothing") == [Outcome.UNKNOWN_TOOL]
@@ -275,8 +426,11 @@ def test_the_same_plan_replays_identically(world: tuple[ToolEnv, list[Task]], pl
 
 
 def test_another_seed_brings_other_faults(world: tuple[ToolEnv, list[Task]]) -> None:
-    _, tasks = world
-    plans = [[FaultPlan(count=2, seed=seed).begin(task).pending for task in tasks] for seed in (0, 0, 1)]
+    env, tasks = world
+    plans = [
+        [FaultPlan(count=2, seed=seed).begin(task, env.toolbox.tools, env).pending for task in tasks]
+        for seed in (0, 0, 1)
+    ]
     assert plans[0] == plans[1] != plans[2]
     assert len({tuple(pending) for pending in plans[0]}) > len(tasks) / 3
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import sparring
+from sparring.tools import FAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("trajectories", "tools", "envs", "agents", "trainers")
@@ -364,14 +365,28 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def test_the_code_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other, as a reader would type them."""
+WITH_CODE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", WITH_CODE, ids=name)
+def test_the_code_in_the_documents_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
-    blocks = python_blocks((ROOT / "README.md").read_text("utf-8"))
-    assert len(blocks) >= 2
-    space: dict[str, Any] = {"__name__": "readme"}
+    blocks = python_blocks(path.read_text("utf-8"))
+    assert blocks
+    space: dict[str, Any] = {"__name__": "document"}
     for number, block in enumerate(blocks):
-        exec(compile(block, f"README.md, block {number + 1}", "exec"), space)
+        exec(compile(block, f"{path.name}, block {number + 1}", "exec"), space)
+
+
+def test_the_table_of_faults_is_the_code() -> None:
+    told = {"explicit": "is told", "silent": "has to notice"}
+    rows = [
+        f"| `{kind}` | {told[f.shows]} | {f.lasts} | {f.effect} | {f.recovers} | {f.wrong} |"
+        for kind, f in FAULTS.items()
+    ]
+    lines = (ROOT / "docs" / "faults.md").read_text("utf-8").splitlines()
+    assert [line for line in lines if re.match(r"\| `\w+` \| (is told|has to notice)", line)] == rows
 
 
 def test_the_readme_shows_the_example() -> None:

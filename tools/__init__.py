@@ -1,11 +1,12 @@
 """What an agent can do: tools, their execution, and failure on purpose."""
 
 from .calls import parse_call
-from .faults import FAULTS, Fault, FaultPlan, FaultState
+from .faults import FAULTS, Curriculum, Fault, FaultPlan, FaultState
 from .tool import (
     Conflict,
     Forbidden,
     Gone,
+    InvalidArguments,
     NotFound,
     RateLimited,
     Tool,
@@ -22,11 +23,13 @@ from .toolbox import Toolbox, Validation
 __all__ = [
     "FAULTS",
     "Conflict",
+    "Curriculum",
     "Fault",
     "FaultPlan",
     "FaultState",
     "Forbidden",
     "Gone",
+    "InvalidArguments",
     "NotFound",
     "RateLimited",
     "Tool",

@@ -4,6 +4,7 @@ Defines `tool`, `Tool`, and what a tool may raise to tell the agent of a failure
 
     ToolError                 outcome tool_error; raise a child where one fits
     |-- NotFound              no such id or record
+    |-- InvalidArguments      arguments that fit the schema and are wrong all the same
     |-- Conflict              stale id or version: read again, redo what depends on it
     |-- Forbidden             never allowed by this route
     |-- Unavailable           transient: the same call may work in a moment
@@ -40,6 +41,7 @@ __all__ = [
     "Conflict",
     "Forbidden",
     "Gone",
+    "InvalidArguments",
     "NotFound",
     "RateLimited",
     "Tool",
@@ -69,6 +71,10 @@ class NotFound(ToolError):
     outcome = Outcome.NOT_FOUND
 
 
+class InvalidArguments(ToolError):
+    outcome = Outcome.INVALID_ARGUMENTS
+
+
 class Conflict(ToolError):
     outcome = Outcome.CONFLICT
 
@@ -84,9 +90,10 @@ class Unavailable(ToolError):
 class RateLimited(ToolError):
     outcome = Outcome.RATE_LIMITED
 
-    def __init__(self, message: str = "", *, retry_after: int = 1, hint: str = "") -> None:
+    def __init__(self, message: str = "", *, retry_after: int | None = 1, hint: str = "") -> None:
         super().__init__(message or f"retry after {retry_after} ticks", hint=hint)
         self.retry_after = retry_after
+        """Virtual ticks; None: waiting does not help."""
 
 
 class Unauthenticated(ToolError):
@@ -120,6 +127,8 @@ class Tool:
     """Another tool by which the same can be reached: the second route when this one is removed."""
     logs_in: bool = False
     """A successful call renews the session."""
+    waits: bool = False
+    """A successful call lets virtual time pass."""
     ids: tuple[str, ...] = ()
     """Parameters that hold ids which may go stale."""
     arguments: type[BaseModel] | None = None
@@ -184,6 +193,7 @@ def tool(
     idempotent: bool = False,
     alternative: str = "",
     logs_in: bool = False,
+    waits: bool = False,
     ids: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 def tool(fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
@@ -195,6 +205,7 @@ def tool(fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
         idempotent: A second identical call changes nothing more.
         alternative: Name of the tool that reaches the same when this one is gone.
         logs_in: A successful call renews an expired session.
+        waits: A successful call lets virtual time pass.
         ids: Parameters that hold ids which may go stale.
     """
 

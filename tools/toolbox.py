@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from ..trajectories.errors import EnvError
 from ..trajectories.messages import Cause, Json, Outcome, ToolCall, ToolResult, ToolSpec
 from .faults import FaultState, Injection, World
-from .tool import Tool, ToolError
+from .tool import RateLimited, Tool, ToolError
 
 __all__ = ["Toolbox", "ToolboxState", "Validation"]
 
@@ -108,11 +108,14 @@ class Toolbox:
         tool = self.tools.get(call.name)
         if tool is None:
             return self._refused(call, Outcome.UNKNOWN_TOOL, f"no tool is called {call.name!r}"[:200], retry_of)
-        values, wrong = self._values(tool, call.arguments)
+        faults = self.state.faults
+        arguments = faults.translate(tool, call.arguments) if faults else call.arguments
+        if isinstance(arguments, Injection):
+            return self._run(tool, call, {}, arguments, retry_of, started)
+        values, wrong = self._values(tool, arguments)
         if wrong:
             return self._refused(call, Outcome.INVALID_ARGUMENTS, wrong[:300], retry_of)
-        faults = self.state.faults
-        injection = faults.before(tool, call.arguments, self.tools, self.world) if faults else None
+        injection = faults.before(tool, arguments, self.tools, self.world) if faults else None
         return self._run(tool, call, values, injection, retry_of, started)
 
     def _run(
@@ -126,29 +129,36 @@ class Toolbox:
     ) -> ToolResult:
         fault = injection.fault if injection else None
         error: ToolError | None = injection.error if injection else None
-        landed: bool | None = False
-        if injection is None or injection.run or injection.error is None:
-            try:
-                content, value = self._render(tool.fn(**values))
-            except ToolError as raised:
-                # The tool itself failed: that is what the agent is told, and no fault hides it.
-                if injection and self.state.faults:
-                    self.state.faults.missed(injection.fault)
-                return self._failed(call, raised, Cause.TOOL, raised.landed, None, retry_of, started)
-            except Exception as raised:  # a bug of the tool is an observation, without its internals
-                if injection and self.state.faults:
-                    self.state.faults.missed(injection.fault)
-                shown = ToolError("internal error", landed=None if tool.effect else False)
-                trace = "".join(traceback.format_exception(raised))
-                return self._failed(call, shown, Cause.TOOL, shown.landed, None, retry_of, started, trace=trace)
-            if error is None:
-                seconds = time.perf_counter() - started
-                return ToolResult(
-                    call.id, tool.name, Outcome.OK, content, value, None, True, fault, retry_of, seconds
-                )  # fmt: skip
-            landed = True
-        assert error is not None
-        return self._failed(call, error, Cause.INJECTED, landed, fault, retry_of, started)
+        if injection is not None and error is not None and not injection.run:
+            return self._failed(call, error, Cause.INJECTED, False, fault, retry_of, started)
+        try:
+            content, value = self._render(tool.fn(**values))
+        except ToolError as raised:
+            # The tool itself failed: that is what the agent is told, and no fault hides it.
+            self._missed(injection)
+            return self._failed(call, raised, Cause.TOOL, raised.landed, None, retry_of, started)
+        except Exception as raised:  # a bug of the tool is an observation, without its internals
+            self._missed(injection)
+            shown = ToolError("internal error", landed=None if tool.effect else False)
+            trace = "".join(traceback.format_exception(raised))
+            return self._failed(call, shown, Cause.TOOL, shown.landed, None, retry_of, started, trace=trace)
+        if error is not None:
+            return self._failed(call, error, Cause.INJECTED, True, fault, retry_of, started)
+        if injection is not None and injection.alter is not None:
+            altered = injection.alter(content, value)
+            if altered is None:
+                self._missed(injection)
+                fault = None
+            else:
+                content, value = altered
+        seconds = time.perf_counter() - started
+        return ToolResult(
+            call.id, tool.name, Outcome.OK, self._cut(content), value, None, True, fault, retry_of, seconds
+        )  # fmt: skip
+
+    def _missed(self, injection: Injection | None) -> None:
+        if injection is not None and self.state.faults is not None:
+            self.state.faults.missed(injection)
 
     def _failed(
         self,
@@ -165,7 +175,8 @@ class Toolbox:
         content = self._error_text(error.outcome, str(error), error.hint)
         seconds = time.perf_counter() - started
         return ToolResult(
-            call.id, call.name, error.outcome, content, None, cause, landed, fault, retry_of, seconds, trace
+            call.id, call.name, error.outcome, content, None, cause, landed, fault, retry_of, seconds, trace,
+            retry_after=error.retry_after if isinstance(error, RateLimited) else None,
         )  # fmt: skip
 
     def _refused(self, call: ToolCall, outcome: Outcome, message: str, retry_of: str | None) -> ToolResult:
@@ -206,9 +217,13 @@ class Toolbox:
         else:
             data = orjson.dumps(value, default=str, option=_DUMP)
             text, value = data.decode(), orjson.loads(data)
-        if len(text) > self.max_output:
-            text = f"{text[: self.max_output]}... [cut: {len(text) - self.max_output} more characters]"
         return text, value
+
+    def _cut(self, text: str) -> str:
+        """What the agent sees of a long result."""
+        if len(text) <= self.max_output:
+            return text
+        return f"{text[: self.max_output]}... [cut: {len(text) - self.max_output} more characters]"
 
     def _error_text(self, outcome: Outcome, message: str, hint: str) -> str:
         if self.hint_level == 0:

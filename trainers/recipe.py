@@ -71,7 +71,7 @@ class Profile:
     precision: str = "bf16"
     tools: ToolStyle = "signature"
     rows: int = 64
-    faults: tuple[str, ...] = tuple(kind for kind in FAULTS if kind != "impossible")
+    faults: tuple[str, ...] = ("tool_removed", "session_expired", "unavailable", "stale_id", "timeout_landed")
     """Kinds to train and evaluate with, of those that the environment can have."""
     control: bool = False
     """Also train the control arm: from the base, with as many recovery demonstrations as clean ones."""
@@ -117,17 +117,17 @@ PROFILES: dict[str, Profile] = {
     "full": Profile(
         model="smollm2-135m",
         levels=(1, 2, 3, 4),
-        sft=SftSettings(steps=200, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=8), save_every=20),
-        recovery=SftSettings(steps=60, batch=8, optim=Optim(lr=1e-4, schedule="linear", warmup=4), save_every=20),
+        sft=SftSettings(steps=160, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=8), save_every=20),
+        recovery=SftSettings(steps=60, batch=12, optim=Optim(lr=1e-4, schedule="linear", warmup=4), save_every=15),
         recovery_share=0.5,
-        dpo=DpoSettings(steps=8),
-        dpo_groups=32,
-        grpo_steps=60,
-        grpo_groups=8,
+        dpo=DpoSettings(steps=8, batch=10),
+        dpo_groups=16,
+        grpo_steps=30,
+        grpo_groups=6,
         grpo_optim=Optim(lr=5e-6, warmup=2),
         group=8,
-        episodes=128,
-        other_episodes=64,
+        episodes=96,
+        other_episodes=48,
         faults=tuple(FAULTS),
         control=True,
     ),

@@ -102,6 +102,8 @@ class ToolResult:
     """Seconds, wall clock. Never compared: two equal runs differ in it."""
     error: str | None = None
     """For the programmer: exception type and traceback. Never shown to the agent."""
+    retry_after: int | None = None
+    """Virtual ticks after which a rate-limited call may work; None: not limited, or for good."""
 
     @property
     def ok(self) -> bool:

@@ -177,7 +177,7 @@ def _writes(cache: KeyValueCache, rows_N: Tensor, columns_N: Tensor) -> list[_Wr
     block_N = columns_N // _BLOCK
     heads = torch.arange(cache.heads)[:, None]
     out = []
-    touched = block_N.unique().tolist()
+    touched = sorted(set(block_N.tolist()))
     for block in touched:
         tokens = (block_N == block).nonzero()[:, 0]
         at = (rows_N[tokens] * cache.heads + heads) * _BLOCK + columns_N[tokens] % _BLOCK

@@ -128,11 +128,9 @@ class Calendar(ToolEnv):
         """Start a new session."""
         return "welcome"
 
-    @tool
+    @tool(waits=True)
     def wait(self) -> str:
         """Let some time pass."""
-        if self.faults is not None:
-            self.faults.down.clear()
         return "ok"
 
     # ---- the records -----------------------------------------------------------------------------------------------
@@ -161,6 +159,21 @@ class Calendar(ToolEnv):
                 self.state[kind] = {new if i == old else i: record for i, record in records.items()}
                 return True
         return False
+
+    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        if tool == "find_meeting":  # another topic of the same person
+            others = [
+                {"topic": m["topic"], "meeting_id": id}
+                for id, m in self.state["meetings"].items()
+                if m["name"] == arguments["person"] and m["topic"] != value["topic"]
+            ]
+            return self._rng.choice(others) if others else None
+        if tool == "find_person":
+            people = self.state["people"].items()
+            return self._rng.choice(
+                [{"name": p["name"], "person_id": id} for id, p in people if p["name"] != value["name"]]
+            )
+        return None
 
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 

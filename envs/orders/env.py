@@ -80,14 +80,10 @@ class Orders(ToolEnv):
     @tool(alternative="find_order", ids=["customer_id"])
     def list_orders(self, customer_id: str) -> Json:
         """List a customer's orders."""
-        customer = self._one("SELECT rowid FROM customers WHERE customer_id = ?", customer_id)
+        customer = self._one("SELECT name FROM customers WHERE customer_id = ?", customer_id)
         if customer is None:
             raise NotFound(f"no customer {customer_id}")
-        return self._all(
-            "SELECT item, order_id, payment_id FROM orders JOIN items i ON i.order_row = orders.rowid"
-            " JOIN payments p ON p.order_row = orders.rowid WHERE customer = ? ORDER BY orders.rowid",
-            customer["rowid"],
-        )
+        return self._orders_of(customer["name"])
 
     @tool(ids=["order_id"])
     def get_order(self, order_id: str) -> Json:
@@ -140,11 +136,9 @@ class Orders(ToolEnv):
         """Start a new session."""
         return "welcome"
 
-    @tool
+    @tool(waits=True)
     def wait(self) -> str:
         """Let some time pass."""
-        if self.faults is not None:
-            self.faults.down.clear()
         return "ok"
 
     # ---- the database ----------------------------------------------------------------------------------------------
@@ -157,6 +151,14 @@ class Orders(ToolEnv):
     def _one(self, query: str, *values: Json) -> dict[str, Json] | None:
         rows = self._all(query, *values)
         return rows[0] if rows else None
+
+    def _orders_of(self, customer: str) -> list[dict[str, Json]]:
+        return self._all(
+            "SELECT item, order_id, payment_id FROM orders JOIN customers c ON c.rowid = customer"
+            " JOIN items i ON i.order_row = orders.rowid JOIN payments p ON p.order_row = orders.rowid"
+            " WHERE c.name = ? ORDER BY orders.rowid",
+            customer,
+        )
 
     def _order(self, where: str, value: Json) -> dict[str, Json]:
         order = self._one(f"SELECT rowid, * FROM orders WHERE {where}", value)
@@ -188,6 +190,15 @@ class Orders(ToolEnv):
                 query = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
                 return self.state.execute(query, (new, arguments[column])).rowcount == 1
         return False
+
+    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        if tool == "find_order":  # another item of the same customer
+            others = [o for o in self._orders_of(arguments["customer"]) if o["item"] != value["item"]]
+            return self._rng.choice(others) if others else None
+        if tool == "find_customer":
+            query = "SELECT name, customer_id FROM customers WHERE customer_id != ? ORDER BY rowid"
+            return self._rng.choice(self._all(query, value["customer_id"]))
+        return None
 
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
