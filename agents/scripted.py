@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from ..envs.env import Solution, ToolEnv
-from ..envs.expert import expert
+from ..envs.expert import SAID, expert
 from ..envs.spaces import sample_json
 from ..trajectories.errors import UnknownName
 from ..trajectories.messages import Action, Json, Observation, ToolResult
@@ -27,43 +27,43 @@ def oracle(env: ToolEnv, seed: int) -> Script:
 
 def do_nothing(env: ToolEnv, seed: int) -> Script:
     """Says that all is done."""
-    yield Action("Done.")
+    while True:
+        yield Action("Done.")
 
 
 def blind_retry(env: ToolEnv, seed: int) -> Script:
     """The expert's calls, but a failed call is repeated as it is, up to three times, and then passed over."""
     plan = env.solve(env.task)
-    if plan is None:
-        return
-    wanted = next(plan, "Done.")
-    while not isinstance(wanted, str):
-        for _ in range(4):
-            result = yield Action.call(wanted[0], **wanted[1])
-            if result.ok:
-                break
+    wanted = next(plan, "Done.") if plan is not None else "Done."
+    while True:
+        if isinstance(wanted, str):
+            yield Action(wanted)
+            result = SAID
+        else:
+            for _ in range(4):
+                result = yield Action.call(wanted[0], **wanted[1])
+                if result.ok:
+                    break
         wanted = _next(plan, result)
-    yield Action(wanted)
 
 
 def give_up(env: ToolEnv, seed: int) -> Script:
     """The expert's calls until one fails; then it stops."""
     plan = env.solve(env.task)
-    if plan is None:
-        return
-    wanted = next(plan, "Done.")
-    while not isinstance(wanted, str):
-        result = yield Action.call(wanted[0], **wanted[1])
-        if not result.ok:
-            yield Action("Cannot do it.")
-            return
-        wanted = _next(plan, result)
-    yield Action(wanted)
+    wanted = next(plan, "Done.") if plan is not None else "Done."
+    while True:
+        if isinstance(wanted, str):
+            yield Action(wanted)
+            result = SAID
+        else:
+            result = yield Action.call(wanted[0], **wanted[1])
+        wanted = _next(plan, result) if result.ok else "Cannot do it."
 
 
-def _next(plan: Solution, result: ToolResult) -> tuple[str, dict[str, Json]] | str:
+def _next(plan: Solution | None, result: ToolResult) -> tuple[str, dict[str, Json]] | str:
     """What the expert's course does after `result`; it knows nothing of failures, and stops at what it cannot use."""
     try:
-        return plan.send(result)
+        return plan.send(result) if plan is not None else "Done."
     except (StopIteration, LookupError, TypeError, AttributeError):
         return "Done."
 
@@ -72,10 +72,12 @@ def random_calls(env: ToolEnv, seed: int) -> Script:
     """Random schema-valid calls."""
     rng = np.random.default_rng(seed)
     specs = env.toolbox.specs
-    while rng.random() > 0.1:
+    while True:
         spec = specs[int(rng.integers(len(specs)))]
-        yield Action.call(spec.name, **sample_json(spec.parameters, rng))
-    yield Action("Done.")
+        if rng.random() < 0.1:
+            yield Action("Done.")
+        else:
+            yield Action.call(spec.name, **sample_json(spec.parameters, rng))
 
 
 class ScriptedAgent:

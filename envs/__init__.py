@@ -8,6 +8,8 @@ from .task import SPLITS, Split, Task, task_set
 
 register("sparring/Orders-v0", "sparring.envs.orders:Orders", short="orders")
 register("sparring/Calendar-v0", "sparring.envs.calendar:Calendar", short="calendar")
+register("sparring/Shop-v0", "sparring.envs.shop:Shop", short="shop")
+register("sparring/Incident-v0", "sparring.envs.incident:Incident", short="incident")
 register("sparring/Echo-v0", "sparring.envs.echo:Echo", short="echo")
 
 __all__ = [

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import gymnasium
@@ -20,6 +20,7 @@ from ..tools.toolbox import Toolbox, ToolboxState
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.messages import Action, Json, Message, Observation, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
+from .rewards import Ended, Term
 from .spaces import ActionSpace, ObservationSpace
 from .task import Split, task_set
 
@@ -52,8 +53,11 @@ class Snapshot:
     toolbox: ToolboxState
     rng: Any
     turns: int
+    answers: int
     stop: StopReason | None
     said: str
+    history: tuple[Turn, ...]
+    before: Any
 
 
 class ToolEnv(gymnasium.Env[Observation, Action]):
@@ -65,8 +69,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """Standing instructions, in the system prompt beside the tools."""
     max_turns: int = 24
     """An episode is cut here; rollouts may set it lower."""
+    max_answers: int = 8
+    """Times that the user answers at most; the agent's next message without calls ends the episode."""
     hint_level: ClassVar[int] = 3
     """How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair."""
+
+    rewards: ClassVar[Mapping[str, Term]] = {}
+    """Further parts of the reward by name, beside those of `reward`: see `sparring.envs.rewards`."""
 
     state: Any = None
     """The episode's world, set by `setup`. What `snapshot` copies."""
@@ -88,6 +97,14 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     def solve(self, task: Task) -> Solution | None:
         """Optional: an expert that works from any state; see `sparring.envs.expert`."""
         return None
+
+    def reply(self, task: Task, said: str) -> str | None:
+        """The user's answer to a message without calls. None: the user has nothing to say, and the episode ends. What a
+        simulated user remembers belongs in `self.state`."""
+        return None
+
+    def elapse(self) -> None:
+        """What happens by itself after each of the agent's turns: the moves of others in the same world, say."""
 
     def look(self, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
         """Hook of the expert: a call that shows whether an earlier one, which timed out, took effect."""
@@ -126,9 +143,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._task: Task | None = None
         self._plan = FaultPlan()
         self._rng = random.Random(0)
-        self._turns = 0
+        self._turns = self._answers = 0
         self._stop: StopReason | None = None
         self._results: tuple[ToolResult, ...] = ()
+        self._history: list[Turn] = []
+        self._before: Any = None
+        self._verdict: tuple[bool, dict[str, float]] | None = None
         self.said = ""
         """The agent's final message, once it has handed over. Seen by `success`."""
 
@@ -177,9 +197,11 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Starts an episode of `task`; the same task and plan always give the same world and the same faults."""
         self._task, self._plan = task, plan or FaultPlan()
         self._rng = random.Random(f"{task.seed}/{task.id}")
-        self._turns, self._stop, self._results, self.said = 0, None, (), ""
+        self._turns, self._answers, self._stop, self._results, self.said = 0, 0, None, (), ""
         self.toolbox.begin(self._plan.begin(task, self.toolbox.tools, self) if str(self._plan) else None)
         self.setup(task, self._rng)
+        self._history, self._verdict = [], None
+        self._before = self.copy_world(self.state) if self.rewards else None
         return Observation(self.prompt(task), self.toolbox.specs)
 
     def prompt(self, task: Task) -> tuple[Message, ...]:
@@ -188,20 +210,31 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return (*head, Message("user", task.instruction))
 
     def act(self, action: Action) -> Step:
-        """Executes one action. Calls run in order; a message without calls hands over and ends the episode."""
+        """Executes one action. Calls run in order; a message without calls hands over to the user, whose answer goes on
+        with the episode; without an answer it ends."""
         if self._stop is not None or self._task is None:
             raise ConfigError("the episode is over, or has not begun: call reset() first")
         self._turns += 1
         executed = [self.toolbox.execute(call) for call in action.tool_calls]
         calls = tuple(call for call, _ in executed)
         results = self._results = tuple(result for _, result in executed)
+        answer = None
         if not calls:
-            self.said, self._stop = action.content, StopReason.FINISHED
+            self.said = action.content
+            answer = self.reply(self._task, action.content) if self._answers < self.max_answers else None
+            self._answers += answer is not None
+        if not calls and answer is None:
+            self._stop = StopReason.FINISHED
         elif self._turns >= self.max_turns:
             self._stop = StopReason.TURN_LIMIT
-        messages = tuple(Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in results)
-        reward = sum(self.judge()[1].values()) if self._stop else 0.0
-        turn = Turn(Action(action.content, calls), results, reward=reward)
+        else:
+            self.elapse()
+        user = () if answer is None else (Message("user", answer),)
+        messages = (*(Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in results), *user)
+        turn = Turn(Action(action.content, calls), results, user)
+        self._history.append(turn)
+        if self._stop:
+            turn = replace(turn, reward=sum(self.judge()[1].values()))
         return Step(turn, Observation(messages, self.toolbox.specs), self._stop)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -218,7 +251,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def cut(self, reason: StopReason) -> StopReason:
         """Ends the episode from outside, at a limit say."""
-        self._stop = reason
+        self._stop, self._verdict = reason, None
         return reason
 
     @property
@@ -227,14 +260,25 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return self._results[-1] if self._results else None
 
     def judge(self) -> tuple[bool, dict[str, float]]:
-        """Success and the reward's parts, from the state as it is now. An episode that had to be cut is no success."""
+        """Success and the reward's parts, from the state as it is now. An episode that had to be cut is no success.
+        One that is over is judged once: a term may ask a model."""
+        if self._verdict is not None:
+            return self._verdict
+        possible = self.faults is None or not self.faults.impossible
         if self._stop is not None and self._stop.truncated:
             success = False
-        elif self.faults is not None and self.faults.impossible:
+        elif not possible:
             success = self.stopped_honestly() and not self.success(self.task)
         else:
             success = bool(self.success(self.task))
-        return success, self.reward(self.task, success)
+        parts = self.reward(self.task, success)
+        if self.rewards:
+            turns = tuple(self._history)
+            ended = Ended(self.task, success, self._before, self.state, turns, self.said, self._stop, possible)
+            parts |= {name: float(term(ended)) for name, term in self.rewards.items()}
+        if self._stop is not None and self.rewards:
+            self._verdict = success, parts
+        return success, parts
 
     def stopped_honestly(self) -> bool:
         """Whether the agent's last message says that the task could not be done."""
@@ -246,7 +290,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """The whole episode, independent of what follows."""
         return Snapshot(
             self.task, self._plan, self.copy_world(self.state), self.toolbox.state.copy(), self._rng.getstate(),
-            self._turns, self._stop, self.said,
+            self._turns, self._answers, self._stop, self.said, tuple(self._history), self._before,
         )  # fmt: skip
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -255,7 +299,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self.state = self.copy_world(snapshot.world)
         self.toolbox.state = snapshot.toolbox.copy()
         self._rng.setstate(snapshot.rng)
-        self._turns, self._stop, self.said = snapshot.turns, snapshot.stop, snapshot.said
+        self._turns, self._answers = snapshot.turns, snapshot.answers
+        self._stop, self.said = snapshot.stop, snapshot.said
+        self._history, self._before, self._verdict = list(snapshot.history), snapshot.before, None
 
 
 def name_of(env: ToolEnv) -> str:

@@ -17,12 +17,15 @@ from ..trajectories.messages import Action, Json, Outcome, ToolResult
 from ..trajectories.trajectory import Turn
 from .env import Solution, ToolEnv
 
-__all__ = ["expert", "optimum", "play"]
+__all__ = ["SAID", "expert", "optimum", "play"]
 
 _MOST_ATTEMPTS = 8
 """At one call. Several faults may strike it one after the other."""
 _MOST_ERRORS = 2
-_MOST_RESTARTS = 6
+_MOST_RESTARTS = 12
+
+SAID = ToolResult("", "", Outcome.OK, "")
+"""What a course is sent for a message: it has no result."""
 
 Calls = Generator[Action, ToolResult, None]
 
@@ -36,23 +39,27 @@ def expert(env: ToolEnv) -> Calls:
         solution = env.solve(env.task)
         if solution is None:
             raise EnvError(f"{type(env).__name__} has no solve(self, task): gold trajectories need an expert")
-        finished = yield from _follow(env, solution)
-        if finished:
-            return
-    yield Action("Cannot do it.")
+        yield from _follow(env, solution)
+    while True:
+        yield Action("Cannot do it.")
 
 
-def _follow(env: ToolEnv, solution: Solution) -> Generator[Action, ToolResult, bool]:
-    """Goes through one course of `solve`; False when it has to begin again from the state as it is now."""
+def _follow(env: ToolEnv, solution: Solution) -> Calls:
+    """Goes through one course of `solve`. Returns when it has to begin again from the state as it is now: after a
+    failure, or after a message that did not end the episode."""
     try:
         wanted = next(solution)
     except StopIteration:
         yield Action("Done.")
-        return True
+        return
     while True:
         if isinstance(wanted, str):
             yield Action(wanted)
-            return True
+            try:  # still here: the user answered, and the world may now want something else
+                wanted = solution.send(SAID)
+            except StopIteration:
+                return
+            continue
         result = yield from _insist(env, *wanted)
         name, arguments = wanted
         match result.outcome:
@@ -61,21 +68,21 @@ def _follow(env: ToolEnv, solution: Solution) -> Generator[Action, ToolResult, b
                 gone = env.toolbox.state.gone
                 if not tool.alternative or tool.alternative in gone:
                     yield Action("Cannot: not permitted." if result.outcome is Outcome.FORBIDDEN else "Cannot do it.")
-                    return True
+                    return
                 gone.add(name)  # as good as gone: by the other route, from the state as it is
-                return False
+                return
             case Outcome.TIMEOUT:
                 check = env.look(name, arguments)
                 if check is not None:
                     yield from _insist(env, *check)
-                return False  # it may have happened: go on from the state as it is
+                return  # it may have happened: go on from the state as it is
             case Outcome.CONFLICT:
-                return False  # what was known no longer holds: look everything up again
+                return  # what was known no longer holds: look everything up again
         try:
             wanted = solution.send(result)
         except StopIteration:
             yield Action("Done.")
-            return True
+            return
 
 
 def _insist(env: ToolEnv, name: str, arguments: dict[str, Json]) -> Generator[Action, ToolResult, ToolResult]:
@@ -129,7 +136,7 @@ def play(env: ToolEnv) -> list[Turn]:
         turns.append(step.turn)
         if step.stop is not None:
             return turns
-        action = actions.send(step.turn.results[0])
+        action = actions.send(step.turn.results[0] if step.turn.results else SAID)
 
 
 def optimum(env: ToolEnv) -> int | None:

@@ -1,0 +1,1 @@
+"""The same environments behind other programs' interfaces. Each bridge is one module, and loads what it needs."""

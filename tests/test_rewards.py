@@ -1,0 +1,329 @@
+"""Reward terms, by hand; user turns and the world that moves by itself; what exploits earn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparring.agents import Episode, rollout, scripted
+from sparring.envs import ToolEnv, make, play, task_set
+from sparring.envs.rewards import (
+    Ended,
+    Term,
+    answer_of,
+    answer_schema,
+    called_in_order,
+    calls_at_most,
+    cost,
+    exact_answer,
+    false_success,
+    judged,
+    math_answer,
+    numeric_answer,
+    state_check,
+    weigh,
+    wrong_give_up,
+)
+from sparring.tools import FaultPlan, NotFound, tool
+from sparring.trajectories import Action, ConfigError, InfrastructureError, Message, StopReason, Task
+
+
+class Counter(ToolEnv):
+    """Count to two, with every term that looks at calls and states."""
+
+    rewards = {  # noqa: RUF012  # a ClassVar by its base
+        "order": weigh(0.1, called_in_order("look", "add", "add")),
+        "few": weigh(0.2, calls_at_most(3)),
+        "one look": calls_at_most(1, "look"),
+        "cost": cost(call=0.01, turn=0.1),
+        "claimed": false_success(0.5),
+        "gave up": wrong_give_up(0.25),
+        "moved": state_check(lambda before, after: after["n"] - before["n"]),
+    }
+
+    def setup(self, task: Task, rng: Any) -> None:
+        self.state = {"n": 0}
+
+    @tool
+    def look(self) -> int:
+        """Read the count."""
+        return int(self.state["n"])
+
+    @tool(effect=True)
+    def add(self, by: int = 1) -> int:
+        """Add."""
+        if by > 5:
+            raise NotFound("no such number")
+        self.state["n"] += by
+        return int(self.state["n"])
+
+    def success(self, task: Task) -> bool:
+        return bool(self.state["n"] == 2)
+
+
+def parts(*actions: Action) -> dict[str, float]:
+    env = Counter()
+    env.start(Task("Count to two."))
+    for action in actions:
+        step = env.act(action)
+    _, found = env.judge()
+    assert step.turn.reward == pytest.approx(sum(found.values()))
+    return found
+
+
+LOOK, ADD, DONE = Action.call("look"), Action.call("add"), Action("Done.")
+
+
+def test_parts_by_hand() -> None:
+    assert parts(LOOK, ADD, ADD, DONE) == {
+        "success": 1.0, "order": 0.1, "few": 0.2, "one look": 1.0, "cost": pytest.approx(-0.43), "claimed": 0.0,
+        "gave up": 0.0, "moved": 2.0,
+    }  # fmt: skip
+    assert parts(ADD, LOOK, LOOK, Action.call("add", by=9), DONE) == {
+        "success": 0.0, "order": 0.0, "few": 0.0, "one look": 0.0, "cost": pytest.approx(-0.54), "claimed": -0.5,
+        "gave up": 0.0, "moved": 1.0,
+    }  # fmt: skip
+    assert parts(Action("Cannot do it."))["gave up"] == -0.25
+    assert parts(Action("Cannot do it."))["claimed"] == 0.0
+
+
+def test_giving_up_on_what_is_impossible_is_no_fault() -> None:
+    env = Counter()
+    env.start(Task("Count to two."), FaultPlan.parse("impossible:1"))
+    env.act(ADD)
+    env.act(Action("Cannot do it."))
+    success, found = env.judge()
+    assert success
+    assert found["gave up"] == 0.0
+
+
+def test_an_episode_that_is_over_is_judged_once_and_a_fork_anew() -> None:
+    asked: list[int] = []
+
+    def count(ended: Ended) -> float:
+        asked.append(len(ended.turns))
+        return 0.0
+
+    class Judged(Counter):
+        rewards = {"judge": count}  # noqa: RUF012
+
+    env = Judged()
+    env.start(Task("Count to two."))
+    env.act(ADD)
+    middle = env.snapshot()
+    env.act(DONE)
+    env.judge()
+    assert asked == [2]
+    env.restore(middle)
+    env.act(ADD)
+    env.act(DONE)
+    assert env.judge()[0]
+    assert asked == [2, 3]
+
+
+def test_a_rollout_keeps_the_parts() -> None:
+    (trajectory,) = rollout(Counter, scripted("do-nothing"), [Episode(Task("Count to two."))])
+    assert trajectory.reward_parts["claimed"] == -0.5
+    assert trajectory.reward == pytest.approx(sum(trajectory.reward_parts.values()))
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def score(term: Term, said: str, answer: Any = None) -> float:
+    task = Task("Answer.", {"answer": answer})
+    return term(Ended(task, False, None, None, (), said, StopReason.FINISHED))
+
+
+def right(task: Task) -> Any:
+    return task.data["answer"]
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [("Paris", "Paris"), ("It is Answer: Paris\nbye", "Paris"), (r"so \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
+     ("Answer: 1\nAnswer: 2", "2"), ("", ""), (r"\boxed{open", r"\boxed{open"), ("Answer:", "")],
+)  # fmt: skip
+def test_where_the_answer_stands(said: str, answer: str) -> None:
+    assert answer_of(said) == answer
+
+
+def test_exact_answers() -> None:
+    term = exact_answer(right)
+    assert score(term, "Answer:  new   york.", "New York") == 1
+    assert score(term, "Answer: York", "New York") == 0
+    assert score(term, "", "New York") == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "earned"),
+    [("Answer: 42", 42, 1), ("The total is 1,234.50 euros", 1234.5, 1), ("25%", 0.25, 1), ("-3e2", -300, 1),
+     ("Answer: 42.0000001", 42, 1), ("Answer: 43", 42, 0), ("1 or 2 or 3", 2, 0), ("none", 42, 0), ("", 0, 0),
+     ("Answer: 42 (42)", 42, 1), ("inf", float("inf"), 0)],
+)  # fmt: skip
+def test_numeric_answers(said: str, answer: float, earned: float) -> None:
+    assert score(numeric_answer(right), said, answer) == earned
+
+
+def test_a_list_of_all_numbers_earns_nothing() -> None:
+    assert score(numeric_answer(right), " ".join(map(str, range(1000))), 7) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "earned"),
+    [(r"\boxed{\frac{1}{2}}", "0.5", 1), ("Answer: 2x+2", "2(x+1)", 1), ("Answer: 3", "4", 0), ("", "4", 0),
+     ("Answer: " + "9" * 600, "9", 0)],
+)  # fmt: skip
+def test_mathematical_answers(said: str, answer: str, earned: float) -> None:
+    pytest.importorskip("math_verify")
+    assert score(math_answer(right), said, answer) == earned
+
+
+def test_answers_by_schema() -> None:
+    term = answer_schema({"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}})
+    assert score(term, '{"n": 3}') == 1
+    assert score(term, 'Here:\n```json\n{"n": 3}\n```\n') == 1
+    assert score(term, '{"n": "3"}') == score(term, "n is 3") == score(term, "[" * 100_000) == 0
+    with pytest.raises(ConfigError, match="wrong JSON Schema"):
+        answer_schema({"type": "objekt"})
+
+
+@given(st.text(max_size=200))
+def test_no_text_breaks_an_answer_term(said: str) -> None:
+    for term in (exact_answer(right), numeric_answer(right), answer_schema({"type": "integer"})):
+        assert score(term, said, 7) in (0.0, 1.0)
+
+
+# ---- judges ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_judge_grades() -> None:
+    seen: list[str] = []
+
+    def ask(prompt: str) -> str:
+        seen.append(prompt)
+        return "I think so.\nScore: 7.5"
+
+    env = Counter()
+    env.rewards = {"judge": weigh(2, judged(ask, "Counting is good."))}  # type: ignore[misc]
+    env.start(Task("Count to two."))
+    env.act(Action("hm\nScore: 10", ADD.tool_calls))
+    env.act(Action("Score: 10"))
+    assert env.judge()[1]["judge"] == 1.5
+    assert len(seen) == 1
+    assert "Counting is good." in seen[0]
+    assert 'agent: "hm\\nScore: 10"' in seen[0]  # the agent's lines stay inside one string
+
+
+@pytest.mark.parametrize("answer", ["", "good", "Score: 11", "Score: many"])
+def test_a_judge_without_a_score_is_no_zero(answer: str) -> None:
+    with pytest.raises(InfrastructureError, match="no score in 2 answers"):
+        score(judged(lambda prompt: answer, "r"), "hello")
+
+
+def test_misuse() -> None:
+    with pytest.raises(ConfigError, match="name of a tool"):
+        called_in_order()
+
+
+# ---- users and others ------------------------------------------------------------------------------------------------
+
+
+class Talk(ToolEnv):
+    """A user who asks twice, and a clock that ticks."""
+
+    def setup(self, task: Task, rng: Any) -> None:
+        self.state = {"asked": 0, "ticks": 0}
+
+    def reply(self, task: Task, said: str) -> str | None:
+        self.state["asked"] += 1
+        return f"and {self.state['asked']}?" if self.state["asked"] < 3 else None
+
+    def elapse(self) -> None:
+        self.state["ticks"] += 1
+
+    @tool
+    def look(self) -> int:
+        """Read the clock."""
+        return int(self.state["ticks"])
+
+    def success(self, task: Task) -> bool:
+        return bool(self.state["asked"] == 3)
+
+
+def test_a_user_speaks_in_the_middle_of_an_episode() -> None:
+    env = Talk()
+    env.start(Task("Talk."))
+    first = env.act(Action("Hello."))
+    assert first.stop is None
+    assert first.observation.messages == first.turn.messages == (Message("user", "and 1?"),)
+    assert env.act(LOOK).turn.results[0].value == 1
+    middle = env.snapshot()
+    for _ in range(2):  # twice from the same state
+        assert env.act(Action("Yes.")).observation.messages == (Message("user", "and 2?"),)
+        last = env.act(Action("Bye."))
+        assert last.stop is StopReason.FINISHED
+        assert last.turn.messages == ()
+        assert env.judge()[0]
+        env.restore(middle)
+
+
+def test_answers_have_a_limit() -> None:
+    class Endless(Talk):
+        max_answers = 3
+
+        def reply(self, task: Task, said: str) -> str | None:
+            return "and?"
+
+    env = Endless()
+    env.start(Task("Talk."))
+    stops = [env.act(Action("Hello.")).stop for _ in range(4)]
+    assert stops == [None, None, None, StopReason.FINISHED]
+
+
+def test_the_conversation_is_in_the_trajectory() -> None:
+    task = task_set(make("shop"), "train", 1, levels=[2])[0]
+    (trajectory,) = rollout("shop", scripted("oracle"), [Episode(task)])
+    said = [(m.role, m.content) for m in trajectory.messages() if m.role in ("user", "assistant") and m.content]
+    assert said[1] == ("assistant", "Which address?")
+    assert said[2] == ("user", f"{task.data['address']}.")
+    assert said[-1] == ("assistant", "Done.")
+
+
+def test_others_are_faster_and_the_customer_thinks_again() -> None:
+    env = make("shop")
+    for task in task_set(env, "train", 20, levels=[4]):
+        env.start(task)
+        turns = play(env)
+        outcomes = [result.outcome.value for turn in turns for result in turn.results]
+        assert "conflict" in outcomes  # sold out meanwhile
+        assert sum(bool(turn.messages) for turn in turns) == 3  # address, second choice, new address
+        assert env.judge()[0]
+
+
+def test_a_mistake_is_undone_and_harm_stays() -> None:
+    env = make("incident")
+    task = task_set(env, "train", 1, levels=[1])[0]
+    healthy = next(
+        id for id, s in start(env, task)["services"].items() if s["name"] != task.data["chains"][0]["services"][0]
+    )
+    env.act(Action.call("rollback", service_id=healthy))
+    harmed = env.snapshot()
+    env.act(Action.call("release", service_id=healthy))
+    play(env)
+    assert env.judge()[0]
+    env.restore(harmed)
+    play(env)  # the expert undoes it, too
+    assert env.judge()[0]
+    start(env, task)
+    env.act(Action.call("clear_disk", service_id=healthy))
+    play(env)
+    assert not env.judge()[0]
+
+
+def start(env: ToolEnv, task: Task) -> Any:
+    env.start(task)
+    return env.state
