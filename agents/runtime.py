@@ -6,8 +6,10 @@ import ctypes
 import sys
 from functools import lru_cache
 
-__all__ = ["keep_memory"]
+__all__ = ["keep_memory", "spare_memory"]
 
+_LEAST = 0.2
+"""Share of the machine's memory that has to stay available."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
@@ -24,3 +26,14 @@ def keep_memory() -> None:
     mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def spare_memory() -> None:
+    """Gives freed memory back to the system when that has little left: what `keep_memory` keeps is full of holes."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        if sizes["MemAvailable"] < _LEAST * sizes["MemTotal"]:
+            ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, KeyError, ValueError, AttributeError):  # not Linux, or not glibc
+        return

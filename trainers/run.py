@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..agents.runtime import spare_memory
 from ..trajectories.errors import ConfigError, DataError, InfrastructureError
 from .losses import Loss, merge_logs
 from .model import Policy
@@ -142,6 +143,7 @@ class Run:
             self._optimizer.step()
         self._applied = self.step + 1
         self._optimizer.zero_grad(set_to_none=True)
+        spare_memory()
         logs = {"loss": sum(float(d.value) for d in done), **merge_logs(done), "grad_norm": norm, "lr": lr}
         return logs if finite else {**logs, "skipped": 1.0}
 
