@@ -79,5 +79,5 @@ $(VENV)/.ready-train: pyproject.toml constraints.txt
 
 $(VENV)/.ready-test: $(VENV)/.ready-train
 	@echo "==> Installing what the tests need"
-	$(PIP) install --constraint constraints.txt --editable '.[train,tensorboard,test]'
+	$(PIP) install --constraint constraints.txt --editable '.[train,tensorboard,store,sandbox,mcp,openapi,math,test]'
 	@touch $@

@@ -552,7 +552,9 @@ def _load_errors(source: str) -> Iterator[None]:
     except Exception as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         if Path(source).is_dir():
-            raise ConfigError(f"cannot load the model in {source}: {first}") from error
+            fetched = Path(source).name if Path(source).name in KNOWN_MODELS else ""
+            mend = f"; if it is damaged: delete the folder, then sparring model fetch {fetched}" if fetched else ""
+            raise ConfigError(f"cannot load the model in {source}: {first}{mend}") from error
         raise InfrastructureError(
             f"cannot load {source!r}: there is no such folder here, and the model hub did not give it ({first})"
         ) from error

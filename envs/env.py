@@ -198,7 +198,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._task, self._plan = task, plan or FaultPlan()
         self._rng = random.Random(f"{task.seed}/{task.id}")
         self._turns, self._answers, self._stop, self._results, self.said = 0, 0, None, (), ""
-        self.toolbox.begin(self._plan.begin(task, self.toolbox.tools, self) if str(self._plan) else None)
+        faults = self._plan.begin(task, self.toolbox.tools, self) if str(self._plan) else None
+        self.toolbox.begin(faults, episode=task.id)
         self.setup(task, self._rng)
         self._history, self._verdict = [], None
         self._before = self.copy_world(self.state) if self.rewards else None
@@ -215,7 +216,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if self._stop is not None or self._task is None:
             raise ConfigError("the episode is over, or has not begun: call reset() first")
         self._turns += 1
-        executed = [self.toolbox.execute(call) for call in action.tool_calls]
+        executed = self.toolbox.execute_all(action.tool_calls)
         calls = tuple(call for call, _ in executed)
         results = self._results = tuple(result for _, result in executed)
         answer = None

@@ -71,9 +71,10 @@ def make(name: str, **options: Any) -> ToolEnv:
 def _load(path: str) -> Callable[..., ToolEnv]:
     module_name, _, attribute = path.partition(":")
     here = Path.cwd()
-    if Path(module_name).is_absolute():
-        here, module_name = Path(module_name).parent, Path(module_name).name
-    module_name = module_name.removeprefix("./").removesuffix(".py").replace("/", ".")
+    if "/" in module_name:
+        file = Path(module_name).resolve()
+        here, module_name = file.parent, file.name
+    module_name = module_name.removesuffix(".py")
     if str(here) not in sys.path:
         sys.path.insert(0, str(here))  # `mine:Library` means mine.py beside the user
     try:

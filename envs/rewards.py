@@ -184,7 +184,7 @@ def math_answer(expected: Expected) -> Term:
     Raises `MissingExtra` when it is not installed.
     """
     try:
-        from math_verify import parse, verify  # type: ignore[import-untyped]  # it has no py.typed
+        from math_verify import parse, verify
     except ImportError:
         raise MissingExtra("math-verify", "math") from None
 

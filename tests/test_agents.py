@@ -894,7 +894,10 @@ def test_a_failure_by_fault_is_no_mistake() -> None:
 
 
 def test_corrections_meet_the_same_faults() -> None:
-    episodes = episodes_of("orders", 30, "count=1")
+    told = (
+        "tool_removed,session_expired,unavailable,stale_id,timeout_landed"  # a silent one is a mistake before its end
+    )
+    episodes = episodes_of("orders", 30, f"count=1:{told}")
     failed = [t for t in rollout("orders", scripted("give-up"), episodes) if not t.success]
     assert len(failed) > 15
     mended = corrections(failed)

@@ -549,3 +549,32 @@ def test_durations() -> None:
     assert [duration(s) for s in (-1, 0.4, 59.4, 59.6, 3599, 8100)] == [
         "0 s", "0 s", "59 s", "1:00 min", "59:59 min", "2:15 h"
     ]  # fmt: skip
+
+
+def test_a_file_of_episodes_has_one_writer(here: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    run("rollout echo --agent oracle --n 2 --out a.jsonl")
+    with (here / "a.jsonl").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "another process is writing a.jsonl" in fails(
+            "rollout echo --agent oracle --n 3 --out a.jsonl --overwrite"
+        )
+    assert len((here / "a.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_an_episode_that_stands_twice_is_no_second_episode(here: Path) -> None:
+    run("rollout echo --agent oracle --n 2 --out a.jsonl")
+    lines = (here / "a.jsonl").read_bytes()
+    (here / "b.jsonl").write_bytes(lines + lines.splitlines(keepends=True)[0])
+    assert "line 3: the episode" in fails("show b.jsonl")
+    (here / "c.jsonl").write_bytes(lines[:-20])
+    assert "line 2: cut short while it was written" in fails("show c.jsonl")
+
+
+def test_an_environment_in_another_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "a").mkdir()
+    (here / "b").mkdir()
+    (here / "a" / "mine.py").write_text("from sparring.envs.echo import Echo\nclass Mine(Echo):\n    pass\n")
+    monkeypatch.chdir(here / "b")
+    for path in ("../a/mine.py", f"{here}/b/../a/mine"):
+        assert "success 100%" in run(f"rollout {path}:Mine --agent oracle --n 2").output

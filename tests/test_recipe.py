@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from sparring.trainers import recipe
 from sparring.trainers.recipe import RecipeResult, run_recipe, write_recipe_report
-from sparring.trainers.run import Interrupted
+from sparring.trainers.run import Interrupted, only_process_in
 from sparring.trajectories import ConfigError, DataError, EnvError, StopReason, UnknownName
 
 ARMS = ["do-nothing", "expert", "base", "SFT", "SFT+", "DPO", "GRPO"]
@@ -307,3 +307,44 @@ def test_orders_with_a_held_out_environment(tmp_path: Path) -> None:
     other = run_recipe("orders", "smoke", folder=tmp_path / "a", watcher=(log := Log()))
     assert all(reused for *_, reused in log.stages)
     assert table(other) == table(first)
+
+
+def test_a_folder_of_another_recipe_is_not_replaced(whole: Done, library: str) -> None:
+    before = record(whole.folder)
+    for other in ({"seed": 5}, {"model": "tiny-llama"}):
+        with pytest.raises(ConfigError, match=r"holds the recipe with (seed 0, not 5|model 'tiny-qwen3', not 'tiny-l)"):
+            run_recipe(library, "smoke", folder=whole.folder, watcher=Log(), **other)  # type: ignore[arg-type]
+    assert record(whole.folder) == before
+
+
+def test_one_process_at_a_time(tmp_path: Path, library: str) -> None:
+    holds = f"""
+import sys, time
+from pathlib import Path
+from sparring.trainers.run import only_process_in
+with only_process_in(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    other = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another process is at work"):
+            run_recipe(library, "smoke", folder=tmp_path, watcher=Log())
+    finally:
+        other.kill()
+        other.communicate()
+    with only_process_in(tmp_path):  # one that was killed holds nothing
+        pass
+
+
+def test_an_expert_that_fails_is_said_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "never.py").write_text(
+        "from sparring.envs.orders import Orders\n"
+        "class Never(Orders):\n"
+        "    def success(self, task):\n"
+        "        return False\n"
+    )
+    with pytest.raises(ConfigError, match="without any fault, the expert fails 12 of 12 tasks"):
+        run_recipe(f"{tmp_path}/never.py:Never", "smoke", folder=tmp_path / "run", watcher=Log())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import functools
 import json
+import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -36,7 +38,8 @@ from sparring.tools import (
     tools_of,
 )
 from sparring.tools.calls import MAX_CALL_BYTES, MAX_DEPTH
-from sparring.trajectories import Cause, EnvError, Outcome, Task, ToolCall, ToolResult, ToolSpec
+from sparring.tools.tool import toolset
+from sparring.trajectories import Cause, EnvError, Outcome, Task, ToolCall, ToolResult, ToolSpec, UnknownName
 
 
 class Size(enum.Enum):
@@ -193,7 +196,11 @@ def reserved(_title: str) -> None:
     """Find a title."""
 
 
-async def waiting(title: str) -> None:
+def field(title: str = pydantic.Field(max_length=3)) -> None:
+    """Find a title."""
+
+
+def misfit(title: Annotated[str, pydantic.Field(pattern="(")]) -> None:
     """Find a title."""
 
 
@@ -213,7 +220,10 @@ def opaque(title: np.random.Generator) -> None:
         (starred, "name each parameter"),
         (positional, "take the `/`"),
         (reserved, "needs another name"),
-        (waiting, "drop `async`"),
+        (field, "write `title: Annotated"),
+        (misfit, "cannot be used"),
+        (functools.partial(starred), "give .name, callable, JSON Schema."),
+        (dict, "."),
         (strange, "cannot be resolved"),
         (opaque, "no JSON Schema"),
     ],
@@ -223,9 +233,253 @@ def test_a_tool_that_is_defined_wrongly_says_how_to_mend_it(function: Callable[.
         Tool.from_function(function)
 
 
-def test_a_wrong_schema_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "thing"}, "wrong JSON Schema"),
+        ({"type": "array"}, "arguments come by name"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}, "does not exist"),
+        ({"type": "object", "properties": {"a": {"$ref": "https://example.org/a.json"}}}, "Retrieval is disabled"),
+        ({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}, "regex"),
+        ({"type": "object", "properties": {"a": {"minimum": "0"}}}, "wrong JSON Schema"),
+        ({"type": "object", "properties": []}, "wrong JSON Schema"),
+        ({"type": "object", "required": "a"}, "wrong JSON Schema"),
+        ([], "wrong JSON Schema"),
+    ],
+    ids=str,
+)
+def test_a_wrong_schema_is_refused(schema: Any, message: str) -> None:
+    with pytest.raises(EnvError, match=message):
+        Tool(ToolSpec("f", "F.", schema), lambda: None)
+    with pytest.raises(EnvError, match=message):
+        toolset(Tool.from_schema("f", lambda: None, schema, description="F.")) if schema else toolset(
+            Tool(ToolSpec("f", "F.", schema), lambda: None)
+        )
+
+
+def test_a_schema_nested_beyond_reason_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(100_000):
+        schema = {"not": schema}
     with pytest.raises(EnvError, match="wrong JSON Schema"):
-        Tool(ToolSpec("f", "F.", {"type": "thing"}), lambda: None)
+        Tool(ToolSpec("f", "F.", {"type": "object", "properties": {"a": schema}}), lambda: None)
+    while schema:  # so that Python need not take it down in one recursion
+        schema = schema["not"]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+def test_a_deadline_is_some_seconds(seconds: float) -> None:
+    with pytest.raises(EnvError, match="deadline"):
+        Tool.from_function(shout, deadline=seconds)
+
+
+# ---- types ----------------------------------------------------------------------------------------------------------
+
+
+class Line(typing.TypedDict):
+    item: str
+    count: Annotated[int, pydantic.Field(ge=1)]
+
+
+class Basket(typing.TypedDict, total=False):
+    lines: typing.Required[list[Line]]
+    size: Size
+    notes: dict[str, Line | None]
+
+
+class Node(pydantic.BaseModel):
+    name: str
+    inner: list[Node] = []
+
+
+def test_typed_dicts() -> None:
+    def buy(basket: Basket) -> Any:
+        """Buy."""
+        return [type(basket).__name__, basket["lines"], basket.get("size")]
+
+    box = toolbox(buy)
+    schema = box.specs[0].parameters["$defs"]
+    assert schema["Basket"]["required"] == ["lines"]
+    assert schema["Line"]["properties"]["count"] == {"minimum": 1, "type": "integer"}
+    assert run(box, "buy", basket={"lines": [{"item": "a", "count": 2}], "size": "L"}).value == [
+        "dict", [{"item": "a", "count": 2}], "L",
+    ]  # fmt: skip
+    for wrong in ({}, {"lines": [{"item": "a"}]}, {"lines": [{"item": "a", "count": 0}]}, {"lines": [], "size": "M"}):
+        assert run(box, "buy", basket=wrong).outcome is Outcome.INVALID_ARGUMENTS
+
+
+def test_models_that_hold_themselves() -> None:
+    def grow(node: Node) -> int:
+        """Grow."""
+        return 1 + sum(map(grow, node.inner))
+
+    box = toolbox(grow)
+    assert run(box, "grow", node={"name": "a", "inner": [{"name": "b"}, {"name": "c"}]}).value == 3
+    assert run(box, "grow", node={"name": "a", "inner": [{}]}).outcome is Outcome.INVALID_ARGUMENTS
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "got"),
+    [
+        (int, 2.0, 2), (int | None, 2.0, 2), (list[int], [2.0], [2]), (dict[int, str], {"1": "a"}, {1: "a"}),
+        (Annotated[int, pydantic.Field(ge=1)], 1e15, 10**15), (int | str, "2", "2"), (float, 2, 2), (float, 2.5, 2.5),
+        (Literal[1, "a"], 1, 1), (tuple[int, str], [1, "a"], (1, "a")), (set[str], ["a"], {"a"}),
+        (typing.Optional[Point], {"x": 1}, Point(1)), (typing.Optional[Point], None, None),  # noqa: UP045  # both forms
+        (Point | Address, {"street": "a", "number": 1}, Address(street="a", number=1)),
+        (dict[str, Any], {"a": 1.0}, {"a": 1.0}),
+        (Size | None, "S", Size.SMALL), (list[Size], ["S", "L"], [Size.SMALL, Size.LARGE]),
+        (datetime.datetime, "2026-01-31T12:00:00Z", datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_body_gets_values_of_its_types(hint: Any, given: Any, got: Any) -> None:
+    values: list[Any] = []
+
+    def take(value: Any) -> None:
+        """Take a value."""
+        values.append(value)
+
+    take.__annotations__["value"] = hint
+    result = run(toolbox(take), "take", value=given)
+    assert result.ok, result
+    assert values == [got]
+    assert type(values[0]) is type(got)
+
+
+def test_where_a_description_comes_from() -> None:
+    def take(
+        a: Annotated[int, pydantic.Field(description="From the field.", ge=1)],
+        b: Annotated[int, pydantic.Field(description="From the field.")],
+        c: dict[str, str] = {"title": "kept"},  # noqa: B006  # never changed
+        d: Any = np.random.default_rng,  # no JSON: the model is not shown it
+    ) -> Any:
+        """Take.
+
+        Args:
+            b: From the docstring.
+        """
+        return d is np.random.default_rng
+
+    properties = parameters(take)["properties"]
+    assert properties["a"] == {"description": "From the field.", "minimum": 1, "type": "integer"}
+    assert properties["b"]["description"] == "From the docstring."
+    assert properties["c"]["default"] == {"title": "kept"}
+    assert "default" not in properties["d"]
+    assert run(toolbox(take), "take", a=1, b=1).value is True
+
+
+# ---- many sources, many forms ---------------------------------------------------------------------------------------
+
+
+class Counter:
+    """An object with tools."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    @tool(effect=True)
+    def add(self, n: int) -> int:
+        """Add."""
+        self.n += n
+        return self.n
+
+    @staticmethod
+    @tool
+    def zero() -> int:
+        """Zero."""
+        return 0
+
+    @classmethod
+    @tool
+    async def name(cls, upper: bool = False) -> str:
+        """Name."""
+        return cls.__name__.upper() if upper else cls.__name__
+
+    def plain(self, text: str) -> str:
+        """Say it."""
+        return f"{text} {self.n}"
+
+
+def test_one_set_of_tools_from_many_sources() -> None:
+    first, second = Counter(), Counter()
+    schema = {
+        "type": "object",
+        "properties": {"class": {"type": "integer"}},
+        "required": ["class"],
+        "description": "By schema.",
+    }
+    made = toolset(
+        first,
+        second.plain,
+        shout,
+        ("triple", lambda **kw: kw["class"] + 1, schema),
+        [Tool.from_function(shout, name="b")],
+    )
+    box = Toolbox(made, World())
+    assert list(box.tools) == ["add", "zero", "name", "plain", "shout", "triple", "b"]
+    assert [t.effect for t in made] == [True] + [False] * 6
+    assert run(box, "add", n=2).value == 2
+    assert (first.n, second.n) == (2, 0)
+    assert run(box, "zero").value == 0
+    assert run(box, "name", upper=True).value == "COUNTER"
+    assert run(box, "plain", text="n is").value == "n is 0"
+    assert run(box, "triple", **{"class": 1}).value == 2
+    assert run(box, "triple").outcome is Outcome.INVALID_ARGUMENTS
+    assert box.tools["triple"].spec.description == "By schema."
+    with pytest.raises(EnvError, match="named 'add'"):
+        toolset(first, second)
+    with pytest.raises(EnvError, match="two tools are named 'shout'"):
+        toolset(shout, shout)
+    for nothing in (Counter, 3, "shout", object(), {"add": shout}):
+        with pytest.raises(EnvError, match="no tools in"):
+            toolset(nothing)
+    with pytest.raises(EnvError, match="no description"):
+        toolset(("triple", lambda: 1, {"type": "object"}))
+    with pytest.raises(EnvError, match="one for each"):
+        merge(made, made, prefix=["a_"])
+
+
+def test_prefixes_reach_alternatives() -> None:
+    pair = [Tool.from_function(shout, alternative="other"), Tool.from_function(shout, name="other", alternative="far")]
+    assert [t.alternative for t in merge(pair, pair, prefix=["a_", "b_"])] == ["a_other", "far", "b_other", "far"]
+
+
+def test_a_tool_from_a_model() -> None:
+    """The function gets the model, with its defaults."""
+
+    class Search(pydantic.BaseModel):
+        """Search for a text."""
+
+        text: str
+        limit: int = 3
+
+    def search(query: Search) -> str:
+        return f"{type(query).__name__} {query.text} {query.limit}"
+
+    box = Toolbox([Tool.from_model(Search, search), Tool.from_model(Search, search, name="again")], World())
+    assert box.specs[0].name == "Search"
+    assert box.specs[0].description == "Search for a text."
+    assert run(box, "Search", text="a").content == "Search a 3"
+    assert run(box, "again", text="a", limit=5).content == "Search a 5"
+    assert run(box, "again", text="a", limt=5).outcome is Outcome.INVALID_ARGUMENTS
+
+
+def test_forms() -> None:
+    box = toolbox(shout, effect=True)
+    schema = box.specs[0].parameters
+    function = {"name": "shout", "description": "Say it loudly.", "parameters": schema}
+    assert box.described() == box.described("hermes") == [{"type": "function", "function": function}]
+    assert box.described("anthropic") == [
+        {"name": "shout", "description": "Say it loudly.", "input_schema": schema},
+    ]  # fmt: skip
+    assert box.described("mcp") == [
+        {
+            "name": "shout", "description": "Say it loudly.", "inputSchema": schema,
+            "annotations": {"readOnlyHint": False, "idempotentHint": False},
+        }
+    ]  # fmt: skip
+    with pytest.raises(UnknownName, match="Did you mean 'openai'"):
+        box.described("openia")  # type: ignore[arg-type]  # on purpose
 
 
 class Base(ToolEnv):

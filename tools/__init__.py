@@ -6,6 +6,8 @@ from .tool import (
     Conflict,
     Forbidden,
     Gone,
+    IdempotencyKey,
+    Injected,
     InvalidArguments,
     NotFound,
     RateLimited,
@@ -17,6 +19,7 @@ from .tool import (
     merge,
     tool,
     tools_of,
+    toolset,
 )
 from .toolbox import Toolbox, Validation
 
@@ -29,6 +32,8 @@ __all__ = [
     "FaultState",
     "Forbidden",
     "Gone",
+    "IdempotencyKey",
+    "Injected",
     "InvalidArguments",
     "NotFound",
     "RateLimited",
@@ -43,4 +48,5 @@ __all__ = [
     "parse_call",
     "tool",
     "tools_of",
+    "toolset",
 ]

@@ -25,7 +25,8 @@ def parse_call(raw: str) -> ToolCall:
         if len(raw) > MAX_CALL_BYTES:
             raise ValueError(f"a call of {len(raw)} characters; at most {MAX_CALL_BYTES}")
         raw.encode()  # a lone surrogate has no place in any record or wire form
-        _check_depth(raw)
+        if raw.count("[") + raw.count("{") > MAX_DEPTH:
+            _check_depth(raw)
         value = json.loads(
             raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_int64, parse_float=_finite
         )

@@ -1,23 +1,31 @@
 """The only place where a tool call is executed: find, validate, fault plan, run, render, record.
 
-It never raises for a bad call; a bad call is an observation. A bug in the framework does raise.
+It never raises for a bad call; a bad call is an observation. A bug in the framework or in the environment's set-up does
+raise. No call is ever sent twice: whether to try again is the agent's to decide.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import math
+import re
+import reprlib
 import time
 import traceback
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from ..trajectories.errors import EnvError
+from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Cause, Json, Outcome, ToolCall, ToolResult, ToolSpec
+from .deadline import GRACE, MAX_PAYLOAD, run_async, run_forked
 from .faults import FaultState, Injection, World
-from .tool import RateLimited, Tool, ToolError
+from .tool import Form, RateLimited, Tool, ToolError
 
 __all__ = ["Toolbox", "ToolboxState", "Validation"]
 
@@ -36,13 +44,63 @@ class ToolboxState:
 
     faults: FaultState | None = None
     calls: int = 0
-    failed: dict[tuple[str, bytes], str] = field(default_factory=dict)
-    """(tool, canonical arguments) -> id of the latest failed call like it."""
+    failed: dict[tuple[str, bytes], tuple[str, str]] = field(default_factory=dict)
+    """(tool, canonical arguments) -> ids of the latest and of the first failed call like it since one worked."""
     gone: set[str] = field(default_factory=set)
     """Tools that the agent has been told are gone."""
+    episode: str = ""
+    """What idempotency keys begin with."""
 
     def copy(self) -> ToolboxState:
-        return ToolboxState(self.faults.copy() if self.faults else None, self.calls, dict(self.failed), set(self.gone))
+        faults = self.faults.copy() if self.faults else None
+        return ToolboxState(faults, self.calls, dict(self.failed), set(self.gone), self.episode)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """How running a tool failed."""
+
+    outcome: Outcome
+    message: str
+    hint: str = ""
+    landed: bool | None = False
+    retry_after: int | None = None
+    trace: str | None = None
+    cause: Cause = Cause.TOOL
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What running a tool came to."""
+
+    content: str = ""
+    value: Json = None
+    failure: _Failure | None = None
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> _Answer:
+        got = orjson.loads(data)
+        if (failure := got["failure"]) is not None:
+            failure = _Failure(**{**failure, "outcome": Outcome(failure["outcome"]), "cause": Cause(failure["cause"])})
+        return cls(got["content"], got["value"], failure)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A call between its parts: opened, run, closed."""
+
+    call: ToolCall
+    key: tuple[str, bytes]
+    retry_of: str | None
+    started: float
+    tool: Tool | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    injection: Injection | None = None
+    result: ToolResult | None = None
+    """Set where the call reaches no tool."""
 
 
 class Toolbox:
@@ -56,6 +114,9 @@ class Toolbox:
         validation: Validation = "schema",
         hint_level: int = 3,
         max_output: int = 4000,
+        render: Callable[[Any], str] | None = None,
+        is_error: Callable[[Any], ToolError | str | bool | None] | None = None,
+        inject: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -64,125 +125,109 @@ class Toolbox:
             validation: schema (extra arguments refused), binding (names only), or off.
             hint_level: How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair.
             max_output: Characters of a result that the agent sees; the cut is marked.
+            render: The text of a result; by default a string is its own text and anything else compact JSON.
+            is_error: For tools that return their errors. Asked of each returned value: a `ToolError` gives the call its
+                outcome; a text, or True for the value's own text, makes it a tool_error.
+            inject: Values for the tools' `Injected` parameters, by key; read anew at each call, so that `setup` may
+                write them. `idempotency_key` is the toolbox's own.
         """
         self.tools = {t.name: t for t in tools}
         if len(self.tools) != len(tools):
             names = [t.name for t in tools]
             raise EnvError(f"two tools are named {next(n for n in names if names.count(n) > 1)!r}")
+        if validation not in typing.get_args(Validation):
+            raise ConfigError(f"validation is one of {', '.join(typing.get_args(Validation))}, got {validation!r}")
+        if hint_level not in range(4) or max_output < 1:
+            raise ConfigError(f"hint_level is 0 to 3 and max_output at least 1, got {hint_level} and {max_output}")
         self.world = world
         self.validation = validation
         self.hint_level = hint_level
         self.max_output = max_output
+        self.render = render
+        self.is_error = is_error
+        self.inject: dict[str, Any] = dict(inject or {})
         self.state = ToolboxState()
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
         return tuple(t.spec for t in self.tools.values())
 
-    def begin(self, faults: FaultState | None) -> None:
-        """Starts an episode."""
-        self.state = ToolboxState(faults)
+    def described(self, form: Form = "openai") -> list[dict[str, Json]]:
+        """The tools in OpenAI's, Hermes', Anthropic's or MCP's form."""
+        return [t.described(form) for t in self.tools.values()]
+
+    def begin(self, faults: FaultState | None, *, episode: str = "") -> None:
+        """Starts an episode.
+
+        Args:
+            faults: What is to strike in it.
+            episode: What its idempotency keys begin with: to be unique where tools reach a service that outlives it.
+        """
+        self.state = ToolboxState(faults, episode=episode)
 
     def execute(self, call: ToolCall) -> tuple[ToolCall, ToolResult]:
         """Runs one call. Returns it with its id, and what it came to."""
-        started = time.perf_counter()
+        pending = self._open(call)
+        if pending.tool is None:
+            return self._close(pending, _NOT_RUN)
+        return self._close(pending, self._answer(pending.tool, pending.values))
+
+    def execute_all(self, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]]:
+        """Runs the calls of one message; the results stand in call order.
+
+        One after the other; beside each other where all tools concerned are `concurrent`. Ids, validation and faults
+        follow call order in both cases.
+        """
+        if len(calls) > 1:
+            named = [self.tools.get(call.name) for call in calls if isinstance(call.name, str)]
+            if all(tool is None or tool.concurrent for tool in named):
+                opened = [self._open(call) for call in calls]
+                return [self._close(p, answer) for p, answer in zip(opened, self._gathered(opened), strict=True)]
+        return [self.execute(call) for call in calls]
+
+    # ---- before a tool runs ------------------------------------------------------------------------------------------
+
+    def _open(self, call: ToolCall) -> _Pending:
+        """Gives the call its id, finds its tool and values, and asks the fault plan; or refuses it."""
         state = self.state
         state.calls += 1
+        started = time.perf_counter()
         canonical, error = _canonical(call)
-        call = ToolCall(call.name, None if error else call.arguments, call.raw, f"c{state.calls}", error)
-        key = (call.name, canonical)
-        result = self._attempt(call, state.failed.get(key), started)
-        if result.ok:
-            state.failed.pop(key, None)
-            if state.faults:
-                state.faults.after(self.tools[call.name])
-        else:
-            state.failed[key] = call.id
-            if result.outcome is Outcome.GONE:
-                state.gone.add(call.name)
-        return call, result
-
-    def _attempt(self, call: ToolCall, retry_of: str | None, started: float) -> ToolResult:
+        name, raw = _clean(call.name), _clean(call.raw)
+        call = ToolCall(name, None if error else call.arguments, raw, f"c{state.calls}", error)
+        key = (name, canonical)
+        earlier = state.failed.get(key)
+        pending = _Pending(call, key, earlier[0] if earlier else None, started)
         if call.arguments is None:
-            return self._refused(call, Outcome.MALFORMED, call.error, retry_of)
-        tool = self.tools.get(call.name)
+            return self._refuse(pending, Outcome.MALFORMED, call.error)
+        tool = self.tools.get(name)
         if tool is None:
-            return self._refused(call, Outcome.UNKNOWN_TOOL, f"no tool is called {call.name!r}"[:200], retry_of)
-        faults = self.state.faults
+            return self._refuse(pending, Outcome.UNKNOWN_TOOL, f"no tool is called {name!r}"[:200])
+        faults = state.faults
         arguments = faults.translate(tool, call.arguments) if faults else call.arguments
         if isinstance(arguments, Injection):
-            return self._run(tool, call, {}, arguments, retry_of, started)
-        values, wrong = self._values(tool, arguments)
-        if wrong:
-            return self._refused(call, Outcome.INVALID_ARGUMENTS, wrong[:300], retry_of)
-        injection = faults.before(tool, arguments, self.tools, self.world) if faults else None
-        return self._run(tool, call, values, injection, retry_of, started)
+            pending.injection = arguments
+        else:
+            values, wrong = self._values(tool, arguments)
+            if wrong:
+                return self._refuse(pending, Outcome.INVALID_ARGUMENTS, wrong[:300])
+            pending.injection = faults.before(tool, arguments, self.tools, self.world) if faults else None
+            pending.values = values if not tool.injects else self._injected(tool, values, pending)
+        injection = pending.injection
+        if injection is not None and injection.error is not None and not injection.run:
+            failure = _told(injection.error, Cause.INJECTED, landed=False)
+            pending.result = self._failed(pending, failure, injection.fault)
+        else:
+            pending.tool = tool
+        return pending
 
-    def _run(
-        self,
-        tool: Tool,
-        call: ToolCall,
-        values: dict[str, Any],
-        injection: Injection | None,
-        retry_of: str | None,
-        started: float,
-    ) -> ToolResult:
-        fault = injection.fault if injection else None
-        error: ToolError | None = injection.error if injection else None
-        if injection is not None and error is not None and not injection.run:
-            return self._failed(call, error, Cause.INJECTED, False, fault, retry_of, started)
-        try:
-            content, value = self._render(tool.fn(**values))
-        except ToolError as raised:
-            # The tool itself failed: that is what the agent is told, and no fault hides it.
-            self._missed(injection)
-            return self._failed(call, raised, Cause.TOOL, raised.landed, None, retry_of, started)
-        except Exception as raised:  # a bug of the tool is an observation, without its internals
-            self._missed(injection)
-            shown = ToolError("internal error", landed=None if tool.effect else False)
-            trace = "".join(traceback.format_exception(raised))
-            return self._failed(call, shown, Cause.TOOL, shown.landed, None, retry_of, started, trace=trace)
-        if error is not None:
-            return self._failed(call, error, Cause.INJECTED, True, fault, retry_of, started)
-        if injection is not None and injection.alter is not None:
-            altered = injection.alter(content, value)
-            if altered is None:
-                self._missed(injection)
-                fault = None
-            else:
-                content, value = altered
-        seconds = time.perf_counter() - started
-        return ToolResult(
-            call.id, tool.name, Outcome.OK, self._cut(content), value, None, True, fault, retry_of, seconds
+    def _refuse(self, pending: _Pending, outcome: Outcome, message: str) -> _Pending:
+        """A call that never reaches a tool: the policy's own doing."""
+        call, content = pending.call, self._error_text(outcome, message, _REPAIR[outcome])
+        pending.result = ToolResult(
+            call.id, call.name, outcome, content, cause=Cause.POLICY, retry_of=pending.retry_of
         )  # fmt: skip
-
-    def _missed(self, injection: Injection | None) -> None:
-        if injection is not None and self.state.faults is not None:
-            self.state.faults.missed(injection)
-
-    def _failed(
-        self,
-        call: ToolCall,
-        error: ToolError,
-        cause: Cause,
-        landed: bool | None,
-        fault: str | None,
-        retry_of: str | None,
-        started: float,
-        *,
-        trace: str | None = None,
-    ) -> ToolResult:
-        content = self._error_text(error.outcome, str(error), error.hint)
-        seconds = time.perf_counter() - started
-        return ToolResult(
-            call.id, call.name, error.outcome, content, None, cause, landed, fault, retry_of, seconds, trace,
-            retry_after=error.retry_after if isinstance(error, RateLimited) else None,
-        )  # fmt: skip
-
-    def _refused(self, call: ToolCall, outcome: Outcome, message: str, retry_of: str | None) -> ToolResult:
-        """A call that never reached a tool: the policy's own doing."""
-        content = self._error_text(outcome, message, _REPAIR[outcome])
-        return ToolResult(call.id, call.name, outcome, content, cause=Cause.POLICY, retry_of=retry_of)
+        return pending
 
     def _values(self, tool: Tool, arguments: dict[str, Json]) -> tuple[dict[str, Any], str]:
         """The values for the tool's function, and what is wrong with them (or "")."""
@@ -196,7 +241,12 @@ class Toolbox:
             extra = [n for n in arguments if n not in properties]
             if missing or extra:
                 return {}, f"missing: {missing}, unexpected: {extra}"
+        arguments = _own(arguments)
         if tool.arguments is None:
+            for name in tool.whole:
+                value = arguments.get(name)
+                if type(value) is float and value.is_integer():
+                    arguments[name] = int(value)
             return arguments, ""
         try:
             model = tool.arguments.model_validate(arguments)
@@ -209,18 +259,175 @@ class Toolbox:
             name: getattr(model, name) for name in tool.arguments.model_fields if name in model.model_fields_set
         }, ""
 
-    def _render(self, value: Any) -> tuple[str, Json]:
-        """What the agent sees, and the same as a JSON value that shares nothing with the world."""
-        if isinstance(value, str):
-            text = value
-            value.encode()  # a lone surrogate would break every record: the tool's bug, found here
+    def _injected(self, tool: Tool, values: dict[str, Any], pending: _Pending) -> dict[str, Any]:
+        """`values` with those that the toolbox fills. What the model wrote under such a name never counts."""
+        values = {name: value for name, value in values.items() if name not in tool.injects}
+        for name, wanted in tool.injects.items():
+            key = wanted.key or name
+            if key in self.inject:
+                values[name] = self.inject[key]
+            elif key == "idempotency_key":
+                earlier = self.state.failed.get(pending.key)
+                values[name] = f"{self.state.episode}/{earlier[1] if earlier else pending.call.id}".lstrip("/")
+            elif not wanted.optional:
+                raise EnvError(
+                    f"tool {tool.name!r} needs {key!r} for its parameter {name!r}, and the toolbox has none: give "
+                    f"Toolbox(inject=...), or set toolbox.inject[{key!r}] in setup"
+                )
+        return values
+
+    # ---- running it --------------------------------------------------------------------------------------------------
+
+    def _answer(self, tool: Tool, values: dict[str, Any]) -> _Answer:
+        """Runs the tool where it belongs."""
+        if tool.is_async:
+            return self._awaited([(tool, values)])[0]
+        if tool.deadline is None:
+            return self._ran(tool, values)
+        ended = run_forked(lambda: self._ran(tool, values).to_json(), tool.deadline)
+        match ended.how:
+            case "done":
+                return _Answer.from_json(ended.payload)
+            case "late":
+                return _late(tool)
+            case "too_much":
+                return _bug(tool, f"its result is over {MAX_PAYLOAD} bytes")
+            case "died":
+                return _lost(tool, "the tool died", f"died of {ended.detail}")
+        trace = f"no process could be started: {ended.detail}"
+        return _Answer(
+            failure=_Failure(
+                Outcome.CRASHED, "the tool did not start", "retry", False, None, trace, Cause.INFRASTRUCTURE
+            )
+        )
+
+    def _ran(self, tool: Tool, values: dict[str, Any]) -> _Answer:
+        """Runs the tool's function here and now."""
+        try:
+            raw = tool.fn(**values)
+            if inspect.iscoroutine(raw):  # from a plain function around an async one
+                raw = run_async(raw)
+            return self._rendered(tool, raw)
+        except ToolError as error:
+            return _Answer(failure=_told(error, Cause.TOOL))
+        except InfrastructureError:  # a dead server or sandbox: nobody's call is to blame, and the episode ends
+            raise
+        except (Exception, SystemExit) as error:  # a bug of the tool is an observation, without its internals
+            return _bug(tool, _traceback(error))
+
+    async def _ran_async(self, tool: Tool, values: dict[str, Any]) -> _Answer:
+        limit = asyncio.timeout(tool.deadline)
+        try:
+            async with limit:
+                answer = self._rendered(tool, await tool.fn(**values))
+            return _late(tool) if limit.expired() else answer
+        except ToolError as error:
+            return _Answer(failure=_told(error, Cause.TOOL))
+        except InfrastructureError:
+            raise
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            return _late(tool) if limit.expired() and isinstance(error, TimeoutError) else _bug(tool, _traceback(error))
+
+    def _awaited(self, runs: Sequence[tuple[Tool, dict[str, Any]]]) -> list[_Answer]:
+        """Runs the tools beside each other on the private loop: async ones there, plain ones in threads."""
+        if not runs:
+            return []
+        answers: list[_Answer | None] = [None] * len(runs)
+
+        async def one(index: int, tool: Tool, values: dict[str, Any]) -> None:
+            if tool.is_async:
+                answers[index] = await self._ran_async(tool, values)
+            else:
+                answers[index] = await asyncio.to_thread(self._answer, tool, values)
+
+        async def all_() -> None:
+            await asyncio.gather(*(one(i, tool, values) for i, (tool, values) in enumerate(runs)))
+
+        limits = [tool.deadline for tool, _ in runs]
+        longest = None if None in limits else max(limit for limit in limits if limit is not None) + 1.5 * GRACE
+        try:
+            run_async(all_(), longest)
+        except TimeoutError:  # it does not heed its cancellation, or blocks the loop
+            return [_late(tool) if a is None else a for a, (tool, _) in zip(list(answers), runs, strict=True)]
+        return [a for a in answers if a is not None]
+
+    def _gathered(self, opened: Sequence[_Pending]) -> list[_Answer]:
+        """Answers in call order, `_NOT_RUN` for what is not to be run."""
+        answers = iter(self._awaited([(p.tool, p.values) for p in opened if p.tool is not None]))
+        return [_NOT_RUN if p.tool is None else next(answers) for p in opened]
+
+    def _rendered(self, tool: Tool, raw: Any) -> _Answer:
+        """What the agent sees, and the same as a JSON value that shares nothing with the world. Raises whatever the
+        value's own code raises, and `TypeError` for a value that is no JSON."""
+        if isinstance(raw, str):
+            text = value = raw if type(raw) is str else str.__str__(raw)
+            text.encode()  # a lone surrogate would break every record: the tool's bug, found here
         else:
-            data = orjson.dumps(value, default=str, option=_DUMP)
+            data = orjson.dumps(raw, default=_json_of, option=_DUMP)
             text, value = data.decode(), orjson.loads(data)
-        return text, value
+        if self.render is not None:
+            text = str(self.render(raw))
+            text.encode()
+        if self.is_error is not None and (wrong := self.is_error(raw)):
+            if isinstance(wrong, ToolError):
+                return _Answer(failure=_told(wrong, Cause.TOOL))
+            message = wrong if isinstance(wrong, str) else text
+            return _Answer(failure=_Failure(Outcome.TOOL_ERROR, message, landed=None if tool.effect else False))
+        return _Answer(text, value)
+
+    # ---- after it has run --------------------------------------------------------------------------------------------
+
+    def _close(self, pending: _Pending, answer: _Answer) -> tuple[ToolCall, ToolResult]:
+        """The call's record, and what later calls depend on."""
+        result = self._result(pending, answer) if pending.result is None else pending.result
+        state, call = self.state, pending.call
+        if result.outcome is Outcome.OK:
+            state.failed.pop(pending.key, None)
+            if state.faults:
+                state.faults.after(self.tools[call.name])
+        else:
+            earlier = state.failed.get(pending.key)
+            state.failed[pending.key] = (call.id, earlier[1] if earlier else call.id)
+            if result.outcome is Outcome.GONE:
+                state.gone.add(call.name)
+        return call, result
+
+    def _result(self, pending: _Pending, answer: _Answer) -> ToolResult:
+        injection, call = pending.injection, pending.call
+        if answer.failure is not None:
+            # The tool itself failed: that is what the agent is told, and no fault hides it.
+            self._missed(injection)
+            return self._failed(pending, answer.failure, None)
+        fault = injection.fault if injection else None
+        content, value = answer.content, answer.value
+        if injection is not None and injection.error is not None:
+            return self._failed(pending, _told(injection.error, Cause.INJECTED, landed=True), fault)
+        if injection is not None and injection.alter is not None:
+            altered = injection.alter(content, value)
+            if altered is None:
+                self._missed(injection)
+                fault = None
+            else:
+                content, value = altered
+        seconds = time.perf_counter() - pending.started
+        return ToolResult(
+            call.id, call.name, Outcome.OK, self._cut(content), value, None, True, fault, pending.retry_of, seconds
+        )  # fmt: skip
+
+    def _missed(self, injection: Injection | None) -> None:
+        if injection is not None and self.state.faults is not None:
+            self.state.faults.missed(injection)
+
+    def _failed(self, pending: _Pending, failure: _Failure, fault: str | None) -> ToolResult:
+        call, content = pending.call, self._error_text(failure.outcome, failure.message, failure.hint)
+        seconds = time.perf_counter() - pending.started
+        return ToolResult(
+            call.id, call.name, failure.outcome, content, None, failure.cause, failure.landed, fault, pending.retry_of,
+            seconds, failure.trace, retry_after=failure.retry_after,
+        )  # fmt: skip
 
     def _cut(self, text: str) -> str:
-        """What the agent sees of a long result."""
+        """What the agent sees of a long text."""
         if len(text) <= self.max_output:
             return text
         return f"{text[: self.max_output]}... [cut: {len(text) - self.max_output} more characters]"
@@ -230,20 +437,96 @@ class Toolbox:
             return '{"error":"failed"}'
         body = {"error": outcome.value}
         if self.hint_level >= 2 and message:
-            body["message"] = message
+            body["message"] = self._cut(message)
         if self.hint_level >= 3 and hint:
-            body["hint"] = hint
+            body["hint"] = self._cut(hint)
         return orjson.dumps(body).decode()
 
 
 _DUMP = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_NOT_RUN = _Answer()
+_ADDRESS = re.compile(r"<.* at 0x[0-9a-fA-F]+>", re.DOTALL)
+
+
+def _json_of(value: Any) -> Any:
+    """JSON for what orjson does not know. The same in every run: no memory addresses, no order of hashes."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=lambda item: (type(item).__name__, repr(item)))
+    text = str(value)
+    if _ADDRESS.search(text):
+        raise TypeError(f"a {type(value).__name__} is no JSON and has no text form that could be shown")
+    return text
+
+
+def _told(error: ToolError, cause: Cause, *, landed: bool | Literal["?"] | None = "?") -> _Failure:
+    """A typed error as a failure; `landed` where the error itself does not know best."""
+    try:
+        message = _clean(str(error))
+    except Exception:  # a subclass whose text cannot be made
+        message = ""
+    after = error.retry_after if isinstance(error, RateLimited) else None
+    return _Failure(
+        error.outcome, message, _clean(str(error.hint)), error.landed if landed == "?" else landed, after, cause=cause
+    )
+
+
+def _bug(tool: Tool, trace: str) -> _Answer:
+    landed = None if tool.effect else False
+    return _Answer(failure=_Failure(Outcome.TOOL_ERROR, "internal error", landed=landed, trace=trace))
+
+
+def _late(tool: Tool) -> _Answer:
+    trace = f"no answer within {tool.deadline} s"
+    hint, landed = ("it may have happened, check", None) if tool.effect else ("retry", False)
+    return _Answer(failure=_Failure(Outcome.TIMEOUT, "no answer in time", hint, landed, trace=trace))
+
+
+def _lost(tool: Tool, message: str, trace: str) -> _Answer:
+    hint, landed = ("it may have happened, check", None) if tool.effect else ("retry", False)
+    return _Answer(failure=_Failure(Outcome.CRASHED, message, hint, landed, trace=trace))
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return _clean("".join(traceback.format_exception(error)))
+    except Exception as second:  # an exception whose own text raises
+        return f"{type(error).__name__}, whose text cannot be made: {type(second).__name__}"
+
+
+def _clean(text: Any) -> str:
+    """`text` as it can be written: lone surrogates replaced. "" for what is no text."""
+    if not isinstance(text, str):
+        return ""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _canonical(call: ToolCall) -> tuple[bytes, str]:
-    """The arguments in one form whatever their order, and why they are none (or "")."""
+    """The arguments in one form whatever their order, and why they are none (or ""). Only code can write a call whose
+    arguments are a dict and no JSON."""
     if call.arguments is None:
-        return call.raw.encode("utf-8", "replace"), call.error or "not a call"
+        return _clean(call.raw).encode(), _clean(call.error) or "not a call"
+    if not isinstance(call.name, str) or not isinstance(call.arguments, dict):
+        return b"", "not a name and an object of arguments"
     try:
-        return orjson.dumps(call.arguments, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS), ""
-    except TypeError as error:  # only code can write such a call
-        return repr(call.arguments).encode("utf-8", "replace"), f"arguments are no JSON: {error}"
+        data = orjson.dumps(call.arguments, option=orjson.OPT_SORT_KEYS)
+        if b"null" in data and _not_finite(call.arguments):  # orjson writes NaN as null
+            raise TypeError("a number that is not finite")
+        return data, ""
+    except TypeError as error:
+        return reprlib.repr(call.arguments).encode("utf-8", "replace"), f"arguments are no JSON: {error}"
+
+
+def _own(value: Any) -> Any:
+    """A copy of a JSON value: what a tool does to its arguments must not change the record of its call."""
+    if isinstance(value, dict):
+        return {k: _own(v) if isinstance(v, (dict, list)) else v for k, v in value.items()}
+    return [_own(v) if isinstance(v, (dict, list)) else v for v in value]
+
+
+def _not_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(map(_not_finite, inner))

@@ -38,7 +38,7 @@ from ..trajectories.trajectory import Trajectory
 from .dpo import DpoSettings, dpo
 from .model import Policy
 from .rl import GrpoSettings, Mixture, grpo, sample_groups
-from .run import Optim, Run, write_text
+from .run import Optim, Run, only_process_in, write_text
 from .sft import SftSettings, sft
 
 __all__ = ["PROFILES", "Profile", "RecipeResult", "Watcher", "run_recipe", "write_recipe_report"]
@@ -117,8 +117,12 @@ PROFILES: dict[str, Profile] = {
     "full": Profile(
         model="smollm2-135m",
         levels=(1, 2, 3, 4),
-        sft=SftSettings(steps=160, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=8, micro_tokens=1024), save_every=20),
-        recovery=SftSettings(steps=60, batch=12, optim=Optim(lr=1e-4, schedule="linear", warmup=4, micro_tokens=1024), save_every=15),
+        sft=SftSettings(
+            steps=160, batch=8, optim=Optim(lr=2e-4, schedule="linear", warmup=8, micro_tokens=1024), save_every=20
+        ),
+        recovery=SftSettings(
+            steps=60, batch=12, optim=Optim(lr=1e-4, schedule="linear", warmup=4, micro_tokens=1024), save_every=15
+        ),
         recovery_share=0.5,
         dpo=DpoSettings(steps=8, batch=10, optim=Optim(lr=3e-6, micro_tokens=1024)),
         dpo_groups=16,
@@ -184,7 +188,8 @@ def run_recipe(
         held_out = "calendar"
     started = time.monotonic()
     recipe = _Recipe(env, profile, chosen, folder, seed, held_out or "", watcher)
-    recipe.run()
+    with only_process_in(folder):
+        recipe.run()
     return RecipeResult(recipe.arms, write_recipe_report(folder), "SFT", time.monotonic() - started)
 
 
@@ -418,6 +423,12 @@ class _Recipe:
     def _kinds(self) -> tuple[str, ...]:
         """The faults of the profile that can strike this environment and that its expert survives."""
         tasks = task_set(make(self.env), "train", 12, seed=self.seed, levels=self.profile.levels)
+        clean = rollout(self.env, scripted("oracle"), [Episode(t) for t in tasks])
+        if failed := [t for t in clean if not t.success]:
+            raise ConfigError(
+                f"without any fault, the expert fails {len(failed)} of {len(clean)} tasks of {self.env}: "
+                f"see `sparring check {self.env}`"
+            )
         able = []
         for kind in self.profile.faults:
             played = rollout(self.env, scripted("oracle"), [Episode(t, FaultPlan((kind,), 1)) for t in tasks])
@@ -471,12 +482,21 @@ class _Recipe:
         return show
 
     def _write_about(self) -> None:
+        """Says what the folder holds. Raises `ConfigError` where that is another recipe: hours of work may be in it."""
         about = {
             "env": self.env, "profile": self.name, "model": self.profile.model, "seed": self.seed,
             "held_out": self.held_out, "levels": list(self.profile.levels),
             "command": " ".join(["sparring", *sys.argv[1:]]),
         }  # fmt: skip
-        write_text(self.folder / "recipe.json", json.dumps(about, indent=1))
+        path = self.folder / "recipe.json"
+        held = json.loads(path.read_text()) if path.exists() else {}
+        for what in ("env", "profile", "model", "seed", "held_out"):
+            if what in held and held[what] != about[what]:
+                raise ConfigError(
+                    f"{self.folder} holds the recipe with {what.replace('_', '-')} {held[what]!r}, "
+                    f"not {about[what]!r}: choose another --out, or delete that folder"
+                )
+        write_text(path, json.dumps(about, indent=1))
 
 
 def write_recipe_report(folder: Path) -> Path:

@@ -7,6 +7,7 @@ the seed, so a run that was killed and resumed equals one that was not, bit for 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -21,13 +22,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..agents.runtime import spare_memory
 from ..trajectories.errors import ConfigError, DataError, InfrastructureError
 from .losses import Loss, merge_logs
 from .model import Policy
 
-__all__ = ["Interrupted", "Optim", "Run", "write_text"]
+__all__ = ["Interrupted", "Optim", "Run", "only_process_in", "write_text"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -179,7 +181,7 @@ class Run:
 
         def write(folder: Path) -> None:
             trained = {n: p.detach().cpu() for n, p in self.policy.model.named_parameters() if p.requires_grad}
-            torch.save({"model": trained, "optimizer": self._optimizer.state_dict()}, folder / "state.pt")
+            _save_tensors({"model": trained, "optimizer": self._optimizer.state_dict()}, folder / "state.pt")
             write_text(folder / "run.json", json.dumps({"step": self.step, "settings": self._settings}))
 
         if not target.exists():
@@ -230,6 +232,32 @@ class Run:
         if self._writer:
             self._writer.close()
         self._writer = None
+
+
+@contextmanager
+def only_process_in(folder: Path) -> Iterator[None]:
+    """Holds a folder against other processes. Raises `ConfigError` where one has it; a killed one holds nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"another process is at work in {folder}: wait for it, or choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _save_tensors(state: dict[str, Any], path: Path) -> None:
+    """torch's own writer ends with an internal error where the disk is full: that is said as what it is."""
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        needed = sum(t.numel() * t.element_size() for t in state["model"].values()) // 100
+        if shutil.disk_usage(path.parent).free <= needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

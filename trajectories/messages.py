@@ -104,6 +104,8 @@ class ToolResult:
     """For the programmer: exception type and traceback. Never shown to the agent."""
     retry_after: int | None = None
     """Virtual ticks after which a rate-limited call may work; None: not limited, or for good."""
+    inferred: bool = False
+    """Whether `outcome` is a guess: an imported record did not say how the call ended."""
 
     @property
     def ok(self) -> bool:

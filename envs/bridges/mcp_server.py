@@ -161,8 +161,6 @@ def _server(name: str, options: dict[str, Json], split: str, faults: str) -> tup
     from mcp import types
     from mcp.server.lowlevel import Server
 
-    from ... import __version__
-
     worker = ThreadPoolExecutor(1, thread_name_prefix="sparring-env")
 
     async def work(task: Callable[[], _T]) -> _T:
@@ -189,7 +187,7 @@ def _server(name: str, options: dict[str, Json], split: str, faults: str) -> tup
         )
 
     server = Server(
-        "sparring", version=__version__, on_list_tools=on_list_tools, on_call_tool=on_call_tool,
+        "sparring", on_list_tools=on_list_tools, on_call_tool=on_call_tool,
         instructions=f"Call {session.begin_name} for a task, work on it with the other tools, then call "
         f"{session.finish_name}.",
     )  # fmt: skip

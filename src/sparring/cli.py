@@ -18,6 +18,9 @@ import typer
 from typer.core import TyperGroup
 
 from . import options as o
+from .cli_export import attach
+from .cli_mcp import mcp
+from .cli_store import store
 from .cli_train import train
 
 __all__ = ["app", "main"]
@@ -60,6 +63,9 @@ app = typer.Typer(
 model = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(train, name="train")
 app.add_typer(model, name="model")
+app.add_typer(store, name="store")
+app.add_typer(mcp, name="mcp")
+attach(app)
 
 
 @app.callback(invoke_without_command=True)

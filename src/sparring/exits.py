@@ -14,15 +14,17 @@ from pathlib import Path
 __all__ = ["end", "resume_command"]
 
 _EXTRAS = {
-    "accelerate": "train",
-    "filelock": "train",
-    "gguf": "train",
-    "peft": "train",
-    "safetensors": "train",
-    "tensorboard": "tensorboard",
-    "tokenizers": "train",
-    "torch": "train",
-    "transformers": "train",
+    package: extra
+    for extra, packages in {
+        "train": ("accelerate", "filelock", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers"),
+        "tensorboard": ("tensorboard",),
+        "store": ("datasets", "duckdb", "pyarrow"),
+        "sandbox": ("pydantic_monty",),
+        "mcp": ("anyio", "httpx2", "mcp", "uvicorn"),
+        "openapi": ("httpx", "yaml"),
+        "math": ("math_verify",),
+    }.items()
+    for package in packages
 }
 """Package -> the extra that brings it."""
 

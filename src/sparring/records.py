@@ -24,7 +24,8 @@ Key = tuple[str, str, int]
 
 
 def read(paths: Iterable[Path]) -> list[Trajectory]:
-    """All episodes of `.jsonl` files. Raises `DataError` for a line that is none, and where there are none at all."""
+    """All episodes of `.jsonl` files. Raises `DataError` for a line that is none, for an episode that stands twice in a
+    file, and where there are none at all."""
     out: list[Trajectory] = []
     names = [str(path) for path in paths]
     for name in names:
@@ -33,12 +34,19 @@ def read(paths: Iterable[Path]) -> list[Trajectory]:
             raise DataError(f"{name} is a folder; expected a file of episodes, such as `sparring rollout --out` writes")
         if not path.exists():
             raise DataError(f"there is no file {name}")
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        data = path.read_bytes()
+        lines = data.splitlines()
+        seen: dict[tuple[str, int], int] = {}
+        for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    out.append(Trajectory.from_json(line))
+                    out.append(t := Trajectory.from_json(line))
                 except DataError as error:
-                    raise DataError(f"{name}, line {number}: {error}") from None
+                    cut = number == len(lines) and not data.endswith(b"\n")
+                    why = "cut short while it was written; the command that wrote it mends that" if cut else error
+                    raise DataError(f"{name}, line {number}: {why}") from None
+                if (first := seen.setdefault((t.id, t.attempt), number)) != number:
+                    raise DataError(f"{name}, line {number}: the episode {t.id} of line {first} once more")
     if not out:
         raise DataError(f"{', '.join(names) or 'no file'}: no episode in it")
     return out
@@ -110,7 +118,10 @@ def play_into(
     file: Any = None
     if recorder.path is not None and (missing or recorder.overwrite):
         recorder.path.parent.mkdir(parents=True, exist_ok=True)
-        file = recorder.path.open("wb" if recorder.overwrite else "ab")
+        file = recorder.path.open("ab")
+        _hold(file, recorder.path)
+        if recorder.overwrite:
+            file.truncate(0)
 
     def done(_: int, trajectory: Trajectory) -> None:
         key = _key(trajectory)
@@ -130,6 +141,19 @@ def play_into(
             with suppress(OSError):  # the disk is full, which has been said: what could be written is written
                 file.close()
     return [known[key] for key in keys], len(episodes) - len(missing)
+
+
+def _hold(file: Any, path: Path) -> None:
+    """Against a second process that would play the same episodes into the file. Freed when this one ends, however."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigError(f"another process is writing {path}: wait for it, or choose another --out") from None
 
 
 def _key(t: Trajectory) -> Key:
