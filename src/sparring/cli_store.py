@@ -24,7 +24,7 @@ _DEFAULT = Path("runs/store")
 
 @store.callback()
 def stores() -> None:
-    """A store of episodes: many writers, safe against kill -9, searched with SQL.
+    """Keep episodes in a store. Many writers, safe against kill -9, searched with SQL.
 
     \b
     Example:
@@ -40,7 +40,6 @@ def ls(folder: Folder = _DEFAULT) -> None:
     \b
     Example:
       sparring store ls
-      sparring store ls --store runs/nightly
     """
     from .trajectories.store import Store
 
