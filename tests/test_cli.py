@@ -469,6 +469,16 @@ def test_the_command_to_resume_with() -> None:
     assert resume_command([]) == ""
 
 
+def test_the_command_to_resume_with_can_be_typed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/sparring", "recipe", "orders"])
+    for path, program in (("", ".venv/bin/sparring"), (str(Path(sys.executable).parent), "sparring")):
+        monkeypatch.setenv("PATH", path)
+        if program == "sparring" and shutil.which("sparring") is None:
+            continue  # run from a checkout that is not installed
+        assert end(KeyboardInterrupt(), debug=False) == 130
+        assert f"resume with: {program} recipe orders" in capsys.readouterr().err
+
+
 # ---- progress --------------------------------------------------------------------------------------------------------
 
 

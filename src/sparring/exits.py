@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -54,19 +55,21 @@ def end(error: BaseException, *, debug: bool) -> int:
     return 1
 
 
-def resume_command(arguments: Sequence[str]) -> str:
+def resume_command(arguments: Sequence[str], program: str = "sparring") -> str:
     """The command that goes on where this one stopped; empty where there is none."""
     words = [a for a in arguments if not a.startswith("-")]
     command = words[0] if words else ""
     with_out = any(a == "--out" or a.startswith("--out=") for a in arguments)
     if command in _RESUMABLE or (command in _RESUMABLE_WITH_OUT and with_out):
         kept = [a for a in arguments if a != "--overwrite"]  # it would delete what is to be taken up
-        return shlex.join(["sparring", *kept])
+        return shlex.join([program, *kept])
     return ""
 
 
 def _stopped(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
-    again = resume_command(arguments)
+    started_by = sys.argv[0]  # its path where the shell would not find it: after `make`, in no active environment
+    hidden = Path(started_by).name == "sparring" and shutil.which("sparring") is None
+    again = resume_command(arguments, started_by if hidden else "sparring")
     said = str(error) or "stopped"
     return f"{said}; everything complete was saved\nresume with: {again}" if again else said
 
