@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from ..trajectories.messages import ToolCall
+from ..trajectories.strict_json import finite, int64, no_constant
 
 __all__ = ["MAX_CALL_BYTES", "MAX_DEPTH", "parse_call"]
 
@@ -28,7 +28,7 @@ def parse_call(raw: str) -> ToolCall:
         if raw.count("[") + raw.count("{") > MAX_DEPTH:
             _check_depth(raw)
         value = json.loads(
-            raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_int64, parse_float=_finite
+            raw, object_pairs_hook=_no_duplicates, parse_constant=no_constant, parse_int=int64, parse_float=finite
         )
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
@@ -81,20 +81,3 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]  # add() returns None
         raise ValueError(f"the key {twice!r} stands twice")
     return out
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON value")
-
-
-def _int64(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
-        raise ValueError("an integer beyond 64 bits")
-    return value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is no finite number")
-    return value

@@ -27,6 +27,7 @@ import orjson
 from .errors import DataError, MissingExtra, UnknownName
 from .export import SHAREGPT_JOINT, Report, Row
 from .messages import Action, Cause, Json, Message, Outcome, Role, ToolCall, ToolResult, ToolSpec
+from .strict_json import finite, int64, no_constant
 from .trajectory import StopReason, Task, Tokens, Trajectory, Turn
 
 __all__ = ["FORMS", "Imported", "read"]
@@ -681,7 +682,7 @@ def _call(name: str, arguments: Json, id: str = "") -> ToolCall:
             arguments = {}
         elif text is not None:
             arguments = json.loads(
-                text, object_pairs_hook=_once, parse_constant=_no_constant, parse_int=_int64, parse_float=_finite
+                text, object_pairs_hook=_once, parse_constant=no_constant, parse_int=int64, parse_float=finite
             )
         if not isinstance(arguments, dict):
             raise ValueError(f"the arguments are no object but {type(arguments).__name__}")
@@ -710,23 +711,6 @@ def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     if len(out) != len(pairs):
         raise ValueError("a key stands twice")
     return out
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON value")
-
-
-def _int64(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
-        raise ValueError("an integer beyond 64 bits")
-    return value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is no finite number")
-    return value
 
 
 def _depth(value: Json) -> int:
