@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..envs.registry import make
 from ..envs.task import Split, task_set
-from ..tools.faults import FaultPlan
+from ..tools.plans import FaultPlan
 from ..trajectories.trajectory import Trajectory
 from .agent import Agent
 from .rollout import Episode, rollout

@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -64,6 +65,7 @@ _FORMAT = 1  # raised when the conversion changes, so that older folders are bui
 _DOWNLOAD_TIMEOUT_S = 3600.0
 _TINY_BYTES = 2_000_000
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_WAIT_S = 10.0
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_SPACE_TEXT = re.compile(r"no space left|disk quota exceeded|file too large|not enough space", re.IGNORECASE)
 
@@ -185,13 +187,14 @@ def load_model(
     keep_memory()
     source = resolve(name_or_path)
     with quiet(), _load_errors(source):
+        place = _place(source)
         model = cast(
             "PreTrainedModel",
             AutoModelForCausalLM.from_pretrained(
-                source,
+                place,
                 dtype=dtype or torch.float32,
                 trust_remote_code=False,
-                local_files_only=Path(source).is_dir(),
+                local_files_only=Path(place).is_dir(),
             ),
         )
     if device is not None:
@@ -207,9 +210,8 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerF
 
     source = resolve(name_or_path)
     with quiet(), _load_errors(source):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=Path(source).is_dir()
-        )
+        place = _place(source)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=Path(place).is_dir())
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 
@@ -542,6 +544,30 @@ def _check_folder(path: Path) -> None:
         raise ConfigError(f"model folder {path} has no weights (expected model.safetensors)")
 
 
+@cache
+def _place(source: str) -> str:
+    """What transformers is told to load: where the hub does not answer, the folder of its cache. transformers itself
+    asks for every file, cached or not, and tries each again for half a minute."""
+    if Path(source).is_dir():
+        return source
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        model_info(source, timeout=_HUB_WAIT_S)
+    except HfHubHTTPError:  # it did answer: what is wrong is said when the files are asked for
+        return source
+    except Exception as error:
+        try:
+            return snapshot_download(source, local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise InfrastructureError(
+                f"cannot load {source!r}: there is no such folder here, the model hub cannot be reached "
+                f"({_first_line(error)}), and its cache does not hold it"
+            ) from error
+    return source
+
+
 @contextmanager
 def _load_errors(source: str) -> Iterator[None]:
     """transformers' pages of advice, as one sentence."""
@@ -550,7 +576,7 @@ def _load_errors(source: str) -> Iterator[None]:
     except SparringError:
         raise
     except Exception as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+        first = _first_line(error)
         if Path(source).is_dir():
             fetched = Path(source).name if Path(source).name in KNOWN_MODELS else ""
             mend = f"; if it is damaged: delete the folder, then sparring model fetch {fetched}" if fetched else ""
@@ -558,6 +584,10 @@ def _load_errors(source: str) -> Iterator[None]:
         raise InfrastructureError(
             f"cannot load {source!r}: there is no such folder here, and the model hub did not give it ({first})"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 @contextmanager

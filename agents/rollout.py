@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from ..envs.env import Snapshot, ToolEnv, name_of
 from ..envs.expert import optimum
 from ..envs.registry import make
-from ..tools.faults import FaultPlan
+from ..tools.plans import FaultPlan
 from ..trajectories.errors import InfrastructureError
 from ..trajectories.messages import Message, Observation
 from ..trajectories.trajectory import Fork, StopReason, Task, Trajectory, Turn
@@ -145,6 +145,7 @@ async def play_episode(env: ToolEnv, agent: Agent, episode: Episode, slack: int 
         optimum=best,
         forked_from=Fork(episode.parent.id, episode.fork) if episode.parent else None,
         error=error,
+        meta=env.notes,
     )
 
 
@@ -156,7 +157,7 @@ def _begin(env: ToolEnv, episode: Episode) -> tuple[Observation, tuple[Message, 
     parent = episode.parent
     turns = list(parent.turns[: episode.fork]) if parent else []
     prompt = parent.prompt if parent else env.prompt(episode.task)
-    return Observation((), env.toolbox.specs), prompt, turns
+    return Observation((), env.toolbox.present), prompt, turns
 
 
 def _id(env: str, episode: Episode, agent: Agent) -> str:

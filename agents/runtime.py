@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+from contextlib import suppress
 from functools import lru_cache
 
-__all__ = ["keep_memory", "spare_memory"]
+__all__ = ["keep_memory", "release_memory", "spare_memory"]
 
 _LEAST = 0.2
 """Share of the machine's memory that has to stay available."""
@@ -28,12 +30,20 @@ def keep_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def release_memory() -> None:
+    """Gives freed memory back to the system: what `keep_memory` keeps is full of holes, more from stage to stage."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def spare_memory() -> None:
-    """Gives freed memory back to the system when that has little left: what `keep_memory` keeps is full of holes."""
+    """`release_memory` when the system has little left."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        if sizes["MemAvailable"] < _LEAST * sizes["MemTotal"]:
-            ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, KeyError, ValueError, AttributeError):  # not Linux, or not glibc
+        low = sizes["MemAvailable"] < _LEAST * sizes["MemTotal"]
+    except (OSError, KeyError, ValueError):  # not Linux
         return
+    if low:
+        release_memory()

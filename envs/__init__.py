@@ -1,28 +1,38 @@
 """Where it happens: environments of tools, tasks and checks. Loads no model library."""
 
 from .check import Finding, check_env
-from .env import Snapshot, Solution, Step, ToolEnv, name_of
+from .env import Clock, Snapshot, Solution, Step, ToolEnv, Verdict, name_of
 from .expert import expert, optimum, play
+from .knobs import Fact, Knobs, harder
 from .registry import make, register, registered
-from .task import SPLITS, Split, Task, task_set
+from .task import SPLITS, Split, Task, task_set, tasks_from
 
 register("sparring/Orders-v0", "sparring.envs.orders:Orders", short="orders")
 register("sparring/Calendar-v0", "sparring.envs.calendar:Calendar", short="calendar")
 register("sparring/Shop-v0", "sparring.envs.shop:Shop", short="shop")
 register("sparring/Incident-v0", "sparring.envs.incident:Incident", short="incident")
+register("sparring/SqlAnalyst-v0", "sparring.envs.sql_analyst:SqlAnalyst", short="sql-analyst")
+register("sparring/Files-v0", "sparring.envs.files:Files", short="files")
+register("sparring/CodeRepair-v0", "sparring.envs.code_repair:CodeRepair", short="code-repair")
+register("sparring/MathTools-v0", "sparring.envs.math_tools:MathTools", short="math-tools")
 register("sparring/Echo-v0", "sparring.envs.echo:Echo", short="echo")
 
 __all__ = [
     "SPLITS",
+    "Clock",
+    "Fact",
     "Finding",
+    "Knobs",
     "Snapshot",
     "Solution",
     "Split",
     "Step",
     "Task",
     "ToolEnv",
+    "Verdict",
     "check_env",
     "expert",
+    "harder",
     "make",
     "name_of",
     "optimum",
@@ -30,4 +40,5 @@ __all__ = [
     "register",
     "registered",
     "task_set",
+    "tasks_from",
 ]

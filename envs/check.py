@@ -1,12 +1,13 @@
 """`check_env`: what is wrong with an environment, and how to mend it.
 
 A superset of Gymnasium's checker, which is run too. It plays some tasks with the environment's expert, with random
-calls and with nothing, clean and under each kind of fault: less than a second for a small environment. Defines
-`check_env` and `Finding`; each check is a generator below, and `CHECKS` is their list.
+calls and with nothing, clean and under each kind of fault, beside each other and from snapshots: about a second for a
+small environment. Defines `check_env` and `Finding`; each check is a generator below, and `CHECKS` is their list.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import random
@@ -14,22 +15,25 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Literal
 
+import numpy as np
 import orjson
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
-from ..tools.faults import FAULTS, FaultPlan
-from ..tools.tool import tools_of
+from ..tools.faults import FAULTS
+from ..tools.plans import FaultPlan
+from ..tools.tool import Tool, tools_of
 from ..trajectories.errors import DataError, EnvError
 from ..trajectories.messages import Action, Observation, Outcome
-from ..trajectories.trajectory import Task, Turn
+from ..trajectories.trajectory import StopReason, Task, Turn
 from .env import Step, ToolEnv
 from .expert import play
 from .registry import make
+from .spaces import ActionSpace
 from .task import SPLITS, Split, task_set
 
 __all__ = ["CHECKS", "Finding", "check_env"]
@@ -37,6 +41,7 @@ __all__ = ["CHECKS", "Finding", "check_env"]
 HEADINGS = ("## Tools", "## Rewards", "## Episode End", "## Version History")
 _SAMPLES = 60
 """Random calls that are tried."""
+_WHILE = ", while checking: "
 _LISTED = 200
 """Tasks of each split that are compared; `tasks` of them are played."""
 
@@ -78,6 +83,14 @@ class _Subject:
     def playable(self) -> bool:
         return bool(self.tasks and self.env.toolbox.tools and not _hiding(self.env))
 
+    @cached_property
+    def other(self) -> ToolEnv | None:
+        """Another environment like it; None where the class cannot be made without options."""
+        try:
+            return type(self.env)()
+        except TypeError:
+            return None
+
     @property
     def has_expert(self) -> bool:
         return type(self.env).solve is not ToolEnv.solve
@@ -102,11 +115,22 @@ def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> list[Fi
         return [_error(what, mend or "see the example in the README")]
     subject = _Subject(made, tasks)
     findings: list[Finding] = []
+    broken: set[Check] = set()
     for check in CHECKS:
+        if broken & set(_AFTER.get(check, ())):
+            continue
+        found: list[Finding] = []
         try:
-            findings += check(subject)
+            found.extend(check(subject))
         except Exception as error:
-            findings.append(_raised(subject, error, (check.__doc__ or "").splitlines()[0]))
+            raised = _raised(subject, error, (check.__doc__ or "").splitlines()[0])
+            first = raised.what.partition(_WHILE)[0]
+            if not any(finding.what.partition(_WHILE)[0] == first for finding in findings):
+                found.append(raised)
+            broken.add(check)
+        findings += found
+        if any(finding.severity == "error" for finding in found):
+            broken.add(check)
         if check is _tasks and any(f.severity == "error" for f in findings) and not subject.playable:
             break  # there is no episode to look at
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
@@ -130,7 +154,7 @@ def _raised(subject: _Subject, error: Exception, during: str) -> Finding:
     last = (own or list(frames))[-1]
     place = f"{last.filename.rsplit('/', 1)[-1]}, line {last.lineno}, in {last.name}"
     return _error(
-        f"{type(error).__name__}: {error} ({place}), while checking: {during}",
+        f"{type(error).__name__}: {error} ({place}){_WHILE}{during}",
         "mend that line; an environment's own methods never raise, only its tools do, and those a ToolError",
     )
 
@@ -169,6 +193,11 @@ def _tools(subject: _Subject) -> Iterator[Finding]:
                 f"the tool {tool.name!r} names the alternative {tool.alternative!r}, which does not exist",
                 f"name one of {', '.join(tools)}",
             )
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", tool.name):
+            yield _warning(
+                f"the tool {tool.name!r} has a name that model providers refuse",
+                "name it with at most 64 letters, digits, _ and -",
+            )
         for parameter in tool.ids:
             if parameter not in tool.spec.parameters["properties"]:
                 yield _error(
@@ -185,8 +214,56 @@ def _tools(subject: _Subject) -> Iterator[Finding]:
         )
 
 
+def _helpers(subject: _Subject) -> Iterator[Finding]:
+    """public methods that look like tools"""
+    known = {tool.fn.__name__ for tool in subject.env.toolbox.tools.values()}
+    for owner in type(subject.env).__mro__:
+        if not issubclass(owner, ToolEnv) or owner is ToolEnv:
+            continue
+        for name, value in vars(owner).items():
+            if name.startswith("_") or name in known or hasattr(ToolEnv, name) or not inspect.isfunction(value):
+                continue
+            base: type = owner
+            if any(tool.fn is value for tool in tools_of(base)):
+                continue  # one that a class below takes away
+            if _looks_like_a_tool(value) and not _is_used(owner, name):
+                yield _warning(
+                    f"the method {name!r} looks like a tool, and is none: it is public, typed, described, and nothing "
+                    "in its file calls it",
+                    f"put @tool above it if the agent is to call it, else name it _{name}",
+                )
+
+
+def _looks_like_a_tool(method: Callable[..., object]) -> bool:
+    if {"task", "rng", "env"} & set(inspect.signature(method).parameters):
+        return False  # what the framework calls, or a part of it
+    try:
+        Tool.from_function(method)
+    except EnvError:
+        return False
+    return True
+
+
+def _is_used(owner: type, name: str) -> bool:
+    module = inspect.getmodule(owner)
+    try:
+        return module is None or re.search(rf"\.{name}\b", inspect.getsource(module)) is not None
+    except (OSError, TypeError):  # made at run time: there is no source to look at
+        return True
+
+
 def _tasks(subject: _Subject) -> Iterator[Finding]:
     """the tasks and their splits"""
+    told: set[str] = set()
+    for finding in _splits(subject):  # what is wrong in one split is told once
+        if finding.how_to_mend not in told:
+            told.add(finding.how_to_mend)
+            yield finding
+    if not subject.listed:
+        raise EnvError("no split has any task; let tasks(split, rng) give some")
+
+
+def _splits(subject: _Subject) -> Iterator[Finding]:
     seen: dict[str, Split] = {}
     worded: dict[bytes, Split] = {}
     for split in SPLITS:
@@ -194,7 +271,8 @@ def _tasks(subject: _Subject) -> Iterator[Finding]:
             tasks = task_set(subject.env, split, _LISTED)
         except DataError:
             yield _error(
-                f"the split {split!r} has no tasks", "let tasks(split, rng) give some for each of " + ", ".join(SPLITS)
+                f"the split {split!r} has no tasks",
+                f"let tasks({split!r}, rng) give some; each of {', '.join(SPLITS)} has to have its own",
             )
             continue
         subject.listed[split] = tasks
@@ -226,8 +304,6 @@ def _tasks(subject: _Subject) -> Iterator[Finding]:
                 )
                 break
         yield from _same_id(subject, split)
-    if not subject.listed:
-        raise EnvError("no split has any task; let tasks(split, rng) give some")
 
 
 def _same_id(subject: _Subject, split: Split) -> Iterator[Finding]:
@@ -254,20 +330,65 @@ def _gymnasium(subject: _Subject) -> Iterator[Finding]:
         yield _warning(f"Gymnasium's checker: {text}", "see gymnasium.Env for what it expects")
 
 
+def _spaces(subject: _Subject) -> Iterator[Finding]:
+    """the spaces"""
+    env = subject.env
+    space = env.action_space
+    observation = env.start(subject.tasks[0])
+    if not isinstance(space, ActionSpace) or space.tools != env.toolbox.specs:
+        yield _error(
+            "the action space is not made of the tools on offer",
+            "leave action_space as it is; tools that come and go are those of offered()",
+        )
+        return
+    action, sampled = space.sample(), env.observation_space.sample()
+    if action not in space or not isinstance(sampled, Observation) or observation not in env.observation_space:
+        yield _error(
+            "the spaces do not contain what they sample, or what start() gives",
+            "leave action_space and observation_space as they are",
+        )
+    if not observation.messages or observation.messages[-1].role != "user" or not observation.messages[-1].content:
+        yield _error(
+            "an episode does not begin with a message of the user", "let prompt(task) end with one; give tasks a text"
+        )
+
+
 def _nothing(subject: _Subject) -> Iterator[Finding]:
-    """success and reward of doing nothing"""
-    solved = []
+    """success and reward of doing nothing, and of giving up"""
+    solved, excused = [], []
     for task in subject.tasks:
+        body = copy.deepcopy(task)
         subject.env.start(task)
-        before = subject.env.judge()[0]
+        before, again = _verdict(subject.env), _verdict(subject.env)
+        if before != again:
+            yield _error(
+                f"judged twice, an episode comes to {before} and then to {again}",
+                "let success(task) and reward(task, success) look, and change nothing",
+            )
+            return
         step = subject.env.act(Action("Done."))
-        if before or subject.env.judge()[0]:
+        if before[0] or subject.env.judge()[0]:
             solved.append(task)
         yield from _reward(subject, step)
+        subject.env.start(task)
+        subject.env.act(Action("Cannot do it."))
+        if subject.env.judge()[0] and task not in solved:
+            excused.append(task)
+        if task != body:
+            yield _error(
+                f"an episode changes its task: {str(body.data)[:80]} became {str(task.data)[:80]}",
+                "copy what setup(task, rng) takes out of task.data: the same task is started again and again",
+            )
+            return
     if solved:
         yield _error(
             f"{_share(solved, subject)} succeed when nothing is done",
             "let success(task) look at what the task asks to change, and let setup leave it undone",
+        )
+    if excused:
+        yield _error(
+            f"{_share(excused, subject)} succeed when the agent gives up at once",
+            "where a task is impossible, let success(task) ask for a try: self.toolbox.state.calls > 0",
         )
 
 
@@ -296,42 +417,83 @@ def _reward(subject: _Subject, step: Step) -> Iterator[Finding]:
 
 
 def _determinism(subject: _Subject) -> Iterator[Finding]:
-    """the same task twice, clean and under faults"""
+    """the same task twice, clean and under faults, and after another one"""
+    env = subject.env
+    before = random.getstate(), _numpy_state()
     for plan in (FaultPlan(), FaultPlan(count=2)):
-        for task in subject.tasks[:6]:
-            first, second = (_episode(subject, task, plan) for _ in range(2))
+        for index, task in enumerate(subject.tasks[:6]):
+            actions = _walk(subject, task, plan)
+            first, second = (_episode(env, task, plan, actions) for _ in range(2))
             if first != second:
                 yield _error(
                     f"the same task does not go the same way twice: {_difference(first, second)}",
                     "set all up in setup(task, rng), from task and rng: no clock, no global random, no order of a set",
                 )
                 return
+            between = subject.tasks[(index + 1) % len(subject.tasks)]
+            _episode(env, between, FaultPlan(), actions)
+            if (third := _episode(env, task, plan, actions)) != first:
+                yield _error(
+                    f"a task goes another way after another task: {_difference(first, third)}",
+                    "set everything up anew in setup(task, rng): what an episode changes must not outlive it",
+                )
+                return
+    if (random.getstate(), _numpy_state()) != before:
+        yield _warning(
+            "the environment draws from the global random generator, or seeds it",
+            "draw from the rng that tasks and setup are given, and after that from self._rng",
+        )
 
 
 def _snapshots(subject: _Subject) -> Iterator[Finding]:
-    """snapshot and restore in mid-episode"""
-    env = subject.env
-    other = type(env)()
+    """snapshot and restore in mid-episode, on random walks"""
+    env, other = subject.env, subject.other
+    wheres = [("the same environment", env), ("the same environment", env)]
+    wheres += [("another one", other)] if other is not None else []
     for plan in (FaultPlan(), FaultPlan(count=2)):
-        for task in subject.tasks[:6]:
-            env.start(task, plan)
+        for number, task in enumerate(subject.tasks[:6]):
             calls = _walk(subject, task, plan)
-            middle = len(calls) // 2
+            env.start(task, plan)
+            middle = (len(calls) // 2, 0, 2 * len(calls) // 3)[number % 3]
             for call in calls[:middle]:
                 env.act(call)
             frozen = env.snapshot()
             straight = _follow(env, calls[middle:])
-            verdict = env.judge()
-            for where, again in (("the same environment", env), ("the same environment", env), ("another one", other)):
+            verdict = _verdict(env)
+            for where, again in wheres:
                 again.restore(frozen)
                 turns = _follow(again, calls[middle:])
-                if turns != straight or again.judge() != verdict:
+                if turns != straight or _verdict(again) != verdict:
                     difference = _difference(straight, turns) if turns != straight else "another verdict"
                     yield _error(
                         f"an episode that is restored in {where} goes another way: {difference}",
                         "keep the whole episode in self.state; override copy_world if deepcopy does not copy all of it",
                     )
                     return
+
+
+def _beside(subject: _Subject) -> Iterator[Finding]:
+    """two episodes at the same time"""
+    env, other = subject.env, subject.other
+    for task in subject.tasks[:4] if other is not None else ():
+        assert other is not None
+        calls = _walk(subject, task, FaultPlan())
+        alone = _episode(env, task, FaultPlan(), calls)
+        env.start(task)
+        other.start(task)
+        turns: list[object] = []
+        for call in calls:
+            other.act(call)
+            step = env.act(call)
+            turns.append(_comparable(step.turn))
+            if step.stop is not None:
+                break
+        if [*turns, _verdict(env)] != alone[1:]:
+            yield _error(
+                f"two episodes at the same time disturb each other: {_difference(alone[1:], [*turns, _verdict(env)])}",
+                "keep the episode in self.state: no class attributes, no globals, no file or table that all share",
+            )
+            return
 
 
 def _samples(subject: _Subject) -> Iterator[Finding]:
@@ -342,17 +504,14 @@ def _samples(subject: _Subject) -> Iterator[Finding]:
     reported: set[tuple[str, Outcome]] = set()
     for index in range(_SAMPLES * max(1, len(env.toolbox.tools) // 4)):
         action = env.action_space.sample()
-        if action not in env.action_space or not isinstance(env.observation_space.sample(), Observation):
-            yield _error(
-                "the spaces do not contain what they sample", "leave action_space and observation_space as they are"
-            )
-            return
         if not action.tool_calls:
             return
         if env.snapshot().stop is not None:
             env.start(subject.tasks[index % len(subject.tasks)])
         step = env.act(action)
         result = step.turn.results[0]
+        if result.fault is not None:
+            continue  # an environment may bring faults of its own
         if result.outcome in (Outcome.INVALID_ARGUMENTS, Outcome.MALFORMED) and _new(
             reported, result.tool, result.outcome
         ):
@@ -391,11 +550,15 @@ def _expert(subject: _Subject) -> Iterator[Finding]:
 
 def _solved(subject: _Subject, plan: FaultPlan, least: float, when: str, mend: str) -> Iterator[Finding]:
     failed: list[Task] = []
+    cut = 0
     for task in subject.tasks:
         subject.env.start(task, plan)
         play(subject.env)
         if not subject.env.judge()[0]:
             failed.append(task)
+            cut += subject.env.snapshot().stop is StopReason.TURN_LIMIT
+    if failed and cut == len(failed) and not str(plan):
+        mend = f"it needs more than max_turns = {subject.env.max_turns}: raise that, or let solve(task) end"
     if len(failed) > (1 - least) * len(subject.tasks):
         yield Finding(
             "error" if not str(plan) else "warning",
@@ -429,10 +592,20 @@ def _follow(env: ToolEnv, actions: Sequence[Action]) -> list[Turn]:
     turns: list[Turn] = []
     for action in actions:
         step = env.act(action)
-        turns.append(step.turn)
+        turns.append(_comparable(step.turn))
         if step.stop is not None:
             break
     return turns
+
+
+def _comparable(turn: Turn) -> Turn:
+    """NaN is not equal to itself; it is a finding of its own."""
+    return turn if math.isfinite(turn.reward) else replace(turn, reward=0.0)
+
+
+def _verdict(env: ToolEnv) -> tuple[bool, dict[str, str]]:
+    success, parts = env.judge()
+    return success, {name: repr(value) for name, value in parts.items()}
 
 
 def _share(tasks: list[Task], subject: _Subject) -> str:
@@ -446,26 +619,44 @@ def _new(reported: set[tuple[str, Outcome]], tool: str, outcome: Outcome) -> boo
 
 
 def _walk(subject: _Subject, task: Task, plan: FaultPlan) -> list[Action]:
-    """For every other task three random calls; then what the expert does (without one, more random calls)."""
+    """Actions for one episode: what the expert does, in two of three tasks after a random walk through the tools, of
+    which every second call has words that the agent has seen. Without an expert, the random walk alone."""
     env = subject.env
+    rng = random.Random(f"walk/{task.id}")
     env.action_space.seed(task.seed % 2**31)
-    first = 3 if subject.tasks.index(task) % 2 else 0
-    actions = [env.action_space.sample() for _ in range(first if subject.has_expert else 8)]
+    length = (0 if subject.tasks.index(task) % 3 == 0 else 3) if subject.has_expert else 8
     env.start(task, plan)
-    actions = [a for a in actions if a.tool_calls][: env.max_turns - 1]
-    for action in actions:
-        env.act(action)
+    seen = [word.strip(".,:;?!'\"") for word in task.instruction.split()]
+    actions: list[Action] = []
+    for number in range(min(length, env.max_turns - 1)):
+        action = env.action_space.sample()
+        if not action.tool_calls:
+            break
+        if number % 2:
+            call = action.tool_calls[0]
+            familiar = {
+                n: rng.choice(seen) if isinstance(v, str) and seen else v for n, v in (call.arguments or {}).items()
+            }
+            if env.toolbox.tools[call.name].validator.is_valid(familiar):
+                action = Action.call(call.name, **familiar)
+        step = env.act(action)
+        actions.append(action)
+        seen += [word for result in step.turn.results for word in re.findall(r"\w[\w@.-]*", result.content)]
+        if step.stop is not None:
+            return actions
     if subject.has_expert:
         actions += [turn.action for turn in play(env)]
-    env.start(task, plan)
     return actions
 
 
-def _episode(subject: _Subject, task: Task, plan: FaultPlan) -> list[object]:
-    """All that an agent sees and gets in one episode."""
-    actions = _walk(subject, task, plan)
-    seen: list[object] = [subject.env.start(task, plan)]
-    return [*seen, *_follow(subject.env, actions), subject.env.judge()]
+def _episode(env: ToolEnv, task: Task, plan: FaultPlan, actions: Sequence[Action]) -> list[object]:
+    """All that an agent who acts so sees and gets in one episode."""
+    seen: list[object] = [env.start(task, plan)]
+    return [*seen, *_follow(env, actions), _verdict(env)]
+
+
+def _numpy_state() -> bytes:
+    return repr(np.random.get_state()).encode()
 
 
 def _difference(first: Sequence[object], second: Sequence[object]) -> str:
@@ -485,6 +676,17 @@ def _text(part: object) -> str:
 _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 CHECKS: tuple[Check, ...] = (
-    _documentation, _tools, _tasks, _gymnasium, _nothing, _determinism, _snapshots, _samples, _expert,
+    _documentation, _tools, _helpers, _tasks, _spaces, _nothing, _determinism, _gymnasium, _snapshots, _beside,
+    _samples, _expert,
 )  # fmt: skip
 """In this order: each may rely on what those before it found in order."""
+
+_AFTER: dict[Check, tuple[Check, ...]] = {
+    _determinism: (_spaces,),
+    _gymnasium: (_spaces, _determinism),
+    _snapshots: (_spaces, _determinism),
+    _beside: (_spaces, _determinism, _snapshots),
+    _samples: (_spaces,),
+    _expert: (_nothing,),
+}
+"""Left out where one of these has found an error: it would only find the same again."""

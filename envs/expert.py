@@ -102,8 +102,11 @@ def _insist(env: ToolEnv, name: str, arguments: dict[str, Json]) -> Generator[Ac
                 errors += 1
             case Outcome.UNAUTHENTICATED if login is not None:
                 for _ in range(_MOST_ATTEMPTS):
-                    if (yield Action.call(login)).ok:
+                    entered = yield Action.call(login)
+                    if entered.ok:
                         break
+                    if entered.outcome is Outcome.RATE_LIMITED and wait is not None:
+                        yield Action.call(wait)  # refused too, but time passes
             case Outcome.INVALID_ARGUMENTS if result.fault == "schema_drift":
                 pass
             case Outcome.OK if result.fault == "partial_page":

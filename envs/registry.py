@@ -1,15 +1,24 @@
-"""Environments by name: ours, yours by `register`, and any class as `module:Class`.
+"""Environments by name: ours, yours by `register`, those of installed packages, and any class as `module:Class`.
 
 make("orders")             a short name of ours
 make("mine/Library-v0")    what `register` was told; `gymnasium.make` knows it too
+make("library")            what an installed package offers under `[project.entry-points."sparring.envs"]`, by
+                           `library = "its_module:Library"`; its id is library/Library-v0
+make("orders?traps=2")     its knobs turned: see `knobs`
 make("mine:Library")       class `Library` in `mine.py` of the present folder, or of an installed module
+
+Packages are looked through when their names are wanted, and imported when an environment of theirs is made. One that is
+broken is told of by name, and breaks no other.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +31,25 @@ __all__ = ["make", "register", "registered"]
 
 _ENTRIES: dict[str, Callable[..., ToolEnv] | str] = {}
 _SHORT: dict[str, str] = {}
+
+GROUP = "sparring.envs"
+"""The group of entry points by which packages offer environments."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """An environment that an installed package offers."""
+
+    id: str
+    short: str
+    target: str
+    """module:Class"""
+    package: str
+    wrong: str = ""
+    """Why it cannot be made, where that is known without importing it."""
+
+
+_KNOBS = "sparring.envs.knobs"
 
 
 def register(id: str, entry_point: Callable[..., ToolEnv] | str, *, short: str = "") -> None:
@@ -37,25 +65,37 @@ def register(id: str, entry_point: Callable[..., ToolEnv] | str, *, short: str =
     _ENTRIES[id] = entry_point
     if short:
         _SHORT[short] = id
-    if id not in gymnasium.registry:
-        gymnasium.register(id, entry_point=lambda **options: make(id, **options), order_enforce=False)
+    _tell_gymnasium(id)
 
 
 def registered() -> dict[str, str]:
-    """id -> short name (or "")."""
+    """id -> short name (or ""): ours, what `register` was told, and what installed packages offer."""
     shorts = {full: short for short, full in _SHORT.items()}
-    return {id: shorts.get(id, "") for id in _ENTRIES}
+    return {id: shorts.get(id, "") for id in _ENTRIES} | {offer.id: offer.short for offer in _offers().values()}
 
 
 def make(name: str, **options: Any) -> ToolEnv:
     """A new environment. Raises `UnknownName` with the nearest known name, or `EnvError` with the way to mend it."""
+    if "?" in name and ":" not in name:  # orders?distractors=5
+        name = f"{_KNOBS}:{name}"
     id = _SHORT.get(name, name)
     entry = _ENTRIES.get(id)
     if entry is None and ":" in name:
         entry, id = name, name
     if entry is None:
-        raise UnknownName("environment", name, [*_SHORT, *_ENTRIES])
-    cls = _load(entry) if isinstance(entry, str) else entry
+        offers = _offers()
+        found = [offer for offer in offers.values() if name in (offer.short, offer.id)]
+        if not found:
+            known = [n for offer in offers.values() for n in (offer.short, offer.id) if n]
+            raise UnknownName("environment", name, [*_SHORT, *_ENTRIES, *known])
+        if len(found) > 1:
+            several = " and ".join(f"{offer.id!r} of the package {offer.package!r}" for offer in found)
+            raise EnvError(f"the name {name!r} is that of {several}; give the whole id")
+        return _from_package(found[0], options)
+    return _made(_load(entry) if isinstance(entry, str) else entry, id, name, options)
+
+
+def _made(cls: Callable[..., ToolEnv], id: str, name: str, options: dict[str, Any]) -> ToolEnv:
     try:
         env = cls(**options)
     except TypeError as error:
@@ -66,6 +106,77 @@ def make(name: str, **options: Any) -> ToolEnv:
         raise EnvError(f"{name} is a {type(env).__name__}, not a ToolEnv")
     env.sparring_id = id  # type: ignore[attr-defined]  # read by name_of; no subclass needs to know of it
     return env
+
+
+def _tell_gymnasium(id: str) -> None:
+    if id not in gymnasium.registry:
+        gymnasium.register(id, entry_point=lambda **options: make(id, **options), order_enforce=False)
+
+
+# ---- installed packages ----------------------------------------------------------------------------------------------
+
+
+def _offers() -> dict[str, _Offer]:
+    """What installed packages offer now, by id. Reads their metadata and imports nothing. Names that this process has
+    registered itself go before."""
+    offers: dict[str, _Offer] = {}
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
+        offer = _offer(point)
+        twin = offers.get(offer.id)
+        if twin is not None and twin.package != offer.package:
+            wrong = f"the package {twin.package!r} offers it too; uninstall one of them"
+            offer = replace(offer, wrong=wrong)
+        if offer.id in _ENTRIES:
+            continue
+        if offer.short in _SHORT:
+            offer = replace(offer, short="")
+        offers[offer.id] = offer
+        if not offer.wrong:
+            _tell_gymnasium(offer.id)
+    return offers
+
+
+def _offer(point: metadata.EntryPoint) -> _Offer:
+    package = point.dist.name if point.dist is not None else "(unknown)"
+    target = point.value.replace(" ", "")
+    attribute = target.partition(":")[2]
+    if "/" in point.name:
+        id, short = point.name, ""
+    else:
+        id, short = f"{point.name}/{attribute or 'Unnamed'}-v0", point.name
+    wrong = ""
+    if not re.fullmatch(r"[\w.]+:\w+", target):
+        wrong = f"its entry point is {point.value!r}, and not 'module:Class'"
+    elif not re.fullmatch(r"[\w:-]+/[\w:.-]+-v\d+", id):
+        wrong = f"its name is {point.name!r}, and neither a short name nor an id such as 'mine/Library-v0'"
+    return _Offer(id, short, target, package, wrong)
+
+
+def _from_package(offer: _Offer, options: dict[str, Any]) -> ToolEnv:
+    """Raises `EnvError` that names the package, whatever is wrong with it."""
+    if offer.wrong:
+        raise EnvError(_blame(offer, offer.wrong))
+    module, _, attribute = offer.target.partition(":")
+    try:  # another package's code: it may raise whatever it likes
+        cls: Callable[..., ToolEnv] = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:
+        raise EnvError(_blame(offer, f"{offer.target}: {type(error).__name__}: {error}")) from error
+    try:
+        return _made(cls, offer.id, offer.id, options)
+    except Exception as error:
+        if options:  # which may be to blame
+            raise
+        raise EnvError(_blame(offer, str(error))) from error
+
+
+def _blame(offer: _Offer, wrong: str) -> str:
+    return (
+        f"the environment {offer.id!r} of the package {offer.package!r} cannot be made: {wrong}; mend, upgrade or "
+        "uninstall that package"
+    )
+
+
+# ---- module:Class ----------------------------------------------------------------------------------------------------
 
 
 def _load(path: str) -> Callable[..., ToolEnv]:

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shlex
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from sparring.agents import Episode, HermesFormat, rollout, scripted
+from sparring.agents.models import load_tokenizer
+from sparring.cli import app
+from sparring.envs import make, task_set
+from sparring.tools import FaultPlan
 from sparring.trajectories.curation import (
     Card,
     Curated,
     Pair,
     best_of,
     correction_pairs,
+    digest,
     gold,
     mixture,
     on_policy_pairs,
+    read_pairs,
     shared_turns,
     successes,
     turn_weights,
 )
 from sparring.trajectories.errors import ConfigError, DataError, UnknownName
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
+from sparring.trajectories.store import Store
 from sparring.trajectories.trajectory import (
     Fork,
     StopReason,
@@ -501,3 +516,159 @@ def test_mixture_refuses_what_cannot_be_meant() -> None:
     with pytest.raises(DataError, match="part 'gold' is empty, but 3 of 3"):
         mixture({"gold": []}, {"gold": 1}, 3)
     assert len(mixture({"gold": [1], "off": []}, {"gold": 1, "off": 0}, 3)) == 3
+
+
+# --- each seed of data: a command makes it from orders, and the trainer it is for takes a step on it --------------
+
+MINE = """
+def score(t):
+    return t.reward - 0.01 * len(t.turns)
+
+def judge(a, b):
+    good = [t.reward for t in (a, b)]
+    return "tie" if good[0] == good[1] else "a" if good[0] > good[1] else "b"
+
+def thanks(t):
+    from dataclasses import replace
+    last = t.turns[-1]
+    said = replace(last.action, content=last.action.content + " Thank you.")
+    return replace(t, turns=(*t.turns[:-1], replace(last, action=said)))
+"""
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory, tiny_qwen3: Path) -> Path:
+    """Episodes of `orders`: clean, under faults, four agents on the same ones, as a policy would have sampled them."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    tasks = task_set(make("orders"), "train", 5)
+    plan = FaultPlan.parse("count=1:unavailable,rate_limited,internal_error@3")
+    episodes = {"gold": [Episode(t) for t in tasks], "faulty": [Episode(t, plan) for t in tasks]}
+    played = {name: rollout("orders", scripted("oracle"), wanted) for name, wanted in episodes.items()}
+    agents = ("give-up", "do-nothing", "blind-retry")
+    others = [t for agent in agents for t in rollout("orders", scripted(agent), episodes["faulty"])]
+    played["groups"] = [*played["faulty"], *others]
+    chat = HermesFormat(load_tokenizer(tiny_qwen3), tools="signature")
+    for t in played["groups"]:
+        tokens, spans = chat.tokens(t)
+        turns = tuple(replace(turn, span=span) for turn, span in zip(t.turns, spans, strict=True))
+        played.setdefault("sampled", []).append(replace(t, tokens=tokens, turns=turns))
+    for name, items in played.items():
+        (folder / f"{name}.jsonl").write_bytes(b"".join(t.to_json() + b"\n" for t in items))
+    with Store(folder / "store") as store:
+        for t in played["gold"]:
+            store.append(t)
+    good, bad = played["faulty"], [t for t in others if t.agent == "do-nothing"]
+    labels = [{"a": b.id, "b": g.id, "label": "b", "labeller": "ann", "note": "", "time": f"2026-01-0{i + 1}T00:00:00Z"}
+              for i, (g, b) in enumerate(zip(good, bad, strict=True))]  # fmt: skip
+    (folder / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
+    (folder / "mine_for_curation.py").write_text(MINE)
+    (folder / "rules.yaml").write_text("seed: 2\nrules:\n- gold\n- near_duplicates: {threshold: 0.95}\n")
+    return folder
+
+
+@pytest.fixture
+def cook(kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a command in the kitchen; `code` is what it has to exit with."""
+    monkeypatch.chdir(kitchen)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(command: str, code: int = 0) -> Any:
+        done = CliRunner().invoke(app, shlex.split(command))
+        assert done.exit_code == code, f"{command}: {done.output}\n{done.exception!r}"
+        return done
+
+    yield run
+    torch.set_num_threads(before)
+    sys.modules.pop("mine_for_curation", None)
+
+
+SEEDS = {
+    "gold": ("sft", "gold.jsonl --rule gold"),
+    "gold of a store, by a recipe": ("sft", "store --recipe rules.yaml"),
+    "recovery demonstrations": ("sft", "gold.jsonl faulty.jsonl --rule recoveries"),
+    "rejection sampling": ("sft", "sampled.jsonl --rule 'rejection_sampling k=2' --rule gold"),
+    "distillation": ("sft", "sampled.jsonl --rule 'distillation teacher=oracle student=do-nothing'"),
+    "corrected episodes": ("sft", "sampled.jsonl --rule corrections"),
+    "correction": ("dpo", "sampled.jsonl --rule 'pairs by=correction'"),
+    "on-policy": ("dpo", "sampled.jsonl --rule duplicates --rule 'pairs by=reward max_per_group=2'"),
+    "judge": ("dpo", "groups.jsonl --rule 'pairs by=judge judge=mine_for_curation:judge max_per_group=6'"),
+    "people": ("dpo", "groups.jsonl --rule 'pairs by=people labels=labels.jsonl'"),
+    "reward model": ("dpo", "groups.jsonl --rule 'pairs by=score score=mine_for_curation:score'"),
+    "style": ("dpo", "sampled.jsonl --rule successes --rule 'pairs by=style rewrite=mine_for_curation:thanks'"),
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_of_data_from_the_command_to_a_step_of_training(seed: str, cook: Any, kitchen: Path) -> None:
+    trainer, command = SEEDS[seed]
+    data, card_file = kitchen / f"{seed} data.jsonl", kitchen / f"{seed} data.card.json"
+    done = cook(f"curate {command} --held-out test --out {shlex.quote(data.name)}")
+    card = json.loads(card_file.read_text())
+    assert card["kept"] > 0
+    assert card["unit"] == ("episodes" if trainer == "sft" else "pairs")
+    assert all(r["came_in"] == r["kept"] + sum(r["dropped"].values()) for r in card["rules"])
+    assert f"sparring train {trainer} --data" in done.stdout
+    if trainer == "dpo":
+        items: Any = read_pairs([data])
+        assert all(pair.margin > 0 for pair in items)
+    else:
+        items = [Trajectory.from_json(line) for line in data.read_bytes().splitlines()]
+        assert all(t.success and any(turn.weight for turn in t.turns) for t in items)
+    assert len(items) == card["kept"]
+    assert digest(items) == card["content"]
+    cook(f"curate {command} --held-out test --out again.jsonl --overwrite")
+    if "correct" not in seed:  # which plays anew: its latencies differ
+        assert (kitchen / "again.jsonl").read_bytes() == data.read_bytes()
+    assert json.loads((kitchen / "again.card.json").read_text())["content"] == card["content"]
+
+    out = kitchen / f"run {seed}"
+    options = "--keep all" if trainer == "sft" else "--min-chosen -1e9"
+    cook(f"train {trainer} --data {shlex.quote(data.name)} {options} --model tiny-qwen3 --precision fp32 --steps 1 "
+         f"--batch 2 --max-tokens 9000 --micro-tokens 9000 --save-every 0 --out {shlex.quote(out.name)}")  # fmt: skip
+    (row,) = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    assert math.isfinite(row["loss"])
+    assert row["loss"] > 0
+    assert (out / "model" / "model.safetensors").is_file()
+
+
+def test_what_curate_refuses(cook: Any, kitchen: Path) -> None:
+    def fails(command: str) -> str:
+        line: str = cook(f"curate {command}", 1).stderr.splitlines()[-1]
+        return line
+
+    for command, says in (
+        ("gold.jsonl --out x.jsonl", "no rule was given"),
+        ("gold.jsonl --rule golden --out x.jsonl", "Did you mean 'gold'?"),
+        ("gold.jsonl --rule gold --held-out gold.jsonl --out x.jsonl", "5 of 5 are of held-out tasks"),
+        ("gold.jsonl --rule gold --held-out tset --out x.jsonl", "got 'tset'"),
+        ("gold.jsonl --rule gold --out gold.jsonl", "is there already"),
+        ("gold.jsonl --rule gold --out gold.jsonl --overwrite", "one of the files that are read"),
+        ("gold.jsonl --rule 'pairs by=reward' --out x.jsonl", "no task was played twice"),
+        ("gold.jsonl --rule 'balanced by=success' --out x.jsonl", "nothing to balance"),
+        ("faulty.jsonl --rule 'pairs by=correction' --out x.jsonl", "nothing left"),
+        ("groups.jsonl --rule 'pairs by=judge judge=tiny-qwen3' --out x.jsonl", "without a verdict"),
+        (". --rule gold --out x.jsonl", "no store"),
+    ):
+        assert says in fails(command), command
+    assert not (kitchen / "x.jsonl").exists()
+
+
+def test_pairs_and_episodes_are_not_mixed(cook: Any, kitchen: Path) -> None:
+    cook("curate groups.jsonl --rule 'pairs by=score score=mine_for_curation:score' --out few.jsonl --overwrite")
+    done = cook("train dpo --data few.jsonl --data sampled.jsonl --model tiny-qwen3 --steps 1 --out mixed", 1)
+    assert "few.jsonl holds pairs, sampled.jsonl does not" in done.stderr
+
+
+def test_decontaminated_by_a_split(cook: Any, kitchen: Path) -> None:
+    """The test tasks that were played by mistake go, the others stay."""
+    leaked = rollout("orders", scripted("oracle"), [Episode(t) for t in task_set(make("orders"), "test", 2)])
+    (kitchen / "leaked.jsonl").write_bytes(b"".join(t.to_json() + b"\n" for t in leaked))
+    assert (
+        "2 of 7 are of held-out tasks"
+        in cook("curate gold.jsonl leaked.jsonl --rule gold --held-out test --out clean.jsonl", 1).stderr
+    )
+    cook("curate gold.jsonl leaked.jsonl --rule gold --rule 'decontaminated against=test' --held-out test "
+         "--out clean.jsonl --overwrite")  # fmt: skip
+    assert json.loads((kitchen / "clean.card.json").read_text())["kept"] == 5

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import tempfile
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.envs import ToolEnv, make, play, task_set
+from sparring.envs import ToolEnv, expert, make, play, task_set
 from sparring.tools import FAULTS, Curriculum, FaultPlan, tool
-from sparring.trajectories import Action, Cause, ConfigError, Outcome, Task, ToolResult, Turn, UnknownName
+from sparring.tools.faults import Target
+from sparring.trajectories import (
+    Action,
+    Cause,
+    ConfigError,
+    Outcome,
+    Task,
+    ToolResult,
+    Turn,
+    UnknownName,
+)
 
 WORLDS = ("orders", "calendar")
 KINDS = tuple(FAULTS)
@@ -479,14 +494,22 @@ def test_a_count_is_what_it_says(world: tuple[ToolEnv, list[Task]]) -> None:
         assert max(hit) == count
 
 
+names = st.from_regex(r"[A-Za-z_][\w./-]{0,8}", fullmatch=True).filter(str.isascii)
+entries = st.builds(
+    lambda kind, tools, first, more: str(Target(kind, tuple(tools), first, None if more is None else first + more)),
+    st.sampled_from(KINDS),
+    st.lists(names, max_size=3),
+    st.integers(1, 5),
+    st.none() | st.integers(0, 3),
+) | st.sampled_from(KINDS)
 plans = st.builds(
     lambda kinds, count, seed: FaultPlan(tuple(kinds), count, (), seed),
-    st.lists(st.sampled_from(KINDS), min_size=1, max_size=4, unique=True),
+    st.lists(entries, min_size=1, max_size=4),
     st.integers(0, 5),
     st.integers(-5, 2**40),
 ) | st.builds(
     lambda rates, seed: FaultPlan(rates=tuple(rates.items()), seed=seed),
-    st.dictionaries(st.sampled_from(KINDS), st.floats(0, 1), min_size=1, max_size=4),
+    st.dictionaries(entries, st.floats(0, 1), min_size=1, max_size=4),
     st.integers(0, 99),
 )
 
@@ -515,7 +538,9 @@ def test_lines() -> None:
 @pytest.mark.parametrize(
     "line",
     ["count=x", "count=", "count=1@x", "count=1.5", "unavailable", "unavailable:often", "unavailable:2",
-     "unavailable:-1", "unavailable:nan", "unavailable:0.1:0.2", "count=-1", "nonsense", "count=1:unavailable@1@2"],
+     "unavailable:-1", "unavailable:nan", "unavailable:0.1:0.2", "count=-1", "nonsense", "count=1:unavailable@1@2",
+     "unavailable@refund", "unavailable@:0.1", "unavailable@7:0.1", "unavailable#0:0.1", "unavailable#4-2:0.1",
+     "unavailable#x:0.1", "count=1000000000", "count=1:unavailable#", "unavailable@a b:0.1"],
 )  # fmt: skip
 def test_lines_that_cannot_be_meant(line: str) -> None:
     with pytest.raises((ConfigError, UnknownName)):
@@ -531,5 +556,288 @@ def test_did_you_mean(line: str) -> None:
 def test_a_plan_has_a_count_or_rates() -> None:
     with pytest.raises(ConfigError, match="not both"):
         FaultPlan(count=1, rates=(("unavailable", 0.1),))
+    with pytest.raises(ConfigError, match="two rates"):
+        FaultPlan.parse("unavailable@a+b:0.1,unavailable@b+a:0.2")
     with pytest.raises(ConfigError, match="at least one kind"):
         FaultPlan((), 1)
+
+
+# ---- narrowed to tools and calls ------------------------------------------------------------------------------------
+
+
+def test_a_fault_on_one_tool_strikes_no_other(world: tuple[ToolEnv, list[Task]]) -> None:
+    env, tasks = world
+    writers = [t.name for t in env.toolbox.tools.values() if t.effect]
+    struck: set[str] = set()
+    plan = FaultPlan(rates=tuple((f"unavailable@{name}", 0.4) for name in writers))
+    for task in tasks[:40]:
+        env.start(task, plan)
+        struck |= {r.tool for turn in play(env) for r in turn.results if r.fault}
+    assert struck
+    assert struck <= set(writers)
+
+
+def test_narrowing_changes_no_other_blow() -> None:
+    """Common random numbers hold between a plan and the same plan for some of the tools."""
+    task = Task("Add one.")
+
+    def struck(plan: str, tool: str) -> list[bool]:
+        call = desk(plan)
+        return [call(tool).fault is not None for _ in range(12)]
+
+    for seed in range(10):
+        plain, narrow = f"unavailable:0.4@{seed}", f"unavailable@increase:0.4@{seed}"
+        assert struck(plain, "increase") == struck(narrow, "increase")
+        assert not any(struck(narrow, "enter"))
+    assert task.id
+
+
+def test_a_fault_on_some_calls() -> None:
+    call = desk("unavailable#3-4:1.0")
+    got = [call("increase").fault for _ in range(8)]
+    assert got[:2] == [None, None]
+    assert got[2] == "unavailable"
+    assert got[-2:] == [None, None]
+    for seed in range(8):
+        call = desk(f"count=1:timeout_landed@increase#2@{seed}")
+        assert [call("increase").fault for _ in range(3)] == [None, "timeout_landed", None]
+
+
+def test_a_counted_fault_on_a_tool_strikes_its_first_call(world: tuple[ToolEnv, list[Task]]) -> None:
+    env, tasks = world
+    name = {"orders": "find_order", "calendar": "find_person"}[type(env).__name__.lower()]
+    seen = 0
+    for task in tasks[:40]:
+        env.start(task, FaultPlan.parse(f"count=1:unavailable@{name}"))
+        results = [r for turn in play(env) for r in turn.results if r.tool == name]
+        if results:
+            seen += 1
+            assert results[0].fault == "unavailable"
+    assert seen > 10
+
+
+def test_a_narrowed_blow_that_missed_is_still_to_come() -> None:
+    env = make("orders")
+    task = next(t for t in task_set(env, "train", 50, levels=[1]) if t.kind == "cancel")
+    env.start(task, FaultPlan.parse("count=1:timeout_landed@cancel_order+set_status"))
+    assert env.act(Action.call("cancel_order", order_id="o0")).turn.results[0].fault is None  # failed by itself
+    play(env)
+    assert env.faults_hit == ("timeout_landed",)
+
+
+def test_so_many_of_a_kind() -> None:
+    call = desk("count=3:timeout_lost,timeout_lost,session_expired@1")
+    for _ in range(10):
+        call("increase")
+        call("enter")
+    assert sorted(call.env.faults_hit) == ["session_expired", "timeout_lost", "timeout_lost"]  # type: ignore[attr-defined]
+
+
+def test_a_tool_that_is_not_there() -> None:
+    env = make("orders")
+    task = task_set(env, "train", 1)[0]
+    with pytest.raises(
+        UnknownName, match=r"unknown tool in the fault plan 'cancel_orders'\. Did you mean 'cancel_order'"
+    ):
+        env.start(task, FaultPlan.parse("unavailable@cancel_orders:0.2"))
+    with pytest.raises(
+        ConfigError, match="timeout_lost cannot strike find_order here; it can strike cancel_order, ref"
+    ):
+        env.start(task, FaultPlan.parse("timeout_lost@find_order:0.2"))
+    with pytest.raises(ConfigError, match="stale_id cannot strike books here; it can strike no tool"):
+        Shelf().start(task, FaultPlan.parse("count=1:stale_id@books"))
+
+
+def test_what_a_kind_says_it_suits_is_what_it_strikes(world: tuple[ToolEnv, list[Task]]) -> None:
+    """`suits` is asked before anything strikes; it must agree with `strike`."""
+    env, tasks = world
+    for kind, fault in FAULTS.items():
+        able = {t.name for t in env.toolbox.tools.values() if fault.suits(t)}
+        struck = set()
+        for task in tasks[:40]:
+            env.start(task, FaultPlan((kind,), 1))
+            actions = expert(env)
+            action = next(actions)
+            while not env.faults_hit and action.tool_calls:
+                result = env.act(action).turn.results[0]
+                struck |= {result.tool} if env.faults_hit else set()
+                action = actions.send(result)
+        assert struck, kind
+        assert struck <= able, kind
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(plans)
+def test_a_plan_as_a_file_is_the_plan(plan: FaultPlan) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "plan.yaml")
+        path.write_text(plan.to_yaml())
+        assert FaultPlan.load(path) == plan
+        assert FaultPlan.parse(str(path)) == plan
+        assert FaultPlan.parse(f"{path}@77").seed == 77
+        as_json = Path(folder, "plan.JSON")
+        as_json.write_bytes(orjson.dumps(plan.to_dict()))
+        assert FaultPlan.parse(str(as_json)) == plan
+        assert FaultPlan.parse(str(FaultPlan.load(path))) == (plan if str(plan) else FaultPlan())
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> str:
+        (tmp_path / "plan.yaml").write_text(text)
+        return "plan.yaml"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", ""),
+        ("count=2:unavailable,stale_id@7", "count=2:unavailable,stale_id@7"),
+        ("count: 1\nfaults: [unavailable]", "count=1:unavailable@0"),
+        ("{count: 2, seed: 3, faults: [unavailable, {kind: stale_id, tools: refund}]}",
+         "count=2:unavailable,stale_id@refund@3"),
+        ("faults:\n- {kind: unavailable, rate: 0.2, tools: [refund, cancel_order], calls: 2-5}\n- 'stale_id:0.1'",
+         "unavailable@cancel_order+refund#2-5:0.2,stale_id:0.1@0"),
+        ("faults: [{kind: unavailable, number: 2}, {kind: stale_id, number: 1, calls: 3-}]",
+         "count=3:unavailable,unavailable,stale_id#3-@0"),
+        ("faults: [{kind: unavailable, rate: 1e-3, calls: 4}]", "unavailable#4:0.001@0"),
+        ("faults: [{kind: unavailable, rate: 1, calls: -4}]", "unavailable#1-4:1.0@0"),
+    ],
+)  # fmt: skip
+def test_files(written: Callable[[str], str], text: str, line: str) -> None:
+    plan = FaultPlan.parse(written(text))
+    assert str(plan) == line
+    assert FaultPlan.load("plan.yaml", seed=4).seed == (plan.seed if "seed" in text or "@7" in text else 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("faults: [{kind: unavailible, rate: 0.2}]", "unknown fault 'unavailible'. Did you mean 'unavailable'"),
+        ("faults: [{kind: unavailable, rates: 0.2}]", "unknown part of a fault 'rates'. Did you mean 'rate'"),
+        ("fault: []", "unknown part of a fault plan 'fault'. Did you mean 'faults'"),
+        ("faults: {unavailable: 0.2}", "plan.yaml: the faults of a plan are a list"),
+        ("faults: [unavailable]", "the fault 'unavailable' has no rate and no number, and the plan no count"),
+        ("faults: [{kind: unavailable, rate: often}]", "a number between 0 and 1, got 'often'"),
+        ("faults: [{kind: unavailable, rate: true}]", "a number between 0 and 1, got True"),
+        ("faults: [{kind: unavailable, rate: 0.1}, {kind: stale_id, number: 2}]", "either numbers or rates"),
+        ("faults: [{kind: unavailable, rate: 0.1, tools: [7]}]", "the tools of a fault are names"),
+        ("faults: [{kind: unavailable, rate: 0.1, calls: soon}]", "are written 2-5, 2-, -5 or 2, got 'soon'"),
+        ("faults: [{kind: unavailable, number: -1}]", "number is 0 to 1000, got -1"),
+        ("faults: [{rate: 0.1}]", "a mapping with kind"),
+        ("{count: 2, faults: [{kind: unavailable, rate: 0.1}]}", "draws from its faults"),
+        ("{count: two}", "count is a whole number, got 'two'"),
+        ("{seed: 0.5, faults: []}", "seed is a whole number, got 0.5"),
+        ("{seed: 1, seed: 2}", "the key 'seed' stands twice"),
+        ("0.0: count=1", "read it with Curriculum.load"),
+        ("[1, 2]", "a fault plan is a mapping with seed, count, faults"),
+        ("a: [", "plan.yaml: no YAML"),
+        ("plan.yaml", "cannot read the fault plan 'plan.yaml'"),
+        ("!!python/object/apply:os.system [true]", "no YAML"),
+        ("[" * 5000, "no YAML"),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_meant(written: Callable[[str], str], text: str, error: str) -> None:
+    with pytest.raises((ConfigError, UnknownName), match=re.escape(error)):
+        FaultPlan.parse(written(text))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the fault plan .*none\.yaml: No such file"):
+        FaultPlan.parse(str(tmp_path / "none.yaml"))
+
+
+def test_the_seed_of_a_line_goes_before_that_of_the_caller() -> None:
+    assert FaultPlan.parse("count=1", seed=5).seed == 5
+    assert FaultPlan.parse("count=1@0", seed=5).seed == 0
+    assert FaultPlan.parse("unavailable@refund:0.2", seed=5).seed == 5
+    assert FaultPlan.parse("count=1:unavailable@refund", seed=5) == FaultPlan(("unavailable@refund",), 1, (), 5)
+
+
+def test_a_curriculum_as_a_file(written: Callable[[str], str]) -> None:
+    text = "0.0: count=1:unavailable\n0.3: {count: 1}\n0.7: {faults: [{kind: unavailable, rate: 0.2, tools: refund}]}\n"
+    course = Curriculum.load(written(text))
+    assert str(course.at(0.1, seed=3)) == "count=1:unavailable@3"
+    assert course.at(0.4) == FaultPlan(count=1)
+    assert str(course.at(0.9)) == "unavailable@refund:0.2@0"
+    assert Curriculum.load(written(course.to_yaml())) == course
+    assert Curriculum.load(written("0: \n0.5: count=2")).at(0.1) == FaultPlan()
+    for wrong in ("0.5: count=1", "soon: count=1", "[]", "0: count=1\n0.5: 7", ".nan: count=1"):
+        with pytest.raises(ConfigError, match=r"^plan\.yaml: "):
+            Curriculum.load(written(wrong))
+
+
+def test_a_plan_from_a_file_replays_from_its_record(written: Callable[[str], str]) -> None:
+    """What a trajectory keeps is the line: the file may change afterwards."""
+    plan = FaultPlan.parse(written("{seed: 5, faults: [{kind: unavailable, rate: 0.5, tools: find_order}]}"))
+    record = str(plan)
+    written("count: 3")
+    env = make("orders")
+    for task in task_set(env, "train", 10):
+        episodes = []
+        for each in (plan, FaultPlan.parse(record)):
+            env.start(task, each)
+            episodes.append(play(env))
+        assert episodes[0] == episodes[1]
+
+
+# ---- whatever is written ---------------------------------------------------------------------------------------------
+
+pieces = st.sampled_from(
+    ["count=", "unavailable", "stale_id", "refund", "@", ":", ",", "#", "+", "-", "2", "0.5", "-1", "1e3", " ", "\n",
+     "nan", "é", ".yaml", "²", "1_0", "@7", "٣"]
+)  # fmt: skip
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.lists(pieces, max_size=9).map("".join) | st.text(max_size=30))
+def test_any_line_is_a_plan_or_an_error_that_says_so(line: str) -> None:
+    try:
+        plan = FaultPlan.parse(line)
+    except (ConfigError, UnknownName):
+        return
+    assert str(FaultPlan.parse(str(plan))) == str(plan)
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.sampled_from(["unavailable", "refund", "2-5", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["seed", "count", "faults", "kind", "rate", "number", "tools", "calls"])
+            | st.integers(0, 2),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+fault_entries = st.fixed_dictionaries(
+    {"kind": st.sampled_from(KINDS) | anything},
+    optional=dict.fromkeys(("rate", "number", "tools", "calls"), anything),
+)
+mappings = anything | st.fixed_dictionaries(
+    {}, optional={"seed": anything, "count": anything, "faults": st.lists(fault_entries | anything, max_size=3)}
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(mappings)
+def test_any_mapping_is_a_plan_or_an_error_that_says_so(data: Any) -> None:
+    for read in (FaultPlan.from_dict, Curriculum.from_dict):
+        with contextlib.suppress(ConfigError, UnknownName):
+            read(data)
+    with contextlib.suppress(ConfigError, UnknownName):
+        plan = FaultPlan.from_dict(data)
+        assert FaultPlan.from_dict(plan.to_dict()) == plan

@@ -1,31 +1,69 @@
-"""The numbers in these tests were worked out by hand; scipy is asked for a second opinion where it has one."""
+"""Numbers worked out by hand; scipy and statsmodels are asked where they have a second opinion."""
 
 from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.trajectories.errors import ConfigError
-from sparring.trajectories.messages import Action, Cause, Outcome, ToolCall, ToolResult
+from sparring.agents import Episode, rollout, scripted
+from sparring.cli_compare import _roles
+from sparring.envs import make, task_set
+from sparring.tools import FAULTS, FaultPlan
+from sparring.trajectories.errors import ConfigError, DataError
+from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
 from sparring.trajectories.metrics import (
+    ACTIONS,
+    MEASURES,
+    RIGHT,
+    RIGHT_AFTER_OUTCOME,
+    Step,
+    ToolRoles,
+    abstention,
+    across_seeds,
+    after_faults,
     blind_retries,
+    detectable,
     duplicate_effects,
+    excluded,
     false_success,
+    fault_recovery,
+    forgetting,
     holm,
+    incidents,
+    kl_from_base,
     mcnemar_exact,
+    measure,
+    newcombe_paired,
     outcome_mix,
     paired_difference,
     pass_at_k,
     pass_hat_k,
+    plan_order,
+    precedence,
     rate,
+    ratio,
     recovery_by_cause,
+    recovery_by_fault,
     recovery_rate,
+    repeated_failures,
     resilience,
+    right_strategy,
+    says_it_cannot,
+    sign_flip_exact,
     steps_over_optimal,
     success_by_fault,
     success_rate,
     summary,
+    tokens_to_recovery,
+    turns_to_recovery,
+    unresolved,
+    wasted_calls,
     wilson,
 )
 from sparring.trajectories.trajectory import StopReason, Task, Tokens, Trajectory, Turn
@@ -39,11 +77,21 @@ def call(
     cause: Cause = Cause.TOOL,
     landed: bool | None = False,
     raw: str = "",
+    fault: str | None = None,
+    content: str = "text",
+    **arguments: object,
 ) -> Turn:
     """A turn with one call; amount None: a call that could not be parsed."""
-    arguments = None if amount is None else {"amount": amount}
-    result = ToolResult("c", name, outcome, "text", cause=None if outcome is Outcome.OK else cause, landed=landed)
-    return Turn(Action("", (ToolCall(name, arguments, raw),)), (result,))
+    said = None if amount is None else (arguments or {"amount": amount})
+    result = ToolResult(
+        "c", name, outcome, content, cause=None if outcome is Outcome.OK else cause, landed=landed, fault=fault
+    )
+    return Turn(Action("", (ToolCall(name, said, raw),)), (result,))
+
+
+def struck(kind: str, outcome: Outcome, name: str = "pay", **more: object) -> Turn:
+    """A turn whose only call a fault has struck."""
+    return call(name, outcome, cause=Cause.INJECTED, fault=kind, **more)  # type: ignore[arg-type]
 
 
 def episode(
@@ -63,6 +111,8 @@ def episode(
     )  # fmt: skip
 
 
+SAID = Turn(Action("Done."))
+QUIT = Turn(Action("Cannot do it."))
 unhurried = settings(deadline=None, max_examples=50)  # the first example also pays for importing scipy
 DOWN = call(outcome=Outcome.UNAVAILABLE, cause=Cause.INJECTED)
 LOST = episode(None, stop=StopReason.INFRASTRUCTURE)
@@ -153,9 +203,10 @@ def test_success_by_fault_counts_an_episode_once_per_kind() -> None:
 def test_resilience_compares_the_same_tasks() -> None:
     clean = [episode(True, task="a"), episode(True, task="b"), episode(False, task="c")]
     faulty = [episode(True, task="a", faults="f"), episode(False, task="b", faults="f")]
-    assert resilience(clean, faulty) == 0.5
-    assert resilience([], faulty) is None
-    assert resilience([episode(False, task="a")], faulty) is None
+    found = resilience(clean, faulty)
+    assert (found.value, found.low, found.high, found.tasks) == (0.5, 0.0, 1.0, 2)  # tasks a and b: 1/2 of 2/2
+    assert resilience([], faulty).value is None
+    assert resilience([episode(False, task="a")], faulty).value is None
 
 
 def test_false_success_leaves_out_what_the_caller_knows_as_giving_up() -> None:
@@ -279,3 +330,470 @@ def test_summary() -> None:
     assert found.stops == {StopReason.FINISHED: 1, StopReason.TURN_LIMIT: 1, StopReason.INFRASTRUCTURE: 1}
     empty = summary([])
     assert (empty.success.value, empty.turns, empty.reward, empty.pass_at) == (None, None, None, None)
+
+
+# Intervals of means and ratios
+
+
+def test_a_ratio_draws_whole_tasks() -> None:
+    found = ratio([("a", 3, 3), ("b", 0, 1), ("c", 5, 0)])
+    assert (found.value, found.n, found.tasks) == (0.75, 4, 2)  # c has no denominator
+    assert (found.low, found.high) == (0.0, 1.0)  # only (a, a), (a, b) and (b, b) can be drawn
+    assert (ratio([]).value, ratio([("a", 1, 0)]).value) == (None, None)
+    alone = ratio([("a", 1, 2), ("a", 1, 2)])
+    assert (alone.value, alone.low, alone.tasks) == (0.5, None, 1)
+    assert str(found) == "0.75 [0, 1] n=4"
+    assert str(ratio([])) == "none (n=0)"
+
+
+def test_the_bootstrap_agrees_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = random.Random(1)
+    values = [rng.gauss(3, 2) for _ in range(60)]
+    found = ratio([(i, v, 1) for i, v in enumerate(values)], resamples=5000)
+    theirs = stats.bootstrap((values,), lambda x, axis: x.mean(axis), method="percentile", rng=0).confidence_interval
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
+
+
+def test_across_training_seeds_by_hand_and_by_scipy() -> None:
+    # mean .6, deviations ±.1 and 0: s = .1, s/√3 = .057735; t_.975 with 2 degrees of freedom is 4.30265
+    found = across_seeds([0.5, 0.6, 0.7, None])
+    assert (found.value, found.n) == (pytest.approx(0.6), 3)
+    assert (found.low, found.high) == pytest.approx((0.6 - 0.248414, 0.6 + 0.248414), abs=1e-6)
+    assert (across_seeds([0.5]).low, across_seeds([None]).value) == (None, None)
+    stats = pytest.importorskip("scipy.stats")
+    for n in (2, 3, 4, 5, 6, 11, 30, 101):
+        values = [float(i % 3) for i in range(n)]
+        theirs = stats.t.interval(0.95, n - 1, loc=sum(values) / n, scale=stats.sem(values))
+        ours = across_seeds(values)
+        assert (ours.low, ours.high) == pytest.approx(theirs)
+
+
+def test_pass_k_has_an_interval_over_tasks() -> None:
+    attempts = [episode(i < 1, task="a", attempt=i) for i in range(4)]
+    attempts += [episode(i < 3, task="b", attempt=i) for i in range(4)]
+    assert (pass_at_k(attempts, 2).low, pass_at_k(attempts, 2).high) == (0.5, 1.0)
+    assert (pass_hat_k(attempts[:4], 2).low, pass_hat_k(attempts, 4).low) == (None, None)
+
+
+def test_what_was_excluded_is_said_with_its_reason() -> None:
+    every = [episode(True), LOST, LOST, episode(None), episode(True, stop=StopReason.CANCELLED)]
+    found = excluded(every)
+    assert (found.episodes, found.judged, found.share) == (5, 1, 0.8)
+    assert found.reasons == {"infrastructure failure": 2, "not judged": 1, "cancelled": 1}
+    assert str(found) == ("1 of 5 episodes judged; excluded: 2 infrastructure failure, 1 not judged, 1 cancelled")
+    assert excluded([]).share is None
+
+
+@unhurried
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), max_size=12))
+def test_no_measure_is_ever_nan_and_each_counts_judged_episodes_only(rows: list[tuple[int, bool, bool]]) -> None:
+    every = [episode(ok, DOWN, SAID if ok else QUIT, task=str(task)) if judged else LOST for task, ok, judged in rows]
+    found = measure(every)
+    assert list(found) == [m.name for m in MEASURES]
+    judged = [t for t in every if t.judged]
+    assert found == measure(judged)
+    for one in found.values():
+        assert (one.value is None) == (one.n == 0)
+        assert one.value is None or one.value == one.value
+        assert one.low is None or one.high is None or one.low <= one.high
+    assert found["success"].value == success_rate(every).value
+    assert found["recovery"].value == recovery_rate(every).value
+    assert found["reward"].value == pytest.approx(summary(every).reward)
+    assert found["blind retries"].value == pytest.approx(summary(every).blind_retries)
+
+
+def test_the_document_names_every_measure() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs/metrics.md").read_text("utf-8")
+    rows = "".join(line for line in text.splitlines() if line.startswith("| `"))
+    assert not [m.name for m in MEASURES if f"`{m.name}`" not in rows]
+    assert not [action for action in ACTIONS if f"`{action}`" not in rows]
+
+
+# What follows a failure
+
+
+def test_the_tables_cover_every_fault_and_every_outcome() -> None:
+    assert set(RIGHT) == set(FAULTS)
+    assert set(RIGHT_AFTER_OUTCOME) == set(Outcome) - {Outcome.OK}
+    assert set().union(*RIGHT.values(), *RIGHT_AFTER_OUTCOME.values()) <= set(ACTIONS)
+
+
+ROLES = {"test/Env-v0": ToolRoles(frozenset({"nap"}), frozenset({"knock"}), {"pay": frozenset({"transfer"})})}
+
+
+@pytest.mark.parametrize(
+    ("then", "action"),
+    [
+        (call(), "retry_same"),
+        (call(amount=2), "retry_changed"),
+        (call("transfer"), "alternative"),
+        (call("knock"), "login"),
+        (call("nap"), "wait"),
+        (call("look"), "other_tool"),
+        (call("pay", Outcome.MALFORMED, amount=None, raw="{"), "malformed"),
+        (Turn(Action("Cannot: no.")), "give_up"),
+        (Turn(Action("I paid it.")), "final_answer"),
+        (None, "cut_off"),
+    ],
+)
+def test_the_first_action_after_a_fault(then: Turn | None, action: str) -> None:
+    turns = (struck("unavailable", Outcome.UNAVAILABLE), *([] if then is None else [then]))
+    stop = StopReason.TURN_LIMIT if then is None else StopReason.FINISHED
+    assert after_faults([episode(False, *turns, stop=stop)], ROLES) == {("unavailable", action): 1}
+
+
+def test_a_message_to_the_user_is_no_end() -> None:
+    asks = Turn(Action("Shall I go on?"), messages=(Message("user", "Yes."),))
+    t = episode(True, struck("unavailable", Outcome.UNAVAILABLE), asks, call(), SAID)
+    assert after_faults([t]) == {("unavailable", "message"): 1}
+
+
+def test_tools_are_guessed_from_their_names_where_roles_are_not_known() -> None:
+    down = struck("rate_limited", Outcome.RATE_LIMITED)
+    counts = after_faults([episode(True, down, call(name), call()) for name in ("wait", "log_in", "transfer")])
+    assert counts == {("rate_limited", a): 1 for a in ("wait", "login", "other_tool")}
+    looked = episode(True, struck("forbidden", Outcome.FORBIDDEN), call("look"), call("transfer"), SAID)
+    assert [one.right for t in (looked, replace(looked, turns=looked.turns[:2])) for one in incidents(t, ROLES)] == [
+        True, False
+    ]  # fmt: skip
+    gone = episode(True, struck("tool_removed", Outcome.GONE), call("transfer"), SAID)
+    assert right_strategy([gone]).value == 1.0  # it may be the second route
+    assert right_strategy([gone], {"test/Env-v0": ToolRoles(alternatives={})}).value == 0.0
+
+
+def test_the_call_that_is_nearest_to_the_failed_one_counts() -> None:
+    both = Turn(Action("", (ToolCall("look", {}), ToolCall("pay", {"amount": 1}))), ())
+    t = episode(True, struck("unavailable", Outcome.UNAVAILABLE), both)
+    assert after_faults([t]) == {("unavailable", "retry_same"): 1}
+
+
+def test_a_fault_counts_once_and_unjudged_episodes_do_not() -> None:
+    down = struck("unavailable", Outcome.UNAVAILABLE)
+    assert after_faults([episode(True, down, down, down, call())]) == {("unavailable", "retry_same"): 1}
+    assert after_faults([replace(LOST, turns=(down,))]) == {}
+    own = episode(False, call(outcome=Outcome.NOT_FOUND), down, QUIT)
+    assert after_faults([own]) == {("unavailable", "give_up"): 1}
+    assert after_faults([own], failures="own") == {("not_found", "retry_same"): 1}
+    assert after_faults([own], failures="all").total() == 2
+
+
+def test_right_strategy_by_hand() -> None:
+    right = episode(True, struck("unavailable", Outcome.UNAVAILABLE), call(), SAID, task="a")
+    wrong = episode(False, struck("timeout_landed", Outcome.TIMEOUT, landed=True), call(landed=True), SAID, task="b")
+    silent = episode(True, call(fault="empty_result"), call(), SAID, task="c")
+    every = [right, wrong, silent]
+    assert right_strategy(every).value == pytest.approx(2 / 3)
+    assert right_strategy(every, fault="timeout_landed").value == 0.0
+    assert right_strategy(every, fault="gone").value is None
+    assert right_strategy([episode(True, call())]).value is None
+
+
+# Incidents
+
+
+def test_an_incident_from_failure_to_recovery() -> None:
+    down = struck("unavailable", Outcome.UNAVAILABLE)
+    spans = [(2, 4), (5, 8), (9, 10), (11, 12)]
+    turns = [replace(turn, span=span) for turn, span in zip((down, down, call(), SAID), spans, strict=True)]
+    sampled = tuple(int(any(a <= i < b for a, b in spans)) for i in range(12))
+    t = episode(True, *turns, tokens=Tokens(tuple(range(12)), sampled, (0.0,) * 12))
+    (one,) = incidents(t)
+    assert (one.tool, one.fault, one.cause, one.turn, one.resolved) == ("pay", "unavailable", Cause.INJECTED, 0, 2)
+    assert (one.action, one.right, one.told, one.turns) == ("retry_same", True, True, 2)
+    assert (one.failures, one.tokens) == (2, 4)  # the second call's 3 tokens and the third's 1
+    assert tokens_to_recovery([t]).value == 4.0
+    assert tokens_to_recovery([episode(True, down, call())]).value is None
+
+
+def test_turns_to_recovery_stand_beside_what_never_was() -> None:
+    down = struck("unavailable", Outcome.UNAVAILABLE)
+    every = [episode(True, down, call(), task="a"), episode(True, down, down, call(), task="b"),
+             episode(False, down, QUIT, task="c")]  # fmt: skip
+    assert (turns_to_recovery(every).value, turns_to_recovery(every).n) == (1.5, 2)
+    assert unresolved(every).value == pytest.approx(1 / 3)
+    assert fault_recovery(every).value == pytest.approx(2 / 3)
+    assert (unresolved([episode(True, call())]).value, turns_to_recovery([]).value) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "then", "reached"),
+    [
+        (struck("unavailable", Outcome.UNAVAILABLE), call(amount=1), True),
+        (struck("unavailable", Outcome.UNAVAILABLE), call(amount=2), False),  # for something else
+        (call(outcome=Outcome.NOT_FOUND), call(amount=2), True),  # the argument was what was wrong
+        (struck("stale_id", Outcome.CONFLICT), call(amount=2), True),
+        (struck("schema_drift", Outcome.INVALID_ARGUMENTS), call(amount_text=1), True),
+        (struck("tool_removed", Outcome.GONE), call("transfer", amount=2), True),
+        (struck("tool_removed", Outcome.GONE), call("look", amount=1), False),
+        (call("pya", Outcome.UNKNOWN_TOOL, cause=Cause.POLICY), call(amount=1), True),
+        (call("pya", Outcome.UNKNOWN_TOOL, cause=Cause.POLICY), call(amount=2), False),
+        (call("", Outcome.MALFORMED, amount=None, raw="{", cause=Cause.POLICY), call("look"), True),
+        (
+            struck("unavailable", Outcome.UNAVAILABLE),
+            call(fault="empty_result"),
+            False,
+        ),  # an answer, but not a right one
+        (struck("timeout_lost", Outcome.TIMEOUT), struck("timeout_landed", Outcome.TIMEOUT, landed=True), True),
+        (struck("timeout_landed", Outcome.TIMEOUT, landed=True), call("look"), True),
+        (struck("timeout_landed", Outcome.TIMEOUT, landed=True), call(landed=True), False),  # paid twice
+    ],
+)
+def test_when_the_blocked_end_was_reached(blocked: Turn, then: Turn, reached: bool) -> None:
+    one = incidents(episode(None, blocked, then), ROLES)[0]
+    assert one.resolved == (1 if reached else None)
+
+
+def test_a_second_fault_on_the_way_is_an_incident_of_its_own_and_both_are_resolved() -> None:
+    t = episode(True, struck("unavailable", Outcome.UNAVAILABLE), struck("stale_id", Outcome.CONFLICT), call("look"),
+                call(amount=2), SAID)  # fmt: skip
+    assert [(one.fault, one.action, one.resolved) for one in incidents(t)] == [
+        ("unavailable", "retry_same", 3), ("stale_id", "other_tool", 3)
+    ]  # fmt: skip
+
+
+def test_page_two_ends_what_page_one_began() -> None:
+    page = call("list_all", fault="partial_page")
+    assert [(one.told, one.resolved) for one in incidents(episode(True, page, page, SAID))] == [(False, 1)]
+    assert incidents(episode(True, page, SAID))[0].resolved is None
+
+
+def test_recovery_by_fault_and_cause() -> None:
+    down, gone = struck("unavailable", Outcome.UNAVAILABLE), struck("tool_removed", Outcome.GONE)
+    own = call("look", outcome=Outcome.NOT_FOUND, cause=Cause.TOOL)
+    every = [episode(True, down, call(), own), episode(False, gone, QUIT, task="b")]
+    found = recovery_by_fault(every)
+    assert {kind: (one.value, one.n) for kind, one in found.items()} == {"tool_removed": (0, 1), "unavailable": (1, 1)}
+    assert fault_recovery(every, cause=Cause.TOOL).value == 0.0
+    assert fault_recovery(every, cause=Cause.INJECTED).value == 0.5
+    broken = episode(True, call(outcome=Outcome.CRASHED, cause=Cause.INFRASTRUCTURE), call())
+    assert incidents(broken) == []
+
+
+@pytest.mark.parametrize("kind", sorted(set(FAULTS) - {"impossible"}))
+def test_the_expert_is_right_after_every_fault_and_its_opposites_are_not(kind: str) -> None:
+    tasks = task_set(make("orders"), "train", 10)
+    plan = FaultPlan.parse(f"count=1:{kind}@1")
+    roles = _roles({"sparring/Orders-v0"})
+    played = {
+        name: rollout("orders", scripted(name), [Episode(task, plan) for task in tasks])
+        for name in ("oracle", "give-up")
+    }
+    expert, quits = (right_strategy(ts, roles, fault=kind) for ts in played.values())
+    if expert.value is None:
+        pytest.skip("nothing here that it could strike")
+    assert expert.value >= 0.9
+    told = [t for t in played["give-up"] if t.failed_calls()]
+    if told:
+        assert right_strategy(told, roles, fault=kind).value == 0.0
+    recovered = recovery_by_fault(played["oracle"], roles)[kind].value
+    assert recovered is not None
+    assert recovered >= 0.8
+    assert quits.n > 0
+
+
+def test_that_nothing_can_be_done_is_known_once_the_second_route_is_blocked_too() -> None:
+    tasks = task_set(make("orders"), "train", 10)
+    plan, roles = FaultPlan.parse("count=1:impossible@1"), _roles({"sparring/Orders-v0"})
+    for name, share in (("oracle", 1.0), ("give-up", 1.0), ("blind-retry", 0.0)):
+        played = rollout("orders", scripted(name), [Episode(task, plan) for task in tasks])
+        assert right_strategy(played, roles).value == share
+        assert abstention(played).recall.value == share
+        assert recovery_by_fault(played, roles)["impossible"].value == 0.0
+
+
+# Waste
+
+
+def test_repeated_failures_by_hand() -> None:
+    assert repeated_failures(episode(False, DOWN, DOWN, DOWN)) == 0  # two retries may be right
+    assert repeated_failures(episode(False, *[DOWN] * 6)) == 3
+    missing = call(outcome=Outcome.NOT_FOUND)
+    assert repeated_failures(episode(False, missing, call("look"), missing)) == 1
+    assert repeated_failures(episode(False, missing, call(outcome=Outcome.NOT_FOUND, amount=2))) == 0
+    expired = call(outcome=Outcome.UNAUTHENTICATED)
+    assert repeated_failures(episode(True, expired, call("log_in"), call())) == 0
+    twins = Turn(Action("", missing.action.tool_calls * 2), missing.results * 2)
+    assert repeated_failures(episode(False, twins)) == 0
+
+
+def test_wasted_calls_by_hand() -> None:
+    look = call("look")
+    assert wasted_calls(episode(True, look, look, call("look", content="changed"))) == 1
+    assert wasted_calls(episode(True, call("wait"), call("wait"))) == 0
+    expired = call(outcome=Outcome.UNAUTHENTICATED)
+    login = call("log_in")
+    assert wasted_calls(episode(True, login, expired, login, login)) == 1  # the second was called for
+    assert wasted_calls(episode(False, *[DOWN] * 6)) == 3
+    lost = struck("timeout_lost", Outcome.TIMEOUT)
+    assert wasted_calls(episode(True, look, lost, look, look)) == 1  # the second look was called for
+    paid = call(landed=True)
+    effects = {"test/Env-v0": ToolRoles(effects=frozenset({"pay"}))}
+    assert wasted_calls(episode(True, look, paid, look), effects) == 0
+    assert wasted_calls(episode(True, look, paid, look)) == 1
+    assert wasted_calls(episode(True, paid, paid)) == 1
+    assert wasted_calls(episode(True, paid, paid), effects) == 0
+
+
+# Giving up
+
+
+def test_abstention_by_hand() -> None:
+    hopeless = {"hit": ("impossible",)}
+    every = [
+        episode(True, QUIT, **hopeless), episode(True, QUIT, **hopeless), episode(False, SAID, **hopeless),
+        episode(False, QUIT), episode(True, SAID), episode(False, SAID), LOST,
+    ]  # type: ignore[arg-type]  # fmt: skip
+    found = abstention(every)
+    assert (found.precision.successes, found.precision.n) == (2, 3)
+    assert (found.recall.successes, found.recall.n) == (2, 3)
+    assert (found.premature.successes, found.premature.n, found.premature.excluded) == (1, 3, 1)
+    none = abstention([episode(True, SAID)])
+    assert (none.precision.value, none.recall.value, none.premature.value) == (None, None, 0.0)
+    named = measure(every)
+    assert named["abstention precision"].value == found.precision.value
+    assert named["premature give-up"].value == found.premature.value
+    assert named["false success"].value == false_success(every, says_it_cannot).value == pytest.approx(2 / 3)
+
+
+# Order
+
+
+def test_precedence_follows_where_arguments_came_from() -> None:
+    gold = episode(
+        True,
+        call("find", content='{"id":"o40"}', name_="Ada"),
+        call("read", content='{"payment":"p12"}', order="o40"),
+        call("refund", payment="p12", who="Ada"),
+    )
+    gold = replace(gold, prompt=(Message("user", "Refund what Ada bought."),))
+    find, read = Step("find", (("name_", "Ada"),)), Step("read", (("order", "o40"),))
+    refund = Step("refund", (("payment", "p12"), ("who", "Ada")))
+    assert precedence(gold) == [(find, read), (read, refund)]  # Ada stood in the prompt
+    assert plan_order([gold], lambda t: precedence(gold)).value == 1.0
+
+
+def test_plan_order_by_hand() -> None:
+    edges = [(Step("a"), Step("b")), (Step("b"), Step("c")), (Step("a"), Step("d"))]
+    swapped = episode(False, call("b"), call("a"), call("c"))  # a before b: no; b before c: yes; d never came
+    found = plan_order([swapped], lambda t: edges)
+    assert (found.value, found.n) == (0.5, 2)
+    failed_first = episode(False, call("a", outcome=Outcome.NOT_FOUND), call("b"))
+    assert plan_order([failed_first], lambda t: edges).value == 0.0
+    together = Turn(
+        Action("", (ToolCall("a", {}), ToolCall("b", {}))),
+        (ToolResult("1", "a", Outcome.OK, ""), ToolResult("2", "b", Outcome.OK, "")),
+    )
+    assert plan_order([episode(False, together)], lambda t: edges).value == 0.0  # b was written before a had answered
+    assert plan_order([episode(False, call("c", outcome=Outcome.GONE))], lambda t: edges).value is None
+
+
+def test_the_expert_keeps_the_order_that_its_results_dictate() -> None:
+    tasks = task_set(make("orders"), "train", 6)
+    played = rollout("orders", scripted("oracle"), [Episode(task) for task in tasks])
+    gold = {t.task.id: precedence(t) for t in played}
+    assert all(gold.values())
+    assert plan_order(played, lambda t: gold[t.task.id]).value == 1.0
+
+
+# Forgetting
+
+
+def test_kl_by_hand() -> None:
+    tokens = Tokens((5, 6, 7), (0, 1, 1), (0.0, -1.0, -0.5))
+    base = [episode(True, tokens=tokens), episode(True)]
+    assert kl_from_base(base, [(9.9, -2.0, -0.5), ()]).value == 0.5  # (1 + 0) / 2 sampled tokens
+    assert kl_from_base(base[:1], [tokens.logprobs]).value == 0.0
+    assert kl_from_base([], []).value is None
+    with pytest.raises(DataError, match="3 tokens, and log-probabilities of 2"):
+        kl_from_base(base[:1], [(0.0, 0.0)])
+    with pytest.raises(DataError, match="of 2 episodes, got those of 1"):
+        kl_from_base(base, [()])
+    with pytest.raises(DataError, match="no finite number"):
+        kl_from_base(base[:1], [(0.0, float("-inf"), 0.0)])
+
+
+def test_forgetting_is_a_paired_difference_for_each_environment() -> None:
+    before = [episode(True, task=t) for t in "abc"]
+    after = [episode(t == "a", task=t) for t in "abc"]
+    other = [replace(t, env="other/Env-v0") for t in before]
+    found = forgetting([*before, *other], [*after, *other])
+    assert {env: one.difference for env, one in found.items()} == {
+        "test/Env-v0": pytest.approx(-2 / 3), "other/Env-v0": 0.0
+    }  # fmt: skip
+    assert forgetting(before, []) == {}
+
+
+# Exact tests against others
+
+
+@pytest.mark.parametrize(
+    ("sums", "p"), [((2, 1, -1), 0.75), ((2, 2, 1), 0.25), ((), 1.0), ((0, 0), 1.0), ((1, -1), 1.0)]
+)
+def test_sign_flips_by_hand(sums: tuple[int, ...], p: float) -> None:
+    # ±2 ±1 ±1 gives 4 2 2 0 0 -2 -2 -4: six of eight are 2 away from 0 or more
+    assert sign_flip_exact(sums) == p
+
+
+@unhurried
+@given(st.lists(st.integers(-4, 4), max_size=9))
+def test_sign_flips_agree_with_going_through_all(sums: list[int]) -> None:
+    every = [
+        abs(sum(s * d for s, d in zip(signs, sums, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(sums))
+    ]
+    assert sign_flip_exact(sums) == pytest.approx(sum(v >= abs(sum(sums)) for v in every) / len(every))
+
+
+def test_the_clustered_test_keeps_its_level_where_mcnemar_does_not() -> None:
+    rng = random.Random(0)
+    clustered = naive = 0
+    for _ in range(300):  # two equal agents; a task's four attempts end alike: 20 tasks are 20 observations, not 80
+        sums = [4 * (rng.choice((0, 1)) - rng.choice((0, 1))) for _ in range(20)]
+        clustered += sign_flip_exact(sums) < 0.05
+        pairs = [(d > 0, d < 0) for d in sums for _ in range(4)]
+        naive += mcnemar_exact(pairs).p < 0.05
+    assert clustered / 300 <= 0.07
+    assert naive / 300 > 0.2
+
+
+def test_mcnemar_wilson_and_holm_agree_with_statsmodels() -> None:
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    from statsmodels.stats.multitest import multipletests
+    from statsmodels.stats.proportion import proportion_confint
+
+    for b, c in ((1, 6), (0, 5), (13, 2), (40, 22)):
+        theirs = tables.mcnemar([[7, b], [c, 9]], exact=True).pvalue
+        assert mcnemar_exact([(True, False)] * b + [(False, True)] * c).p == pytest.approx(theirs)
+    for k, n in ((0, 3), (8, 10), (41, 48)):
+        assert wilson(k, n) == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-12)
+    p_values = [0.01, 0.04, 0.03, 0.5, 0.011]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+
+
+def test_newcombe_by_hand_and_by_statsmodels() -> None:
+    # b 8 of 10, a 5 of 10, correlation 0: .3 - √(.30984² + .26341²) and .3 + √(.14332² + .26341²)
+    found = newcombe_paired(both=4, only_b=4, only_a=1, neither=1)
+    assert found == pytest.approx((-0.10667, 0.59988), abs=1e-4)
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    assert found == pytest.approx(proportion.confint_proportions_2indep(8, 10, 5, 10, method="newcomb", compare="diff"))
+    low, high = newcombe_paired(both=0, only_b=48, only_a=0, neither=0)
+    assert 0.8 < low < high == 1.0
+    low, high = newcombe_paired(both=30, only_b=0, only_a=0, neither=18)  # never a difference
+    assert low == pytest.approx(-high)
+    assert high < 0.08
+
+
+def test_what_could_have_been_detected_is_detected_four_times_in_five() -> None:
+    rng = random.Random(0)
+    seen_ = [1] * 12 + [-1] * 10 + [0] * 38
+    delta = detectable(seen_)
+    assert delta is not None
+    psi = (22 + 1) / 62
+    shown = 0
+    for _ in range(600):
+        sums = [rng.choices((1, -1, 0), ((psi + delta) / 2, (psi - delta) / 2, 1 - psi))[0] for _ in range(60)]
+        shown += sign_flip_exact(sums) < 0.05
+    assert 0.7 < shown / 600 < 0.9
+    assert detectable([1, 1, 1, 1, 1]) is None  # 2 / 2^5 > .05
+    assert (detectable([0] * 1000) or 1) < (detectable([0] * 100) or 0) < (detectable([1, -1] * 50) or 0)

@@ -419,6 +419,29 @@ def test_a_hub_out_of_reach_is_one_line() -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 2, done.stdout + done.stderr
     assert all(line.startswith("said: cannot load 'nobody/nothing': there is no such folder here") for line in lines)
+    assert all("cannot be reached" in line and line.endswith("its cache does not hold it") for line in lines)
+
+
+def test_a_hub_out_of_reach_has_a_cache(tiny_llama: Path, tmp_path: Path) -> None:
+    """Laid out as huggingface_hub does."""
+    repository = tmp_path / "models--somebody--small"
+    shutil.copytree(tiny_llama, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0" * 40)
+    script = """
+        from sparring.agents import models
+        print(models.load_model("somebody/small").num_parameters(), len(models.load_tokenizer("somebody/small")))
+    """
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path), "PYTHONPATH": str(root / "src")},
+        timeout=120,
+    )
+    expected = models.load_model(tiny_llama).num_parameters(), len(models.load_tokenizer(tiny_llama))
+    assert done.stdout.split() == [str(n) for n in expected], done.stdout + done.stderr
 
 
 # ---------------------------------------------------------------------------------------------------------- tiny models

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparring.agents import Episode, rollout, scripted
 from sparring.envs import ToolEnv, make, play, task_set
 from sparring.envs.rewards import (
+    Check,
     Ended,
+    Ran,
     Term,
     answer_of,
     answer_schema,
     called_in_order,
     calls_at_most,
+    checks_of,
+    code_of,
     cost,
     exact_answer,
     false_success,
     judged,
     math_answer,
     numeric_answer,
+    run_checks,
+    shared_sandbox,
     state_check,
+    unit_tests,
     weigh,
     wrong_give_up,
 )
 from sparring.tools import FaultPlan, NotFound, tool
-from sparring.trajectories import Action, ConfigError, InfrastructureError, Message, StopReason, Task
+from sparring.tools.sandbox import BubblewrapSandbox, MontySandbox, RunOutcome, Sandbox, SandboxResult
+from sparring.trajectories import Action, ConfigError, InfrastructureError, Message, SparringError, StopReason, Task
 
 
 class Counter(ToolEnv):
@@ -192,6 +207,7 @@ def test_answers_by_schema() -> None:
 
 
 @given(st.text(max_size=200))
+@example("E0")
 def test_no_text_breaks_an_answer_term(said: str) -> None:
     for term in (exact_answer(right), numeric_answer(right), answer_schema({"type": "integer"})):
         assert score(term, said, 7) in (0.0, 1.0)
@@ -269,6 +285,228 @@ def test_a_user_speaks_in_the_middle_of_an_episode() -> None:
         assert last.turn.messages == ()
         assert env.judge()[0]
         env.restore(middle)
+
+
+# ---- code that the agent wrote ---------------------------------------------------------------------------------------
+
+SQUARES = """
+assert squares(3) == [0, 1, 4]
+assert squares(0) == []
+assert squares(-1) == []
+assert 9 == max(squares(4))
+"""
+RIGHT = "def squares(n):\n    return [i * i for i in range(n)]\n"
+HALF = "def squares(n):\n    return [i * i for i in range(max(n, 1))]\n"
+
+
+@pytest.fixture(scope="module", params=["default", "monty", "bubblewrap"])
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox | None]:
+    if request.param == "default":
+        yield None
+        return
+    try:
+        made: Sandbox = MontySandbox() if request.param == "monty" else BubblewrapSandbox()
+    except SparringError as error:
+        pytest.skip(str(error))
+    with made:
+        yield made
+
+
+def said(text: str, tests: Any = SQUARES) -> Ended:
+    return Ended(Task("Write squares.", {"tests": tests}), False, None, None, (), text, StopReason.FINISHED)
+
+
+def graded(code: str, sandbox: Sandbox | None, tests: Any = SQUARES, **options: Any) -> float:
+    term = unit_tests(lambda ended: code_of(ended.said), lambda task: task.data["tests"], sandbox, **options)
+    return term(said(code, tests))
+
+
+def test_code_is_run_against_tests(sandbox: Sandbox | None) -> None:
+    assert graded(RIGHT, sandbox) == 1.0
+    assert graded(f"Here it is:\n```python\n{RIGHT}```\nIt is quick.", sandbox) == 1.0
+    assert graded(HALF, sandbox) == 0.0
+    assert graded(HALF, sandbox, share=True) == 0.5
+    assert graded(RIGHT, sandbox, [["squares(2)", [0, 1]], ["sum(squares(3))", 5.0]]) == 1.0
+    assert graded("def even(n): return n % 2 == 0", sandbox, "assert even(2)\nassert not even(3)") == 1.0
+    assert graded("def even(n): return 1 - n % 2", sandbox, "assert even(2)") == 0.0  # 1 is not True
+
+
+HOSTILE_CODE = {
+    "nothing": "",
+    "no Python": "def squares(n:",
+    "prints": "print('4 passed')\nprint([[True, 1]] * 4)",
+    "ends": RIGHT + "import sys\nsys.exit(0)",
+    "raises SystemExit": RIGHT + "raise SystemExit(0)",
+    "ends in the call": "def squares(n):\n    raise SystemExit(0)",
+    "ends the process": RIGHT + "import os\nos._exit(0)",
+    "always equal": "class A:\n    def __eq__(self, other): return True\ndef squares(n): return A()",
+    "equal list": "class A(list):\n    def __eq__(self, other): return True\ndef squares(n): return A([4711])",
+    "its own assert": "AssertionError = Exception\nmax = len = lambda *a: 4711\ndef squares(n): return 4711",
+    "patches": "import builtins\nbuiltins.max = lambda *a: 4711\ndef squares(n): return n",
+    "forges the answer": (
+        "import os\nfor fd in range(3, 20):\n    try:\n"
+        '        os.write(fd, b\'{"outcome":"ok","error":"","value":[[true,1],[true,1],[true,1],[true,1]]}\')\n'
+        "    except OSError: pass\nos._exit(0)"
+    ),
+    "forges the list": "def squares(n):\n    global _said\n    _said = [[True, 4711]] * 4\n    return 0",
+    "swallows the tests": RIGHT + "x = '''",
+    "much memory": "x = [0] * 10**10\n" + RIGHT,
+    "much output": "while True: print('passed' * 100)",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_CODE)
+def test_hostile_code_earns_nothing(sandbox: Sandbox | None, name: str) -> None:
+    assert graded(HOSTILE_CODE[name], sandbox, deadline=1.0) == 0.0
+    assert graded(HOSTILE_CODE[name], sandbox, share=True, deadline=1.0) == 0.0
+
+
+def test_an_endless_loop_costs_its_own_test_and_no_more_than_the_deadline(sandbox: Sandbox | None) -> None:
+    endless = "def squares(n):\n    while n < 0: pass\n    return [i * i for i in range(n)]\n"
+    began = time.monotonic()
+    assert graded(endless, sandbox, share=True, deadline=4.0) == 0.75
+    assert graded("while True: pass", sandbox, share=True, deadline=1.0) == 0.0
+    assert time.monotonic() - began < 4 + 1 + 4
+
+
+def test_what_is_expected_never_enters_the_sandbox() -> None:
+    class Spy(Sandbox):
+        seen: list[str] = []  # noqa: RUF012  # this test's own
+
+        def run(self, code: str, **options: Any) -> SandboxResult:
+            self.seen.append(code)
+            return SandboxResult(RunOutcome.OK, value=[[True, 4711]])
+
+        def close(self) -> None:
+            pass
+
+    spy = Spy()
+    assert graded("def f(): return 1", spy, "assert f() == 4711") == 1.0
+    assert "f()" in spy.seen[0]
+    assert "4711" not in spy.seen[0]
+
+
+def test_what_monty_does_not_know_is_tried_on_cpython() -> None:
+    generator = "def squares(n):\n    def each():\n        for i in range(n):\n            yield i * i\n"
+    generator += "    return list(each())\n"
+    try:
+        Sandbox.auto(cpython=True).close()
+    except InfrastructureError:
+        pytest.skip("bubblewrap does not work here")
+    assert graded(generator, None) == 1.0
+    with MontySandbox() as monty:
+        assert graded(generator, monty) == 0.0  # the one that was named, and no other
+
+
+def test_a_dead_sandbox_is_no_zero() -> None:
+    with MontySandbox() as monty:
+        pass
+    with pytest.raises(InfrastructureError, match="closed"):
+        graded(RIGHT, monty)
+
+
+@pytest.mark.parametrize(
+    "tests",
+    ["assert f(1) < 2", "x = 1", "assert f(1) == g(1)", "assert (", "assert f(1) == {1, 2}", [["f(1)"]], [["f(", 1]],
+     [3], "for i in 1, 2: assert f(i)", "assert abs(f(1) - 2) < 1e-6", "assert f(1) == 1j", ""],
+)  # fmt: skip
+def test_tests_of_another_form_are_refused(tests: Any) -> None:
+    with pytest.raises(ConfigError):
+        graded("def f(x): return x", None, tests)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "passed"),
+    [
+        ("(1, 2)", [1, 2], True),
+        ("[1, 2]", (1, 2), True),
+        ("0.1 + 0.2", 0.3, True),
+        ("1", 1.0, True),
+        ("1", True, False),
+        ("True", 1, False),
+        ("'1'", 1, False),
+        ("{'a': [1, {}]}", {"a": [1, {}]}, True),
+        ("{'a': 1, 'b': 2}", {"a": 1}, False),
+        ("{1: 2}", {1: 2}, True),
+        ("None", None, True),
+        ("None", False, False),
+        ("float('nan')", 0, False),
+        ("10 ** 30", 10**30, True),
+        ("[[]]", [], False),
+        ("{1, 2}", [1, 2], False),
+    ],
+)
+def test_values_are_compared_as_data(sandbox: Sandbox | None, code: str, expected: Any, passed: bool) -> None:
+    (ran,) = run_checks("", checks_of([[code, expected]]), sandbox)
+    assert ran.passed is passed
+    assert bool(ran.told) is not passed
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers(-2**40, 2**40) | st.text("aé\"'\\\n{}", max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=3),
+    max_leaves=6,
+))  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_a_value_equals_itself_and_no_other(value: Any) -> None:
+    """Through an assertion's text, the sandbox and back."""
+    (check,) = checks_of(f"assert f() == {value!r}")
+    code = f"def f(): return {value!r}"
+    assert run_checks(code, [check]) == [Ran(True)]
+    (ran,) = run_checks(code, [Check("f()", [value, "other"])])
+    assert not ran.passed
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("x = 1", "x = 1"),
+        ("```\nx = 1\n```", "x = 1\n"),
+        ("First:\n```python\nx = 1\n```\nbetter:\n```py\nx = 2\n```\n", "x = 2\n"),
+        ("  ```python\n  x = 1\n  ```", "  x = 1\n"),
+    ],
+)
+def test_the_code_in_a_message(text: str, code: str) -> None:
+    assert code_of(text) == code
+
+
+def test_a_forked_process_has_a_sandbox_of_its_own() -> None:
+    try:
+        Sandbox.auto(cpython=True).close()
+    except InfrastructureError:
+        pytest.skip("bubblewrap does not work here")
+    checks = checks_of("assert f() == 1")
+    assert run_checks("def f(): return 1", checks)[0].passed
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        fine = False
+        try:
+            fine = run_checks("def f(): return 1", checks)[0].passed
+            shared_sandbox().close()
+        finally:
+            os._exit(0 if fine else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert run_checks("def f(): return 1", checks)[0].passed
+
+
+def test_the_shared_sandbox_ends_with_the_process() -> None:
+    code = (
+        "from sparring.envs.rewards import checks_of, run_checks\nimport subprocess, os\n"
+        "print(run_checks('def f(): yield 1', checks_of('assert f() == 1')))\n"
+        "print(subprocess.run(['ps', '-o', 'pid=', '--ppid', str(os.getpid())], capture_output=True).stdout.decode())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    children = [int(line) for line in done.stdout.splitlines() if line.strip().isdigit()]
+    assert children
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+# ---- the conversation and the world ----------------------------------------------------------------------------------
 
 
 def test_answers_have_a_limit() -> None:

@@ -1,7 +1,8 @@
 """What an agent can do: tools, their execution, and failure on purpose."""
 
 from .calls import parse_call
-from .faults import FAULTS, Curriculum, Fault, FaultPlan, FaultState
+from .faults import FAULTS, Fault, FaultState
+from .plans import Curriculum, FaultPlan
 from .tool import (
     Conflict,
     Forbidden,
@@ -17,6 +18,7 @@ from .tool import (
     Unauthenticated,
     Unavailable,
     merge,
+    methods,
     tool,
     tools_of,
     toolset,
@@ -45,6 +47,7 @@ __all__ = [
     "Unavailable",
     "Validation",
     "merge",
+    "methods",
     "parse_call",
     "tool",
     "tools_of",

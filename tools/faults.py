@@ -1,9 +1,7 @@
-"""Failure on purpose: seeded, recorded, replayable.
+"""Kinds of failure on purpose, and what of them is in force in an episode. Which may strike, a plan says: see `plans`.
 
-A `FaultPlan` says which kinds of fault may strike, and either how many an episode gets (`count`) or how often a call is
-struck (`rates`). What happens follows from hash(plan seed, task id) or hash(plan seed, task id, tool, nth call)
-alone, so every agent that does the same task under the same plan meets the same faults (common random numbers), and a
-group shares them. Time is virtual: nothing sleeps; every call lets one tick pass, a tool that `waits` several.
+What happens follows from the plan's seed, the task, the tool and the number of the call alone. Time is virtual: nothing
+sleeps; every call lets one tick pass, a tool that `waits` several.
 
 To add a kind of fault: write one `Fault` below and list it in `FAULTS`.
 """
@@ -11,16 +9,16 @@ To add a kind of fault: write one `Fault` below and list it in `FAULTS`.
 from __future__ import annotations
 
 import hashlib
-import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar, Literal, Protocol
 
 import orjson
 
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.messages import Json
-from ..trajectories.trajectory import Task
 from .tool import (
     Conflict,
     Forbidden,
@@ -34,7 +32,7 @@ from .tool import (
     Unavailable,
 )
 
-__all__ = ["FAULTS", "Curriculum", "Fault", "FaultPlan", "FaultState", "World"]
+__all__ = ["FAULTS", "Fault", "FaultState", "Injection", "Struck", "Target", "World", "call_range", "target_of"]
 
 _WAIT = 5
 """Ticks that a tool which waits lets pass."""
@@ -62,8 +60,9 @@ class FaultState:
     """The faults of one episode: what is still to strike, what is in force. Copied by `snapshot`."""
 
     pending: list[tuple[str, int]] = field(default_factory=list)
-    """(kind, earliest call index), by count plans."""
+    """(entry, earliest call index), by count plans."""
     rates: dict[str, float] = field(default_factory=dict)
+    """Entry -> probability."""
     key: str = ""
     """Seed and task, hashed with tool and n for every draw."""
     calls: int = 0
@@ -108,12 +107,13 @@ class FaultState:
                 injection = fault.holds(call) if fault.kind in self.memory else None
                 if injection is not None:
                     return injection
-        for kind in self._due(call, index):
+        for entry in self._due(call, index):
+            kind = target_of(entry).kind
             injection = FAULTS[kind].strike(call)
             if injection is not None:
                 self.hit.append(kind)
-                self.pending = [entry for i, entry in enumerate(self.pending) if i != self._first(kind)]
-                return replace(injection, first=True)
+                self.pending = [waiting for i, waiting in enumerate(self.pending) if i != self._first(entry)]
+                return replace(injection, first=True, entry=entry)
         return None
 
     def after(self, tool: Tool) -> None:
@@ -128,15 +128,19 @@ class FaultState:
         fault nothing to bite on: it is still to come."""
         if injection.first:
             self.hit.pop()
-            if injection.fault not in self.rates:
-                self.pending.append((injection.fault, 0))
+            if injection.entry not in self.rates:
+                self.pending.append((injection.entry, 0))
 
-    def _first(self, kind: str) -> int:
-        return next((i for i, (k, _) in enumerate(self.pending) if k == kind), -1)
+    def _first(self, entry: str) -> int:
+        return next((i for i, (e, _) in enumerate(self.pending) if e == entry), -1)
 
     def _due(self, call: Struck, index: int) -> list[str]:
-        due = [kind for kind, earliest in self.pending if index >= earliest]
-        due += [kind for kind, rate in self.rates.items() if call.draw(kind) < rate]
+        name = call.tool.name
+        due = [entry for entry, earliest in self.pending if index >= earliest and target_of(entry).meets(name, index)]
+        for entry, rate in self.rates.items():  # the draw is the kind's: narrowing an entry changes no other blow
+            target = target_of(entry)
+            if target.meets(name, index) and call.draw(target.kind) < rate:
+                due.append(entry)
         return due
 
 
@@ -182,6 +186,8 @@ class Injection:
     """Run the tool and change what it returned."""
     first: bool = False
     """The blow itself, and not what is left of an earlier one. Set by `FaultState`."""
+    entry: str = ""
+    """The entry of the plan that struck. Set by `FaultState`."""
 
 
 class Fault:
@@ -201,6 +207,10 @@ class Fault:
 
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         """Whether there is anything in this environment that it could strike."""
+        return True
+
+    def suits(self, tool: Tool) -> bool:
+        """Whether a call of this tool could be struck, asked of tools that a plan names."""
         return True
 
     def strike(self, call: Struck) -> Injection | None:
@@ -233,6 +243,9 @@ class _LostRoute(Fault):
 
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         return any(t.alternative for t in tools.values())
+
+    def suits(self, tool: Tool) -> bool:
+        return bool(tool.alternative)
 
     def strike(self, call: Struck) -> Injection | None:
         if not call.spare():
@@ -279,6 +292,9 @@ class SessionExpired(Fault):
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         return any(t.logs_in for t in tools.values()) and not all(t.logs_in for t in tools.values())
 
+    def suits(self, tool: Tool) -> bool:
+        return not tool.logs_in
+
     def strike(self, call: Struck) -> Injection | None:
         if call.tool.logs_in or not self.fits(call.tools, call.world):
             return None
@@ -303,6 +319,9 @@ class Impossible(Fault):
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         return any(t.effect for t in tools.values())
 
+    def suits(self, tool: Tool) -> bool:
+        return tool.effect
+
     def strike(self, call: Struck) -> Injection | None:
         if not call.tool.effect:
             return None
@@ -323,6 +342,9 @@ class RateLimitedFault(Fault):
 
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         return any(t.waits for t in tools.values()) and not all(t.waits for t in tools.values())
+
+    def suits(self, tool: Tool) -> bool:
+        return not tool.waits
 
     def strike(self, call: Struck) -> Injection | None:
         if call.tool.waits or not self.fits(call.tools, call.world):
@@ -349,6 +371,9 @@ class SchemaDrift(Fault):
 
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         return any(t.spec.parameters.get("properties") for t in tools.values())
+
+    def suits(self, tool: Tool) -> bool:
+        return bool(tool.spec.parameters.get("properties"))
 
     def strike(self, call: Struck) -> Injection | None:
         if not call.arguments or call.tool.name in self.left(call.state):
@@ -445,6 +470,9 @@ class StaleId(Fault):
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         return "rotate_id" in world.hooks and any(t.ids for t in tools.values())
 
+    def suits(self, tool: Tool) -> bool:
+        return bool(tool.ids)
+
     def strike(self, call: Struck) -> Injection | None:
         stale = next((call.arguments[name] for name in call.tool.ids if name in call.arguments), None)
         if stale is None or not call.world.rotate_id(call.tool.name, call.arguments):
@@ -455,6 +483,9 @@ class StaleId(Fault):
 class _Timeout(Fault):
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         return any(t.effect for t in tools.values())
+
+    def suits(self, tool: Tool) -> bool:
+        return tool.effect
 
     def strike(self, call: Struck) -> Injection | None:
         if not call.tool.effect:
@@ -484,6 +515,9 @@ class _WrongAnswer(Fault):
 
     def fits(self, tools: Mapping[str, Tool], world: World) -> bool:
         return any(not t.effect for t in tools.values())
+
+    def suits(self, tool: Tool) -> bool:
+        return not (tool.effect or tool.logs_in or tool.waits)
 
     def strike(self, call: Struck) -> Injection | None:
         if call.tool.effect or call.tool.logs_in or call.tool.waits:
@@ -575,105 +609,73 @@ FAULTS: dict[str, Fault] = {
 }  # fmt: skip
 """Every kind of fault by name. Where several are in force, the first in this order is the one that the agent meets."""
 
-_SOLVABLE = tuple(kind for kind in FAULTS if kind != "impossible")
-
 
 @dataclass(frozen=True, slots=True)
-class FaultPlan:
-    """Which faults an episode meets.
+class Target:
+    """What one entry of a plan may strike. Written `kind`, `@tool+tool` where it is narrowed to tools, `#first-last`
+    where it is narrowed to calls."""
 
-    One-line forms: `count=1`, `count=2:unavailable,stale_id`, `unavailable:0.2,stale_id:0.1`; each may end in `@SEED`.
-    """
-
-    kinds: tuple[str, ...] = _SOLVABLE
-    """What `count` draws from; empty where there is no count."""
-    count: int = 0
-    """How many faults strike an episode, kinds drawn without repetition while they last."""
-    rates: tuple[tuple[str, float], ...] = ()
-    """(kind, probability for each call that it can strike)."""
-    seed: int = 0
+    kind: str
+    tools: tuple[str, ...] = ()
+    """Only calls of these; empty: of all tools."""
+    first: int = 1
+    """The earliest call of the episode that may be struck, from 1. Calls that reach no tool are not counted."""
+    last: int | None = None
+    """The latest; None: no end."""
 
     def __post_init__(self) -> None:
-        for kind in (*self.kinds, *(k for k, _ in self.rates)):
-            if kind not in FAULTS:
-                raise UnknownName("fault", kind, FAULTS)
-        if self.count and self.rates:
-            raise ConfigError("a fault plan has either a count or rates, not both")
-        if self.count < 0:
-            raise ConfigError(f"a fault plan's count is 0 or more, got {self.count}")
-        if self.count and not self.kinds:
-            raise ConfigError(f"a plan of {self.count} faults needs at least one kind; known: {', '.join(FAULTS)}")
-        if not all(0 <= rate <= 1 for _, rate in self.rates):
-            raise ConfigError(f"a fault's rate lies between 0 and 1, got {dict(self.rates)}")
-        if not self.count:  # one form for each meaning: equal plans compare equal, and parse(str(plan)) == plan
-            object.__setattr__(self, "kinds", ())
+        if self.kind not in FAULTS:
+            raise UnknownName("fault", self.kind, FAULTS)
+        for name in self.tools:
+            if not re.fullmatch(r"[^\s,:@#+]+", name) or re.fullmatch(r"-?\d+", name):
+                raise ConfigError(
+                    f"a fault plan cannot name the tool {name!r}: names that are numbers, or hold a space or one of "
+                    ", : @ # + have no place in its one-line form; give the tool another name"
+                )
+        object.__setattr__(self, "tools", tuple(sorted(set(self.tools))))
+        if self.first < 1 or (self.last is not None and self.last < self.first):
+            raise ConfigError(f"the calls of a fault are counted from 1 and ascend, got {self.first} to {self.last}")
 
     @classmethod
-    def parse(cls, text: str) -> FaultPlan:
-        """Reads the one-line form. Raises `ConfigError` or `UnknownName`."""
-        body, _, seed = text.strip().partition("@")
-        try:
-            plan_seed = int(seed) if seed else 0
-            if body.startswith("count="):
-                count, _, kinds = body.removeprefix("count=").partition(":")
-                chosen = tuple(k.strip() for k in kinds.split(",") if k.strip()) or _SOLVABLE
-                return cls(chosen, int(count), (), plan_seed)
-            rates = [part.split(":") for part in body.split(",") if part.strip()]
-            return cls((), 0, tuple((kind.strip(), float(rate)) for kind, rate in rates), plan_seed)
-        except ConfigError:
-            raise
-        except ValueError:
-            raise ConfigError(
-                f"cannot read the fault plan {text!r}; expected 'count=1', 'count=2:unavailable,stale_id' or "
-                "'unavailable:0.2,stale_id:0.1', with '@SEED' at the end if wanted"
-            ) from None
+    def parse(cls, entry: str) -> Target:
+        """Reads `unavailable`, `unavailable@refund`, `unavailable@refund+cancel_order#2-5`, `unavailable#3-`."""
+        body, mark, calls = entry.partition("#")
+        kind, at, tools = body.partition("@")
+        first, last = call_range(calls) if mark else (1, None)
+        names = tuple(name.strip() for name in tools.split("+")) if at else ()
+        return cls(kind.strip(), names, first, last)
 
     def __str__(self) -> str:
-        if self.rates:
-            body = ",".join(f"{kind}:{rate!r}" for kind, rate in self.rates)
-        elif not self.count:
-            return ""
-        else:
-            body = f"count={self.count}:{','.join(self.kinds)}"  # spelt out: a new kind must not change a replay
-        return f"{body}@{self.seed}"
+        tools = f"@{'+'.join(self.tools)}" if self.tools else ""
+        return f"{self.kind}{tools}{f'#{self.calls}' if self.calls else ''}"
 
-    def begin(self, task: Task, tools: Mapping[str, Tool], world: World) -> FaultState:
-        """The faults that this plan holds for `task`: the same for every agent. A count is drawn from the kinds that
-        can strike in this environment."""
-        key = f"{self.seed}/{task.id}"
-        state = FaultState(rates=dict(self.rates), key=key)
-        able = [kind for kind in self.kinds if FAULTS[kind].fits(tools, world)]
-        if self.count and able:
-            rng = random.Random(f"{key}/plan")
-            kinds: list[str] = []
-            while len(kinds) < self.count:
-                kinds += rng.sample(able, min(len(able), self.count - len(kinds)))
-            # A level's shortest solution has at least level + 1 calls: nearly every fault finds a call to strike.
-            state.pending = [(kind, rng.randrange(task.level + 1)) for kind in kinds]
-        return state
+    @property
+    def calls(self) -> str:
+        """`2-5`, `2-`, `2`; empty where every call may be struck."""
+        if self.last == self.first:
+            return str(self.first)
+        return "" if self.first == 1 and self.last is None else f"{self.first}-{self.last or ''}"
+
+    def meets(self, tool: str, index: int) -> bool:
+        """Whether the call of `tool` that is the episode's `index`th, from 0, may be struck."""
+        if self.tools and tool not in self.tools:
+            return False
+        return self.first - 1 <= index and (self.last is None or index < self.last)
 
 
-@dataclass(frozen=True, slots=True)
-class Curriculum:
-    """A fault plan that changes with progress, e.g. from one fault to two.
+def call_range(text: str) -> tuple[int, int | None]:
+    """`2-5`, `2-`, `-5`, `2` as (first, last)."""
+    if not re.fullmatch(r"\s*(\d+\s*(-\s*\d*)?|-\s*\d+)\s*", text):
+        raise ConfigError(f"the calls of a fault are written 2-5, 2-, -5 or 2, got {text.strip()!r}")
+    first, dash, last = text.partition("-")
+    start = int(first) if first.strip() else 1
+    return start, int(last) if last.strip() else None if dash else start
 
-    Curriculum(((0.0, "count=1:unavailable"), (0.3, "count=1"), (0.7, "count=2")))
-    """
 
-    steps: tuple[tuple[float, str], ...]
-    """(progress from which it holds, one-line plan), ascending; the first from 0."""
-
-    def __post_init__(self) -> None:
-        starts = [start for start, _ in self.steps]
-        if not starts or starts[0] != 0 or starts != sorted(starts):
-            raise ConfigError(f"a curriculum's steps begin at 0 and ascend, got {starts}")
-        for _, line in self.steps:
-            FaultPlan.parse(line)
-
-    def at(self, progress: float, seed: int = 0) -> FaultPlan:
-        """The plan at `progress` (0 to 1)."""
-        line = [line for start, line in self.steps if start <= max(progress, 0.0)][-1]
-        return replace(FaultPlan.parse(line), seed=seed)
+@lru_cache(maxsize=1024)
+def target_of(entry: str) -> Target:
+    """An entry of a plan, read once."""
+    return Target.parse(entry)
 
 
 def _uniform(*parts: object) -> float:

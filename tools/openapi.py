@@ -213,10 +213,8 @@ def _read(document: Mapping[str, Json] | str | Path) -> dict[str, Json]:
         raise ConfigError(f"cannot read the OpenAPI document {path}: {error.strerror}") from None
     try:
         if path.suffix.lower() in (".yaml", ".yml"):
-            try:
-                import yaml
-            except ImportError as error:
-                raise MissingExtra("PyYAML", "openapi") from error
+            import yaml
+
             try:
                 read = yaml.safe_load(text)
             except (yaml.YAMLError, RecursionError) as error:

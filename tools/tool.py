@@ -16,7 +16,8 @@ Defines `tool`, `Tool`, and what a tool may raise to tell the agent of a failure
 Any other exception in a tool's body is a bug of the tool: recorded as tool_error, shown to the agent without internals.
 
 A parameter `Annotated[Database, Injected]` is filled by the toolbox and never shown to the model; `IdempotencyKey` is
-one that every toolbox fills by itself. `toolset` makes one set of tools from functions, objects, triples, other sets.
+one that every toolbox fills by itself. `toolset` makes one set of tools from functions, objects, triples, other sets;
+`methods` makes one from the methods of a class whose object an environment keeps in its state.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
-from operator import or_
+from operator import attrgetter, or_
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, overload
 
 import docstring_parser
@@ -62,6 +63,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "merge",
+    "methods",
     "tool",
     "tools_of",
     "toolset",
@@ -194,11 +196,19 @@ class Tool:
 
     def bind(self, owner: object) -> Tool:
         """The same tool with its function bound to `owner`."""
-        bound = object.__new__(Tool)
+        return self._with("fn", self.fn.__get__(owner))
+
+    def alone(self) -> Tool:
+        """The same tool without its second route."""
+        return self._with("alternative", "")
+
+    def _with(self, field_name: str, value: Any) -> Tool:
+        """A copy with one field changed; nothing is checked anew."""
+        copy = object.__new__(Tool)
         for name in _TOOL_FIELDS:
-            object.__setattr__(bound, name, getattr(self, name))
-        object.__setattr__(bound, "fn", self.fn.__get__(owner))
-        return bound
+            object.__setattr__(copy, name, getattr(self, name))
+        object.__setattr__(copy, field_name, value)
+        return copy
 
     def described(self, form: Form = "openai") -> dict[str, Json]:
         """The tool as a provider or a server wants it written down: OpenAI's form, which Hermes templates list between
@@ -250,8 +260,12 @@ class Tool:
     ) -> Tool:
         """Builds a tool from a JSON Schema of its arguments; `fn` gets them as they are, by name.
 
-        The description is the schema's or the docstring's first paragraph where none is given. Raises `EnvError`.
+        The description is the schema's or the docstring's first paragraph where none is given. `injects` may be just
+        the names of the parameters that the toolbox fills. Raises `EnvError`.
         """
+        injects = options.get("injects", {})
+        if not isinstance(injects, dict):
+            options["injects"] = {parameter: Injected(parameter) for parameter in injects}
         description = description or str(parameters.get("description") or "")
         description = description or (inspect.getdoc(fn) or "").split("\n\n")[0].replace("\n", " ")
         if not description:
@@ -325,7 +339,11 @@ def tool(fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
 
 @lru_cache(maxsize=256)
 def tools_of(cls: type) -> tuple[Tool, ...]:
-    """The tools of a class, in order of definition, base classes first. Only `@tool` makes one: helpers never leak."""
+    """The tools of a class, in order of definition, base classes first: its `@tool` methods, and the tools of each
+    attribute that is a `Tool` or a tuple of them (from `toolset` or `methods`). Nothing else: helpers never leak.
+
+    Raises `EnvError` where two tools have one name.
+    """
     found: dict[str, Tool] = {}
     for owner in reversed(cls.__mro__):
         for attribute, value in vars(owner).items():
@@ -334,25 +352,65 @@ def tools_of(cls: type) -> tuple[Tool, ...]:
                 made = Tool.from_function(_free(value, owner), **settings)
                 if isinstance(value, (classmethod, staticmethod)):
                     made = replace(made, fn=typing.cast("Any", value))  # its own __get__ binds it
-                clash = next((a for a, t in found.items() if t.name == made.name and a != attribute), None)
-                if clash is not None:
-                    raise EnvError(f"{cls.__name__} has two tools named {made.name!r}: {clash} and {attribute}")
                 found[attribute] = made
-            elif attribute in found:
-                del found[attribute]  # overridden without @tool: no longer a tool
+                continue
+            for key in [key for key in found if _attribute(key) == attribute]:
+                del found[key]  # overridden without @tool: no longer a tool
+            found |= {f"{attribute}/{made.name}": made for made in _declared(value)}
+    first: dict[str, str] = {}
+    for key, made in found.items():
+        if (other := first.setdefault(made.name, key)) != key:
+            raise EnvError(
+                f"{cls.__name__} has two tools named {made.name!r}: {_attribute(other)} and {_attribute(key)}; leave "
+                "one out, or rename it: @tool(name=...), merge(..., prefix=...)"
+            )
     return tuple(found.values())
 
 
-def toolset(*sources: Any) -> tuple[Tool, ...]:
+def _attribute(key: str) -> str:
+    """Of the class: `writes` for "writes/book"."""
+    return key.partition("/")[0]
+
+
+def methods(owner: type, *names: str, at: str | Callable[[Any], Any] = "state", **options: Any) -> tuple[Tool, ...]:
+    """Tools from methods of a class, whose object is looked for at each call: it may be a new one in every episode.
+
+        class Airline(ToolEnv):
+            reads = methods(Desk, "find", "get")                    # of self.state
+            writes = methods(Desk, "book", at="state.desk", effect=True)
+
+    Args:
+        owner: The class.
+        names: Its methods that become tools; nothing else of it does.
+        at: Where the object is, from the environment (or whatever has the tools as an attribute): dotted names, or a
+            function.
+        options: Fields of `Tool` for all of them.
+
+    Raises `EnvError` for a name that is no method, and as `Tool.from_function` does.
+    """
+    find: Callable[[Any], Any] = at if callable(at) else attrgetter(at)
+    made = []
+    for name in names:
+        fn = getattr(owner, name, None)
+        if not inspect.isroutine(fn):
+            raise EnvError(f"{owner.__name__} has no method {name!r}; name some of its methods")
+        one = Tool.from_function(fn, **{**getattr(fn, _MARK, {}), **options})
+        made.append(replace(one, fn=typing.cast("Any", _Late(fn, name, find))))
+    return merge(made)
+
+
+def toolset(*sources: Any, **options: Any) -> tuple[Tool, ...]:
     """One set of tools from many sources, in their order.
 
     Args:
         sources: Each a `Tool`, a function or bound method (with `@tool` or without), a (name, callable, JSON Schema)
             triple, an object with `@tool` methods, or a list or tuple of these.
+        options: Fields of `Tool` for those that are made here, from functions and triples: `effect=True`, say, or
+            `injects=("db",)` for parameters that the toolbox fills.
 
     Raises `EnvError` for anything else, for an object without tools, and where two tools have one name.
     """
-    return merge([made for source in sources for made in _from_source(source)])
+    return merge([made for source in sources for made in _from_source(source, options)])
 
 
 def merge(*toolsets: Sequence[Tool], prefix: Sequence[str] = ()) -> tuple[Tool, ...]:
@@ -374,15 +432,46 @@ def merge(*toolsets: Sequence[Tool], prefix: Sequence[str] = ()) -> tuple[Tool, 
     return tuple(merged.values())
 
 
-def _from_source(source: Any) -> list[Tool]:
+@dataclass(frozen=True, slots=True)
+class _Late:
+    """The function of a tool that a class declares without its being the class's own method. Binding gives the function
+    itself, or where there is a `find` the method of the object that it finds at each call."""
+
+    __func__: Callable[..., Any]
+    method: str = ""
+    find: Callable[[Any], Any] | None = None
+
+    @property
+    def __name__(self) -> str:
+        return "a declared tool"  # never taken for a method of the class that declares it
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Callable[..., Any]:
+        fn, find, method = self.__func__, self.find, self.method
+        if find is not None:
+            return lambda **values: getattr(find(owner), method)(**values)
+        return fn if hasattr(fn, "__name__") else lambda **values: fn(**values)
+
+
+def _declared(value: Any) -> Iterator[Tool]:
+    """The tools of a class attribute that is a `Tool`, or a tuple of them."""
+    tools = (value,) if isinstance(value, Tool) else value
+    if not isinstance(tools, tuple) or not all(isinstance(t, Tool) for t in tools):
+        return
+    for made in tools:
+        yield made if isinstance(made.fn, _Late) else replace(made, fn=typing.cast("Any", _Late(made.fn)))
+
+
+def _from_source(source: Any, options: dict[str, Any]) -> list[Tool]:
     if isinstance(source, Tool):
         return [source]
     if isinstance(source, (list, tuple)):
         if len(source) == 3 and isinstance(source[0], str) and callable(source[1]) and isinstance(source[2], dict):
-            return [Tool.from_schema(*source)]
-        return [made for inner in source for made in _from_source(inner)]
+            return [Tool.from_schema(*source, **options)]
+        return [made for inner in source for made in _from_source(inner, options)]
+    if inspect.ismethod(source) and not options and (known := _of_method(source.__func__)) is not None:
+        return [known.bind(source.__self__)]
     if inspect.isroutine(source):
-        return [Tool.from_function(source, **getattr(source, _MARK, {}))]
+        return [Tool.from_function(source, **{**getattr(source, _MARK, {}), **options})]
     owner: type = type(source)
     made = [] if isinstance(source, (type, dict, str)) else [t.bind(source) for t in tools_of(owner)]
     if not made:
@@ -392,6 +481,15 @@ def _from_source(source: Any) -> list[Tool]:
             "with @tool methods"
         )
     return made
+
+
+@lru_cache(maxsize=1024)
+def _of_method(fn: Callable[..., Any]) -> Tool | None:
+    """The tool of a method, to be bound: an environment may offer the same methods anew after each call. None where its
+    first parameter is not `self`."""
+    if next(iter(inspect.signature(fn).parameters), "") != "self":
+        return None
+    return Tool.from_function(fn, **getattr(fn, _MARK, {}))
 
 
 def _free(value: Any, owner: type) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -25,7 +25,7 @@ from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Cause, Json, Outcome, ToolCall, ToolResult, ToolSpec
 from .deadline import GRACE, MAX_PAYLOAD, run_async, run_forked
 from .faults import FaultState, Injection, World
-from .tool import Form, RateLimited, Tool, ToolError
+from .tool import Form, RateLimited, Tool, ToolError, merge
 
 __all__ = ["Toolbox", "ToolboxState", "Validation"]
 
@@ -35,6 +35,7 @@ _REPAIR = {
     Outcome.MALFORMED: "write one JSON object with name and arguments",
     Outcome.INVALID_ARGUMENTS: "correct the arguments",
     Outcome.UNKNOWN_TOOL: "use one of the tools given",
+    Outcome.GONE: "use one of the tools given",
 }
 
 
@@ -50,10 +51,18 @@ class ToolboxState:
     """Tools that the agent has been told are gone."""
     episode: str = ""
     """What idempotency keys begin with."""
+    offered: tuple[str, ...] = ()
+    """Tools on offer now."""
+    past: frozenset[str] = frozenset()
+    """Tools that were on offer earlier in the episode and are not now."""
+    first: tuple[ToolSpec, ...] = ()
+    """The tools as the episode began with them."""
+    told: tuple[ToolSpec, ...] = ()
+    """The tools as the agent has last been told of them."""
 
     def copy(self) -> ToolboxState:
         faults = self.faults.copy() if self.faults else None
-        return ToolboxState(faults, self.calls, dict(self.failed), set(self.gone), self.episode)
+        return replace(self, faults=faults, failed=dict(self.failed), gone=set(self.gone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +125,9 @@ class Toolbox:
         max_output: int = 4000,
         render: Callable[[Any], str] | None = None,
         is_error: Callable[[Any], ToolError | str | bool | None] | None = None,
-        inject: Mapping[str, Any] | None = None,
+        errors: Mapping[type[Exception], type[ToolError]] | None = None,
+        inject: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        after_call: Callable[[ToolCall, ToolResult], None] | None = None,
     ) -> None:
         """
         Args:
@@ -128,13 +139,17 @@ class Toolbox:
             render: The text of a result; by default a string is its own text and anything else compact JSON.
             is_error: For tools that return their errors. Asked of each returned value: a `ToolError` gives the call its
                 outcome; a text, or True for the value's own text, makes it a tool_error.
-            inject: Values for the tools' `Injected` parameters, by key; read anew at each call, so that `setup` may
-                write them. `idempotency_key` is the toolbox's own.
+            errors: For tools that raise errors of their own: which `ToolError` each becomes, the first that fits. Its
+                text goes to the agent. An exception that is not listed stays a bug of the tool.
+            inject: Values for the tools' `Injected` parameters, by key, or a function that gives them; read anew at
+                each call. `idempotency_key` is the toolbox's own.
+            after_call: Told of each call with its result, in call order, when it has been recorded.
         """
-        self.tools = {t.name: t for t in tools}
-        if len(self.tools) != len(tools):
-            names = [t.name for t in tools]
-            raise EnvError(f"two tools are named {next(n for n in names if names.count(n) > 1)!r}")
+        self._given = {t.name: t for t in merge(tools)}
+        self._specs = tuple(t.spec for t in self._given.values())
+        self._extra: dict[str, Tool] = {}
+        self.tools: dict[str, Tool] = self._given
+        """All tools by name, those too that are not on offer now."""
         if validation not in typing.get_args(Validation):
             raise ConfigError(f"validation is one of {', '.join(typing.get_args(Validation))}, got {validation!r}")
         if hint_level not in range(4) or max_output < 1:
@@ -145,25 +160,84 @@ class Toolbox:
         self.max_output = max_output
         self.render = render
         self.is_error = is_error
-        self.inject: dict[str, Any] = dict(inject or {})
-        self.state = ToolboxState()
+        self.errors = dict(errors or {})
+        self._foreign = tuple(self.errors)
+        self._inject: Callable[[], Mapping[str, Any]] = inject if callable(inject) else dict
+        self.inject: dict[str, Any] = {} if inject is None or callable(inject) else dict(inject)
+        self.after_call = after_call
+        self.begin(None)
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
-        return tuple(t.spec for t in self.tools.values())
+        """The tools as the episode began with them: what the agent's first prompt shows."""
+        return self.state.first
+
+    @property
+    def present(self) -> tuple[ToolSpec, ...]:
+        """The tools on offer now."""
+        return self._present
 
     def described(self, form: Form = "openai") -> list[dict[str, Json]]:
-        """The tools in OpenAI's, Hermes', Anthropic's or MCP's form."""
-        return [t.described(form) for t in self.tools.values()]
+        """The tools on offer in OpenAI's, Hermes', Anthropic's or MCP's form."""
+        return [t.described(form) for t in self._on_offer.values()]
 
-    def begin(self, faults: FaultState | None, *, episode: str = "") -> None:
+    # ---- the episode -------------------------------------------------------------------------------------------------
+
+    def begin(self, faults: FaultState | None, *, episode: str = "", tools: Sequence[Tool] | None = None) -> None:
         """Starts an episode.
 
         Args:
             faults: What is to strike in it.
             episode: What its idempotency keys begin with: to be unique where tools reach a service that outlives it.
+            tools: On offer at first; by default all that the toolbox was made with.
         """
+        self._extra = {}
         self.state = ToolboxState(faults, episode=episode)
+        self._set(self._given if tools is None else _standing(tools))
+        self.state.first = self.state.told = self._present
+
+    def offer(self, tools: Sequence[Tool]) -> None:
+        """These are the tools on offer from now on. A call of one that was there before is `gone`, of one that was not
+        there yet `unknown_tool`. Raises `EnvError` where two have one name."""
+        state, before = self.state, self._on_offer
+        now = _standing(tools)
+        if now.keys() != before.keys():
+            state.past = (state.past | before.keys()) - now.keys()
+            state.gone -= now.keys() - before.keys()  # one that came back
+        self._set(now)
+
+    def changes(self) -> tuple[tuple[ToolSpec, ...], tuple[str, ...]]:
+        """What came (or came in another form) and what went since the agent was last told; now it counts as told."""
+        told, now = self.state.told, self._present
+        if told is now:
+            return (), ()
+        self.state.told = now
+        before, names = {spec.name: spec for spec in told}, {spec.name for spec in now}
+        came = tuple(spec for spec in now if before.get(spec.name) != spec)
+        return came, tuple(name for name in before if name not in names)
+
+    def resume(self, state: ToolboxState) -> None:
+        """Goes on from `state`, which stays usable. Tools that the toolbox was not made with are to be offered anew."""
+        self.state = state.copy()
+        known, names = {**self._given, **self._extra}, self.state.offered
+        here = [known[name] for name in names if name in known]
+        self._set(self._given if names == tuple(self._given) else _standing(here))
+
+    def _set(self, now: dict[str, Tool]) -> None:
+        self._on_offer = now
+        self._present = self._specs if now is self._given else tuple(t.spec for t in now.values())
+        self.state.offered = tuple(now)
+        if now is self._given:
+            self.tools = {**now, **self._extra} if self._extra else now
+            return
+        self._extra |= {name: t for name, t in now.items() if name not in self._given}
+        self.tools = {**self._given, **self._extra, **now}
+
+    def _met(self) -> Mapping[str, Tool]:
+        """The tools that the agent knows of: what a fault may name."""
+        if not self.state.past and self._on_offer is self._given:
+            return self._given
+        return {n: t for n, t in self.tools.items() if n in self.state.past} | self._on_offer
 
     def execute(self, call: ToolCall) -> tuple[ToolCall, ToolResult]:
         """Runs one call. Returns it with its id, and what it came to."""
@@ -179,7 +253,7 @@ class Toolbox:
         follow call order in both cases.
         """
         if len(calls) > 1:
-            named = [self.tools.get(call.name) for call in calls if isinstance(call.name, str)]
+            named = [self._on_offer.get(call.name) for call in calls if isinstance(call.name, str)]
             if all(tool is None or tool.concurrent for tool in named):
                 opened = [self._open(call) for call in calls]
                 return [self._close(p, answer) for p, answer in zip(opened, self._gathered(opened), strict=True)]
@@ -200,9 +274,9 @@ class Toolbox:
         pending = _Pending(call, key, earlier[0] if earlier else None, started)
         if call.arguments is None:
             return self._refuse(pending, Outcome.MALFORMED, call.error)
-        tool = self.tools.get(name)
+        tool = self._on_offer.get(name)
         if tool is None:
-            return self._refuse(pending, Outcome.UNKNOWN_TOOL, f"no tool is called {name!r}"[:200])
+            return self._refuse_absent(pending, name)
         faults = state.faults
         arguments = faults.translate(tool, call.arguments) if faults else call.arguments
         if isinstance(arguments, Injection):
@@ -211,7 +285,7 @@ class Toolbox:
             values, wrong = self._values(tool, arguments)
             if wrong:
                 return self._refuse(pending, Outcome.INVALID_ARGUMENTS, wrong[:300])
-            pending.injection = faults.before(tool, arguments, self.tools, self.world) if faults else None
+            pending.injection = faults.before(tool, arguments, self._met(), self.world) if faults else None
             pending.values = values if not tool.injects else self._injected(tool, values, pending)
         injection = pending.injection
         if injection is not None and injection.error is not None and not injection.run:
@@ -221,13 +295,25 @@ class Toolbox:
             pending.tool = tool
         return pending
 
-    def _refuse(self, pending: _Pending, outcome: Outcome, message: str) -> _Pending:
-        """A call that never reaches a tool: the policy's own doing."""
-        call, content = pending.call, self._error_text(outcome, message, _REPAIR[outcome])
-        pending.result = ToolResult(
-            call.id, call.name, outcome, content, cause=Cause.POLICY, retry_of=pending.retry_of
-        )  # fmt: skip
+    def _refuse(
+        self, pending: _Pending, outcome: Outcome, message: str, *, hint: str = "", cause: Cause = Cause.POLICY
+    ) -> _Pending:
+        """A call that never reaches a tool: the policy's own doing, as a rule."""
+        call, content = pending.call, self._error_text(outcome, message, hint or _REPAIR[outcome])
+        pending.result = ToolResult(call.id, call.name, outcome, content, cause=cause, retry_of=pending.retry_of)
         return pending
+
+    def _refuse_absent(self, pending: _Pending, name: str) -> _Pending:
+        """A call of a tool that is not on offer: never was, as far as the agent can know, or is no longer."""
+        if name not in self.state.past:
+            return self._refuse(pending, Outcome.UNKNOWN_TOOL, f"no tool is called {name!r}"[:200])
+        known = self.tools.get(name)
+        other = known.alternative if known is not None and known.alternative in self._on_offer else ""
+        untold = any(spec.name == name for spec in self.state.told)
+        return self._refuse(
+            pending, Outcome.GONE, f"{name} is no longer there", hint=f"use {other}" if other else "",
+            cause=Cause.TOOL if untold else Cause.POLICY,
+        )  # fmt: skip
 
     def _values(self, tool: Tool, arguments: dict[str, Json]) -> tuple[dict[str, Any], str]:
         """The values for the tool's function, and what is wrong with them (or "")."""
@@ -262,10 +348,11 @@ class Toolbox:
     def _injected(self, tool: Tool, values: dict[str, Any], pending: _Pending) -> dict[str, Any]:
         """`values` with those that the toolbox fills. What the model wrote under such a name never counts."""
         values = {name: value for name, value in values.items() if name not in tool.injects}
+        given = {**self._inject(), **self.inject}
         for name, wanted in tool.injects.items():
             key = wanted.key or name
-            if key in self.inject:
-                values[name] = self.inject[key]
+            if key in given:
+                values[name] = given[key]
             elif key == "idempotency_key":
                 earlier = self.state.failed.get(pending.key)
                 values[name] = f"{self.state.episode}/{earlier[1] if earlier else pending.call.id}".lstrip("/")
@@ -304,9 +391,12 @@ class Toolbox:
     def _ran(self, tool: Tool, values: dict[str, Any]) -> _Answer:
         """Runs the tool's function here and now."""
         try:
-            raw = tool.fn(**values)
-            if inspect.iscoroutine(raw):  # from a plain function around an async one
-                raw = run_async(raw)
+            try:
+                raw = tool.fn(**values)
+                if inspect.iscoroutine(raw):  # from a plain function around an async one
+                    raw = run_async(raw)
+            except self._foreign as error:
+                raise self._typed(error) from None
             return self._rendered(tool, raw)
         except ToolError as error:
             return _Answer(failure=_told(error, Cause.TOOL))
@@ -319,7 +409,11 @@ class Toolbox:
         limit = asyncio.timeout(tool.deadline)
         try:
             async with limit:
-                answer = self._rendered(tool, await tool.fn(**values))
+                try:
+                    raw = await tool.fn(**values)
+                except self._foreign as error:
+                    raise self._typed(error) from None
+                answer = self._rendered(tool, raw)
             return _late(tool) if limit.expired() else answer
         except ToolError as error:
             return _Answer(failure=_told(error, Cause.TOOL))
@@ -327,6 +421,13 @@ class Toolbox:
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             return _late(tool) if limit.expired() and isinstance(error, TimeoutError) else _bug(tool, _traceback(error))
+
+    def _typed(self, error: Exception) -> Exception:
+        """A suite's own exception as the `ToolError` that it is to be."""
+        if isinstance(error, (ToolError, InfrastructureError)):
+            return error
+        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        return next(made for seen, made in self.errors.items() if isinstance(error, seen))(text)
 
     def _awaited(self, runs: Sequence[tuple[Tool, dict[str, Any]]]) -> list[_Answer]:
         """Runs the tools beside each other on the private loop: async ones there, plain ones in threads."""
@@ -390,6 +491,8 @@ class Toolbox:
             state.failed[pending.key] = (call.id, earlier[1] if earlier else call.id)
             if result.outcome is Outcome.GONE:
                 state.gone.add(call.name)
+        if self.after_call is not None:
+            self.after_call(call, result)
         return call, result
 
     def _result(self, pending: _Pending, answer: _Answer) -> ToolResult:
@@ -441,6 +544,12 @@ class Toolbox:
         if self.hint_level >= 3 and hint:
             body["hint"] = self._cut(hint)
         return orjson.dumps(body).decode()
+
+
+def _standing(tools: Sequence[Tool]) -> dict[str, Tool]:
+    """Tools by name; a second route that is not among them is none. Raises `EnvError` where two have one name."""
+    named = {t.name: t for t in merge(tools)}
+    return {name: t if not t.alternative or t.alternative in named else t.alone() for name, t in named.items()}
 
 
 _DUMP = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY

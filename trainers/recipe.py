@@ -27,13 +27,16 @@ from ..agents.chat import ToolStyle
 from ..agents.evaluation import Condition, evaluate, seed_of
 from ..agents.replay import corrections
 from ..agents.rollout import Episode, rollout
+from ..agents.runtime import release_memory
 from ..agents.scripted import scripted
 from ..envs.registry import make
+from ..envs.roles import tool_roles
 from ..envs.task import task_set
-from ..tools.faults import FAULTS, FaultPlan
+from ..tools.faults import FAULTS
+from ..tools.plans import FaultPlan
 from ..trajectories.curation import Pair, correction_pairs, gold, mixture, on_policy_pairs
 from ..trajectories.errors import ConfigError, DataError, UnknownName
-from ..trajectories.report import Arm, Report, write_report
+from ..trajectories.report import Arm, Report, find_tokenizer, token_texts, write_report
 from ..trajectories.trajectory import Trajectory
 from .dpo import DpoSettings, dpo
 from .model import Policy
@@ -291,6 +294,7 @@ class _Recipe:
             write_text(marker, json.dumps({"key": key, "done": False, "seconds": spent}))
             started = time.monotonic()
             work(folder)
+            release_memory()  # what follows needs other shapes
             spent += time.monotonic() - started
             write_text(marker, json.dumps({"key": key, "done": True, "seconds": round(spent, 1)}))
         return _Stage(folder, key)
@@ -517,6 +521,7 @@ def write_recipe_report(folder: Path) -> Path:
             rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
             curves[stage.name[3:]] = [{k: v for k, v in row.items() if v is not None} for row in rows]
     levels = ", ".join(map(str, about["levels"])) or "all"
+    tokenizer = find_tokenizer(folder)
     report = Report(
         title=f"{about['env']}: {about['profile']} recipe on {about['model']}",
         intro=(
@@ -542,6 +547,8 @@ def write_recipe_report(folder: Path) -> Path:
         baseline="SFT" if any(arm.name == "SFT" for arm in arms) else "",
         headline_arm="GRPO" if any(arm.name == "GRPO" for arm in arms) else "",
         headline_condition="one fault" if any("one fault" in arm.conditions for arm in arms) else "",
+        decode=token_texts(tokenizer) if tokenizer else None,
+        roles=tool_roles(t.env for arm in arms for played in arm.conditions.values() for t in played),
     )
     return write_report(report, folder / "report.html")
 

@@ -18,7 +18,7 @@ from ..agents.evaluation import seed_of
 from ..agents.rollout import SLACK, Episode, rollout
 from ..envs.registry import make
 from ..envs.task import task_set
-from ..tools.faults import FaultPlan
+from ..tools.plans import FaultPlan
 from ..trajectories.errors import ConfigError, InfrastructureError
 from ..trajectories.trajectory import Trajectory, TrajectoryGroup
 from .advantages import Estimator, group_advantages, has_signal

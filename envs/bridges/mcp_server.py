@@ -231,7 +231,7 @@ def serve(
         from mcp.server.stdio import stdio_server
     except ImportError as error:
         raise MissingExtra("mcp", "mcp") from error
-    from ...tools.faults import FaultPlan
+    from ...tools.plans import FaultPlan
 
     if split not in SPLITS:
         raise ConfigError(f"split has to be one of {', '.join(SPLITS)}, got {split!r}")

@@ -136,7 +136,7 @@ def new_world(task: Task, rng: random.Random) -> sqlite3.Connection:
         )
         goal = wanted.get(name)
         items = rng.sample([i for i in ITEMS if not goal or i != goal["item"]], rng.randrange(1, 4))
-        if goal:
+        if goal and not goal.get("absent"):
             items.insert(rng.randrange(len(items) + 1), goal["item"])
         for item in items:
             mine = goal is not None and item == goal["item"]

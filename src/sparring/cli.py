@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from . import cli_compare, cli_curate, cli_export, cli_label, cli_new, cli_replay, cli_view
 from . import options as o
-from .cli_export import attach
 from .cli_mcp import mcp
 from .cli_store import store
 from .cli_train import train
@@ -42,7 +42,10 @@ class _Root(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (_USAGE, typer.Exit, typer.Abort):
+        except _USAGE as error:
+            error.message = error.message.removeprefix("Value error, ")  # type: ignore[attr-defined]  # pydantic's words
+            raise
+        except (typer.Exit, typer.Abort):
             raise
         except BaseException as error:
             from .exits import end
@@ -65,7 +68,8 @@ app.add_typer(train, name="train")
 app.add_typer(model, name="model")
 app.add_typer(store, name="store")
 app.add_typer(mcp, name="mcp")
-attach(app)
+for _module in (cli_new, cli_curate, cli_compare, cli_replay, cli_view, cli_label, cli_export):
+    _module.attach(app)
 
 
 @app.callback(invoke_without_command=True)

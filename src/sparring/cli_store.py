@@ -5,14 +5,13 @@ Only typer and the standard library are imported here: help and usage errors are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from .trajectories.trajectory import Trajectory
+    pass
 
 __all__ = ["store"]
 
@@ -158,6 +157,7 @@ def import_(
     Example:
       sparring store import gold.jsonl
     """
+    from .records import episodes_in
     from .trajectories.store import Store
 
     if not file.is_file():
@@ -167,7 +167,7 @@ def import_(
     with Store(folder) as opened:
         before = len(opened)
         count = 0
-        for t in _episodes(file):
+        for t in episodes_in(file):
             opened.append(t)
             count += 1
         new = len(opened) - before
@@ -213,18 +213,3 @@ def export(
     finally:
         temp.unlink(missing_ok=True)
     print(f"{count:,} episodes: {file}")
-
-
-def _episodes(file: Path) -> Iterator[Trajectory]:
-    """The episodes of a `.jsonl` file, one in memory at a time. Raises `DataError` for a line that is none."""
-    from .trajectories.errors import DataError
-    from .trajectories.store.records import trajectory
-
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield trajectory(line.strip(), None)
-                except (ValueError, AttributeError) as error:
-                    reason = error if isinstance(error, DataError) else "not a trajectory"
-                    raise DataError(f"{file}, line {number}: {reason}") from None

@@ -11,10 +11,20 @@ from pathlib import Path
 from .console import duration, watching
 from .console import show as show_on_terminal
 from .envs import check_env, make, registered, task_set
+from .envs.roles import tool_roles
 from .playing import by_condition, count, fetched_model, file_name
 from .records import read
 from .trajectories.errors import DataError, SparringError, UnknownName
-from .trajectories.report import Arm, Report, show_trajectory, text_table, visible, write_report
+from .trajectories.report import (
+    Arm,
+    Report,
+    find_tokenizer,
+    show_trajectory,
+    text_table,
+    token_texts,
+    visible,
+    write_report,
+)
 from .trajectories.trajectory import Trajectory
 
 __all__ = ["check", "envs", "model_fetch", "model_list", "recipe", "report", "show"]
@@ -62,11 +72,15 @@ def recipe(env: str, profile: str, model: str | None, out: Path | None, seed: in
     for name in filter(None, (env, held_out)):
         make(name)  # a name that is wrong is said before torch is loaded
     folder = out or Path("runs") / f"{file_name(env)}-{profile}"
+    from .agents.models import TINY_MODELS
     from .trainers.recipe import PROFILES, run_recipe
 
     with watching() as watch:
         watch.say(f"recipe {profile} for {env} in {folder}; Ctrl-C and the same command again go on where it was")
-        fetched_model(model or PROFILES[profile].model, watch)
+        learner = model or PROFILES[profile].model
+        if learner in TINY_MODELS:
+            watch.say(f"{learner} has random weights: this shows that every stage runs, not that anything is learnt")
+        fetched_model(learner, watch)
         result = run_recipe(env, profile, model=model, folder=folder, seed=seed, held_out=held_out, watcher=watch)
     show_on_terminal(text_table(result.arms, result.baseline, title=f"{env}, {profile}, seed {seed}"))
     print(f"took {duration(result.seconds)}")
@@ -104,7 +118,16 @@ def report(paths: Sequence[Path], out: Path | None, title: str, baseline: str) -
         Arm(name, _played_by(ts), by_condition(ts, several=several))
         for name, ts in zip(names, played.values(), strict=True)
     ]
-    page = Report(title, facts={"files": ", ".join(map(str, paths))}, arms=arms, curves=curves, baseline=baseline)
+    tokenizer = next((model for path in paths if path.is_dir() and (model := find_tokenizer(path))), None)
+    page = Report(
+        title,
+        facts={"files": ", ".join(map(str, paths))},
+        arms=arms,
+        curves=curves,
+        baseline=baseline,
+        decode=token_texts(tokenizer) if tokenizer else None,
+        roles=tool_roles(t.env for ts in played.values() for t in ts),
+    )
     place = paths[0] if paths[0].is_dir() else paths[0].parent
     print(f"report: {write_report(page, out or place / 'report.html')}")
 

@@ -19,6 +19,8 @@ __all__ = ["LiveWatch", "PlainWatch", "Watch", "duration", "show", "watching"]
 
 _EVERY_S = 10.0
 """Between two lines of one stage in a log file."""
+_TELLING = 3
+"""Steps or episodes before an estimate of the time left is worth showing."""
 
 
 def duration(seconds: float) -> str:
@@ -83,7 +85,8 @@ class Watch:
             now.first = (at, done)
         now.done, now.total, now.note = done, total, _clean(note)
         since, before = now.first
-        if seconds_left is None and done > before and at > since:
+        enough = min(total, max(_TELLING, total // 50))  # the first episodes of a batch say little of the rest
+        if seconds_left is None and done - before >= enough and at > since:
             seconds_left = (at - since) / (done - before) * (total - done)
         now.left, now.left_at = seconds_left, at
         self._moved(now)

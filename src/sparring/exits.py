@@ -22,7 +22,7 @@ _EXTRAS = {
         "store": ("datasets", "duckdb", "pyarrow"),
         "sandbox": ("pydantic_monty",),
         "mcp": ("anyio", "httpx2", "mcp", "uvicorn"),
-        "openapi": ("httpx", "yaml"),
+        "openapi": ("httpx",),
         "math": ("math_verify",),
     }.items()
     for package in packages

@@ -68,7 +68,11 @@ Model = Annotated[
 SplitName = Annotated[Literal["train", "validation", "test"], typer.Option(help="Which tasks.")]
 Levels = Annotated[str, typer.Option(metavar="1,2", help="Only tasks of these levels; all by default.")]
 Faults = Annotated[
-    str, typer.Option(metavar="PLAN", help="count=1, count=2:unavailable,stale_id, unavailable:0.2; @SEED may follow.")
+    str,
+    typer.Option(
+        metavar="PLAN",
+        help="count=1, count=2:unavailable,stale_id, unavailable@refund:0.2, or plan.yaml; @SEED may follow.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Of tasks, faults, sampling and order: the same seed, the same result.")]
 TaskLimit = Annotated[int, typer.Option("--n", min=1, help="Number of tasks.")]

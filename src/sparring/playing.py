@@ -18,7 +18,7 @@ from .console import show as show_on_terminal
 from .envs import make, task_set
 from .envs.task import Split
 from .records import Recorder, play_into
-from .tools.faults import FaultPlan
+from .tools.plans import FaultPlan
 from .trajectories.errors import ConfigError, DataError, UnknownName
 from .trajectories.messages import Json
 from .trajectories.metrics import success_rate
@@ -86,20 +86,26 @@ class What:
         members = range(self.group)
         return [Episode(task, plan, seed_of(self.seed, task.id, member)) for task in tasks for member in members]
 
+    def say_if_fewer(self, episodes: Sequence[Episode], watch: Watch) -> None:
+        """An environment may have fewer tasks than were asked for."""
+        tasks = len({episode.task.id for episode in episodes})
+        if tasks < self.n:
+            level = f" of level {', '.join(map(str, self.levels))}" if self.levels else ""
+            watch.say(f"{self.env} has {count(tasks, f'{self.split} task')}{level}: each is played once, not {self.n}")
+
 
 def fault_plan(text: str, seed: int) -> FaultPlan:
     """Of one --faults; "clean" and nothing mean none. Its seed is the command's, unless it names its own."""
     text = text.strip()
     if text in ("", "clean"):
         return FaultPlan()
-    plan = FaultPlan.parse(text)
-    return plan if "@" in text else replace(plan, seed=seed)
+    return FaultPlan.parse(text, seed=seed)
 
 
 def condition_name(plan: str) -> str:
     """A fault plan's one-line form, as the head of a column."""
-    body = plan.partition("@")[0]
-    every = {str(FaultPlan(count=n)).partition("@")[0]: name for n, name in ((1, "one fault"), (2, "two faults"))}
+    body = plan.rpartition("@")[0]
+    every = {str(FaultPlan(count=n)).rpartition("@")[0]: name for n, name in ((1, "one fault"), (2, "two faults"))}
     return every.get(body, body) or "clean"
 
 
@@ -113,6 +119,7 @@ def rollout(who: Who, what: What, faults: str, out: Path | None, *, overwrite: b
     wanted = what.episodes(fault_plan(faults, what.seed))  # before a model is loaded for nothing
     _check_names([who])
     with watching() as watch:
+        what.say_if_fewer(wanted, watch)
         agent = _agent(who, watch)
         played = _play(agent, who, what.env, wanted, out, watch, overwrite=overwrite, group=what.group)
     rate = success_rate(played)
@@ -143,6 +150,7 @@ def evaluate(who: Sequence[Who], what: What, faults: Sequence[str], out: Path | 
         raise ConfigError(f"the same agent twice: {', '.join(labels)}")
     arms = []
     with watching() as watch:
+        what.say_if_fewer(wanted, watch)
         for number, (one, label) in enumerate(zip(agents, labels, strict=True), 1):
             place = (number, len(agents))
             path = out / f"{file_name(label)}.jsonl" if out is not None else None

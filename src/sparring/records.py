@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from .agents.agent import Agent
 from .agents.rollout import Episode
 from .agents.rollout import rollout as play
-from .envs.env import name_of
+from .envs.env import NOTES, name_of
 from .envs.registry import make
 from .trajectories.errors import ConfigError, DataError
 from .trajectories.messages import Json
 from .trajectories.trajectory import Trajectory
 
-__all__ = ["Recorder", "play_into", "read"]
+__all__ = ["Recorder", "episodes_in", "play_into", "read"]
+
+_SHOWN = 6
 
 Key = tuple[str, str, int]
 """Task, faults and seed: what makes an episode this one."""
@@ -52,6 +55,43 @@ def read(paths: Iterable[Path]) -> list[Trajectory]:
     return out
 
 
+def episodes_in(path: Path) -> Iterator[Trajectory]:
+    """The episodes of a store, a file, or a folder of files, one in memory at a time. Raises `DataError` for a path
+    that is none of them, and for a line that is no episode."""
+    if (path / "manifest.json").is_file() or (path / "live").is_dir():
+        from .trajectories.store import Store
+
+        return Store(path, create=False).read()
+    if path.is_file():
+        return _lines(path)
+    if not path.is_dir():
+        raise DataError(f"there is nothing at {path}: expected a store, a file of episodes, or a folder of such files")
+    files = _files(path)
+    if files:
+        return chain.from_iterable(map(_lines, files))
+    below = sorted({str(p.parent) for depth in ("*", "*/*") for p in path.glob(f"{depth}/*.jsonl") if _files(p.parent)})
+    shown = ", ".join(below[:_SHOWN]) + (", ..." if len(below) > _SHOWN else "")
+    hint = f"; below it there are {shown}" if below else ""
+    raise DataError(f"{path} holds no episodes (.jsonl), and is no store{hint}")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.jsonl") if p.name != "metrics.jsonl")
+
+
+def _lines(file: Path) -> Iterator[Trajectory]:
+    from .trajectories.store.records import trajectory
+
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield trajectory(line.strip(), None)
+                except (ValueError, AttributeError) as error:
+                    reason = error if isinstance(error, DataError) else "not a trajectory"
+                    raise DataError(f"{file}, line {number}: {reason}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Recorder:
     """Where episodes go, and what is written with each."""
@@ -82,7 +122,7 @@ class Recorder:
                 for what, same in (
                     (f"environment {t.env}", t.env == env),
                     (f"agent {t.agent}", t.agent == agent),
-                    ("other settings of the agent", t.meta == self.meta),
+                    ("other settings of the agent", {k: v for k, v in t.meta.items() if k not in NOTES} == self.meta),
                     ("other tasks, faults or seeds", _key(t) in keys),
                 )
                 if not same
@@ -125,7 +165,7 @@ def play_into(
 
     def done(_: int, trajectory: Trajectory) -> None:
         key = _key(trajectory)
-        known[key] = full = replace(trajectory, meta=recorder.meta, attempt=attempts[key])
+        known[key] = full = replace(trajectory, meta={**trajectory.meta, **recorder.meta}, attempt=attempts[key])
         if file is not None:
             file.write(full.to_json() + b"\n")
             file.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from .console import Watch, watching
 from .envs.registry import make
 from .playing import count, fault_plan, fetched_model, tool_style
 from .records import read
-from .trajectories.curation import gold, on_policy_pairs, successes
+from .trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from .trajectories.errors import ConfigError, DataError
 from .trajectories.trajectory import Trajectory, TrajectoryGroup
 
@@ -76,14 +77,10 @@ def dpo(
     start: Start, data: Sequence[Path], out: Path, replayed: Sequence[Path], pairs: int, *,
     overwrite: bool, optim: Adam, **rest: Any,
 ) -> None:  # fmt: skip
-    """Preference training on pairs of one's own episodes."""
+    """Preference training: on pairs as `curate` wrote them, or on pairs of one's own episodes."""
     with watching() as watch:
         watch.stage("reading the data", 1, 3)
-        groups = TrajectoryGroup.by_task(read(data))
-        curated = on_policy_pairs(groups, max_per_group=pairs, seed=rest["seed"])
-        watch.say(f"{count(len(groups), 'group')}: {curated.card}")
-        if not curated.items:
-            raise DataError("no task was played twice, so there is nothing to compare: sparring rollout ENV --group 8")
+        chosen = _pairs(data, pairs, rest["seed"], watch)
         replay = _replay(replayed, watch)
         from .trainers.dpo import DpoSettings
         from .trainers.dpo import dpo as train
@@ -91,7 +88,7 @@ def dpo(
         settings = DpoSettings(optim=optim.optim(), **rest)
         about = {"objective": "dpo", "data": _digest(data), "gold": _digest(replayed), "pairs": pairs,
                  "settings": asdict(settings)}  # fmt: skip
-        work = lambda p, on: train(p, curated.items, settings, out, gold=replay, on_step=on)  # noqa: E731
+        work = lambda p, on: train(p, chosen, settings, out, gold=replay, on_step=on)  # noqa: E731
         _train(start, out, about, watch, work, overwrite, "accuracy")
 
 
@@ -118,11 +115,28 @@ def mixture_plans(faults: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """Each plan with its share: one that is named twice comes twice as often. A step draws its own fault seeds."""
     texts = []
     for text in faults:
-        if "@" in text:
+        if re.search(r"@-?\d+\s*$", text):
             raise ConfigError(f"a training step draws its own fault seeds: leave @... away from --faults {text!r}")
         fault_plan(text, 0)  # says what is wrong with it
         texts.append("" if text.strip() == "clean" else text.strip())
     return tuple((text, texts.count(text) / len(texts)) for text in dict.fromkeys(texts))
+
+
+def _pairs(data: Sequence[Path], most: int, seed: int, watch: Watch) -> Sequence[Pair]:
+    """As they are where the files hold pairs; else at most `most` of each group of episodes."""
+    ready = [path for path in data if holds_pairs(path)]
+    if ready:
+        if others := [str(path) for path in data if path not in ready]:
+            raise DataError(f"{ready[0]} holds pairs, {others[0]} does not: give files of one kind")
+        made = read_pairs(ready)
+        watch.say(f"{count(len(made), 'pair')}, as they were curated")
+        return made
+    groups = TrajectoryGroup.by_task(read(data))
+    curated = on_policy_pairs(groups, max_per_group=most, seed=seed)
+    watch.say(f"{count(len(groups), 'group')}: {curated.card}")
+    if not curated.items:
+        raise DataError("no task was played twice, so there is nothing to compare: sparring rollout ENV --group 8")
+    return curated.items
 
 
 def _replay(paths: Sequence[Path], watch: Watch) -> Sequence[Trajectory]:

@@ -62,7 +62,7 @@ def files_tools(
         Args:
             path: Relative path of the folder.
         """
-        with _folder(top, _parts(path), path) as folder:
+        with open_folder(top, parts_of(path), path) as folder:
             names = sorted(os.listdir(folder))
             shown = [_entry(name, folder) for name in names[:max_entries]]
         return {"entries": [e for e in shown if e is not None], "more": len(names) > max_entries}
@@ -74,10 +74,10 @@ def files_tools(
             path: Relative path of the file.
             offset: Byte at which to begin.
         """
-        parts = _parts(path, file=True)
+        parts = parts_of(path, file=True)
         if not 0 <= offset < 2**63:
             raise InvalidArguments(f"offset is a byte in the file, 0 or more, not {offset}")
-        with _folder(top, parts[:-1], path) as folder, _opened(parts[-1], folder, path) as file:
+        with open_folder(top, parts[:-1], path) as folder, open_file(parts[-1], folder, path) as file:
             size = os.fstat(file).st_size
             data = os.pread(file, max_read, offset)
         end = offset + len(data) >= size
@@ -94,14 +94,14 @@ def files_tools(
             path: Relative path of the file.
             content: The whole new text.
         """
-        parts = _parts(path, file=True)
+        parts = parts_of(path, file=True)
         data = content.encode("utf-8", "replace")
         if len(data) > max_file:
             raise InvalidArguments(f"the content has {len(data)} bytes; a file may have {max_file}")
         if _count(top, max_entries) + len(parts) > max_entries:
             raise ToolError(f"the folder is full: {max_entries} files and folders", hint="delete what is not needed")
-        with _folder(top, parts[:-1], path, make=True) as folder:
-            with contextlib.suppress(NotFound), _opened(parts[-1], folder, path):
+        with open_folder(top, parts[:-1], path, make=True) as folder:
+            with contextlib.suppress(NotFound), open_file(parts[-1], folder, path):
                 pass  # what is replaced has to be a plain file
             # A new file takes the old one's name: a reader sees the one or the other, and no link is written through.
             temporary = f".{secrets.token_hex(8)}.part"
@@ -113,7 +113,7 @@ def files_tools(
             except OSError as error:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
-                raise _told(error, path) from None
+                raise told(error, path) from None
         return {"written": len(data)}
 
     def delete_file(path: str) -> str:
@@ -122,14 +122,14 @@ def files_tools(
         Args:
             path: Relative path of the file.
         """
-        parts = _parts(path, file=True)
-        with _folder(top, parts[:-1], path) as folder:
-            with _opened(parts[-1], folder, path):
+        parts = parts_of(path, file=True)
+        with open_folder(top, parts[:-1], path) as folder:
+            with open_file(parts[-1], folder, path):
                 pass
             try:
                 os.unlink(parts[-1], dir_fd=folder)
             except OSError as error:
-                raise _told(error, path) from None
+                raise told(error, path) from None
         return "deleted"
 
     tools = [Tool.from_function(f, idempotent=True) for f in (list_files, read_file)]
@@ -139,7 +139,7 @@ def files_tools(
     return tuple(tools)
 
 
-def _parts(path: str, *, file: bool = False) -> list[str]:
+def parts_of(path: str, *, file: bool = False) -> list[str]:
     """The components of a relative path. Raises `InvalidArguments` or `Forbidden`."""
     if len(path) > MAX_PATH or "\0" in path:
         raise InvalidArguments(f"a path has at most {MAX_PATH} characters and no NUL")
@@ -160,12 +160,12 @@ def _parts(path: str, *, file: bool = False) -> list[str]:
 
 
 @contextmanager
-def _folder(top: Path, parts: list[str], path: str, *, make: bool = False) -> Iterator[int]:
+def open_folder(top: Path, parts: list[str], path: str, *, make: bool = False) -> Iterator[int]:
     """A descriptor of the folder at `parts`, reached step by step without following a link."""
     try:
         current = os.open(top, _DIRECTORY)
     except OSError as error:
-        raise _told(error, path) from None
+        raise told(error, path) from None
     try:
         for part in parts:
             try:
@@ -174,7 +174,7 @@ def _folder(top: Path, parts: list[str], path: str, *, make: bool = False) -> It
                         os.mkdir(part, 0o755, dir_fd=current)
                 following = os.open(part, _DIRECTORY, dir_fd=current)
             except OSError as error:
-                raise _told(error, path, _is_link(part, current)) from None
+                raise told(error, path, _is_link(part, current)) from None
             os.close(current)
             current = following
         yield current
@@ -183,13 +183,13 @@ def _folder(top: Path, parts: list[str], path: str, *, make: bool = False) -> It
 
 
 @contextmanager
-def _opened(name: str, folder: int, path: str) -> Iterator[int]:
+def open_file(name: str, folder: int, path: str) -> Iterator[int]:
     """A descriptor of a regular file with one name."""
     try:
         # O_NONBLOCK: opening a pipe must not wait for its other end.
         file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     except OSError as error:
-        raise _told(error, path, _is_link(name, folder)) from None
+        raise told(error, path, _is_link(name, folder)) from None
     try:
         status = os.fstat(file)
         if stat.S_ISDIR(status.st_mode):
@@ -210,7 +210,7 @@ def _is_link(name: str, folder: int) -> bool:
         return False
 
 
-def _told(error: OSError, path: str, link: bool = False) -> ToolError:
+def told(error: OSError, path: str, link: bool = False) -> ToolError:
     """The failure that the agent is told of; no path of the host stands in it."""
     if link or error.errno == errno.ELOOP:
         return Forbidden(f"{path!r} leads through a link")

@@ -3,6 +3,16 @@
 from .report import Report, write_report
 from .safe import visible
 from .terminal import show_trajectory, text_table
+from .tokenizer import find_tokenizer, token_texts
 from .words import Arm
 
-__all__ = ["Arm", "Report", "show_trajectory", "text_table", "visible", "write_report"]
+__all__ = [
+    "Arm",
+    "Report",
+    "find_tokenizer",
+    "show_trajectory",
+    "text_table",
+    "token_texts",
+    "visible",
+    "write_report",
+]

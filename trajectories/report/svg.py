@@ -1,7 +1,8 @@
 """The report's drawings: small inline SVGs, drawn here so that the page needs no plotting library.
 
-Defines `interval_bar`, `difference_bar`, `curves`. Colours come from the page's classes, so that light and dark need
-one drawing; presentation attributes only, for the page's Content-Security-Policy forbids `style=`.
+Defines `interval_bar`, `difference_bar`, `range_bar`, `share_bar`, `curves`. Colours come from the page's classes, so
+that light and dark need one drawing; presentation attributes only, for the page's Content-Security-Policy forbids
+`style=`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from markupsafe import Markup, escape
 from ..metrics import PairedDifference, Rate
 from .safe import visible
 
-__all__ = ["Curves", "curves", "difference_bar", "interval_bar"]
+__all__ = ["Curves", "curves", "difference_bar", "interval_bar", "range_bar", "share_bar"]
 
 _METRICS = (
     "loss", "reward", "reward_mean", "success", "success_rate", "recovery", "accuracy", "margin", "entropy", "kl",
@@ -69,6 +70,27 @@ def difference_bar(difference: PairedDifference, scale: float) -> Markup:
         '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="track" x="0" y="4.5" width="100" height="1"/>{band}'
         '<rect class="zero" x="49.8" y="0" width="0.4" height="10"/>'
+        f'<rect class="mark" x="{min(max(at - 0.6, 0), 98.8):.2f}" y="0" width="1.2" height="10"/></svg>'
+    )
+
+
+def share_bar(share: float) -> Markup:
+    """A share on a scale from 0 to 1, as a plain bar."""
+    width = 100 * max(0.0, min(1.0, share))
+    return Markup(
+        '<svg class="bar thin" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" x="0" y="4" width="100" height="2"/>'
+        f'<rect class="fill" x="0" y="2.5" width="{width:.2f}" height="5"/></svg>'
+    )
+
+
+def range_bar(low: float, middle: float, high: float, top: float) -> Markup:
+    """Three quantiles on a scale from 0 to `top`."""
+    left, at, right = (100 * max(0.0, min(1.0, v / top)) if top > 0 else 0.0 for v in (low, middle, high))
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" x="0" y="4.5" width="100" height="1"/>'
+        f'<rect class="band" x="{left:.2f}" y="2" width="{max(right - left, 0.8):.2f}" height="6"/>'
         f'<rect class="mark" x="{min(max(at - 0.6, 0), 98.8):.2f}" y="0" width="1.2" height="10"/></svg>'
     )
 

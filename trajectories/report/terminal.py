@@ -6,7 +6,6 @@ move the cursor, nor forge a line that looks like ours.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -19,7 +18,7 @@ from ..messages import ToolCall
 from ..metrics import paired_difference, success_rate
 from ..trajectory import Trajectory
 from .safe import visible
-from .words import Arm, chips, condition_names, p_text, percent, points
+from .words import Arm, arguments, chips, condition_names, p_text, percent, points
 
 __all__ = ["show_trajectory", "text_table"]
 
@@ -104,7 +103,7 @@ def _call_text(call: ToolCall) -> str:
     """`name {arguments}`, or the raw text of a call that could not be parsed."""
     if call.arguments is None:
         return f"{call.name or '(no name)'} could not be parsed ({call.error or 'no reason given'}): {call.raw}"
-    return f"{call.name} {json.dumps(call.arguments, ensure_ascii=False, default=str)}"
+    return f"{call.name} {arguments(call)}"
 
 
 def _line(*parts: tuple[str, str]) -> Text:

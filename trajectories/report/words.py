@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..messages import ToolResult
+from ..messages import ToolCall, ToolResult
 from ..trajectory import Trajectory
 
-__all__ = ["Arm", "chips", "condition_names", "effect", "p_text", "percent", "points"]
+__all__ = ["Arm", "arguments", "chips", "condition_names", "effect", "p_text", "percent", "points"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,20 @@ def effect(result: ToolResult) -> str:
     if result.landed:
         return "effect landed"
     return "" if result.ok and result.fault is None else "effect did not land"
+
+
+def arguments(call: ToolCall, *, indent_beyond: int | None = None) -> str:
+    """A call's arguments as JSON, indented where one line would be longer than `indent_beyond`; as they were sampled
+    where they could not be parsed, or nest too deeply."""
+    if call.arguments is None:
+        return call.raw
+    try:
+        line = json.dumps(call.arguments, ensure_ascii=False, default=str)
+        if indent_beyond is None or len(line) <= indent_beyond:
+            return line
+        return json.dumps(call.arguments, ensure_ascii=False, default=str, indent=2)
+    except (RecursionError, ValueError):
+        return call.raw or "(nested too deeply to be shown)"
 
 
 def percent(share: float) -> str:

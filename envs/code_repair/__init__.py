@@ -1,0 +1,5 @@
+"""A small Python package whose tests fail: find the bug, mend it, run the tests in the sandbox."""
+
+from .env import CodeRepair
+
+__all__ = ["CodeRepair"]

@@ -1,0 +1,5 @@
+"""Questions about a real SQLite database, answered by reading it: what a row means stands in its notes."""
+
+from .env import SqlAnalyst
+
+__all__ = ["SqlAnalyst"]

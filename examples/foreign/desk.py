@@ -1,0 +1,60 @@
+"""A foreign suite as an environment: functions with schemas, injected dependencies, frozen time, tasks from a file.
+
+Try it:  sparring check examples/foreign/desk.py:HelpDesk
+"""
+
+from pathlib import Path
+
+import desk_suite as suite  # beside this file; a real suite is installed
+
+from sparring import NotFound, ToolEnv
+from sparring.envs.env import Clock
+from sparring.envs.task import tasks_from
+from sparring.tools import toolset
+
+
+def returned_error(value):
+    return NotFound(value["message"]) if isinstance(value, dict) and "error" in value else None
+
+
+class HelpDesk(ToolEnv):
+    """Escalate a ticket that has waited for too long, else raise its priority.
+
+    ## Tools
+    Those of the suite, which get its database and the clock.
+
+    ## Rewards
+    1 when exactly the right thing was done, once.
+
+    ## Episode End
+    A message without a call, or the turn limit.
+
+    ## Version History
+    v0: first.
+    """
+
+    reads = toolset(suite.READS, injects=("db", "clock"))
+    writes = toolset(suite.WRITES, injects=("db", "clock"), effect=True)
+    toolbox_settings = {"is_error": returned_error}  # noqa: RUF012  # never changed
+
+    def tasks(self, split, rng):
+        return tasks_from(Path(__file__).with_name("desk_tasks.jsonl"), split, field="split", rng=rng)
+
+    def setup(self, task, rng):
+        self.state = {"db": suite.fresh(task.data, Clock().now), "clock": Clock()}
+
+    def copy_world(self, world):
+        return {"db": suite.clone(world["db"]), "clock": Clock(world["clock"].now)}
+
+    def injected(self):
+        return self.state
+
+    def after_call(self, call, result):
+        self.state["clock"].advance(minutes=2)
+
+    def success(self, task):
+        return suite.done(self.state["db"], task.data)
+
+    def solve(self, task):
+        for call in suite.reference(self.state["db"], task.data):  # noqa: UP028  # results are sent
+            yield call

@@ -1,0 +1,1080 @@
+"""Wrapping a foreign suite: tools that come and go, hooks, others who act, verdicts, tasks from files, plug-ins."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparring.agents.replay import replay
+from sparring.agents.rollout import Episode, rollout
+from sparring.agents.scripted import ScriptedAgent, scripted
+from sparring.envs import SPLITS, ToolEnv, check_env, make, optimum, play, registered, task_set
+from sparring.envs.env import Clock, Verdict
+from sparring.envs.rewards import Ended
+from sparring.envs.task import tasks_from
+from sparring.tools import Conflict, FaultPlan, Injected, NotFound, Tool, Toolbox, merge, tool, tools_of, toolset
+from sparring.tools.tool import methods
+from sparring.trajectories import (
+    Action,
+    Cause,
+    ConfigError,
+    DataError,
+    EnvError,
+    Message,
+    Outcome,
+    StopReason,
+    Task,
+    ToolCall,
+    ToolResult,
+    Trajectory,
+    UnknownName,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+FOREIGN = ROOT / "examples" / "foreign"
+AIRLINE, DESK = f"{FOREIGN}/airline.py:Airline", f"{FOREIGN}/desk.py:HelpDesk"
+
+
+@pytest.fixture(autouse=True)
+def clean_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test imports from files does not outlive it."""
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name, module in list(sys.modules.items()):
+        place = str(getattr(module, "__file__", None) or "")
+        if name not in before and ("/examples/" in place or "/pytest-" in place):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def names(specs: Sequence[Any]) -> list[str]:
+    return [spec.name for spec in specs]
+
+
+def call(env: ToolEnv, name: str, /, **arguments: Any) -> ToolResult:
+    return env.act(Action.call(name, **arguments)).turn.results[0]
+
+
+# ---- tools that come and go ------------------------------------------------------------------------------------------
+
+
+class Door(ToolEnv):
+    """A door: what can be done with it depends on whether it is open."""
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        self.state = {"open": False, "passed": 0}
+
+    def offered(self) -> list[Any]:
+        return ["push", *(["walk", "shut"] if self.state["open"] else [])]
+
+    @tool(effect=True)
+    def push(self) -> str:
+        """Push it open."""
+        self.state["open"] = True
+        return "open"
+
+    @tool(effect=True, alternative="push")
+    def walk(self) -> str:
+        """Walk through."""
+        self.state["passed"] += 1
+        return "through"
+
+    @tool(effect=True)
+    def shut(self) -> str:
+        """Shut it. <|im_end|>"""
+        self.state["open"] = False
+        return "shut"
+
+    def success(self, task: Task) -> bool:
+        return bool(self.state["passed"])
+
+
+TASK = Task("Walk through the door.")
+
+
+def test_only_what_is_on_offer_can_be_called() -> None:
+    env = Door()
+    assert set(env.toolbox.tools) == {"push", "walk", "shut"}  # before an episode: all there is
+    first = env.start(TASK)
+    assert names(first.tools) == ["push"]
+    early = call(env, "walk")
+    assert (early.outcome, early.cause) == (Outcome.UNKNOWN_TOOL, Cause.POLICY)
+    assert early.content == call(env, "wolk").content.replace("wolk", "walk")  # it tells nothing of what will come
+    step = env.act(Action.call("push"))
+    assert names(step.observation.tools) == ["push", "walk", "shut"]
+    assert call(env, "walk").ok
+    step = env.act(Action.call("shut"))
+    assert names(step.observation.tools) == ["push"]
+    late = call(env, "walk")
+    assert (late.outcome, late.cause, late.landed) == (Outcome.GONE, Cause.POLICY, False)
+    assert json.loads(late.content) == {"error": "gone", "message": "walk is no longer there", "hint": "use push"}
+    assert env.state["passed"] == 1
+    assert "walk" in env.toolbox.state.gone
+    assert call(env, "push").ok
+    assert "walk" not in env.toolbox.state.gone  # it came back
+    assert call(env, "walk").ok
+
+
+def test_what_went_in_the_same_message_is_not_the_agents_fault() -> None:
+    env = Door()
+    env.start(TASK)
+    env.act(Action.call("push"))
+    step = env.act(Action(tool_calls=(ToolCall("shut", {}), ToolCall("walk", {}))))
+    assert [(r.outcome, r.cause) for r in step.turn.results] == [(Outcome.OK, None), (Outcome.GONE, Cause.TOOL)]
+
+
+def test_the_agent_is_told() -> None:
+    env = Door()
+    env.start(TASK)
+    step = env.act(Action.call("push"))
+    told = step.turn.messages
+    assert step.observation.messages[-1:] == told
+    first, *lines = told[0].content.splitlines()
+    assert first == "New tools:"
+    assert [json.loads(line)["function"]["name"] for line in lines] == ["walk", "shut"]
+    assert env.act(Action.call("push")).turn.messages == ()
+    assert env.act(Action.call("shut")).turn.messages == (Message("user", "No longer there: walk, shut."),)
+
+
+def test_an_environment_may_tell_it_otherwise_or_not_at_all() -> None:
+    class Silent(Door):
+        def announce(self, came: Sequence[Any], went: Sequence[str]) -> str:
+            return f"gone: {len(went)}" if went else ""
+
+    env = Silent()
+    env.start(TASK)
+    assert env.act(Action.call("push")).turn.messages == ()
+    assert env.act(Action.call("shut")).turn.messages == (Message("user", "gone: 2"),)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_fork_has_the_tools_of_its_place(elsewhere: bool) -> None:
+    env = Door()
+    env.start(TASK)
+    closed = env.snapshot()
+    call(env, "push")
+    opened = env.snapshot()
+    call(env, "shut")
+    shut = env.snapshot()
+    where = Door() if elsewhere else env
+    for _ in range(2):
+        where.restore(opened)
+        assert names(where.toolbox.present) == ["push", "walk", "shut"]
+        assert call(where, "walk").ok
+        assert where.state["passed"] == 1
+        where.restore(shut)
+        assert call(where, "walk").outcome is Outcome.GONE
+        where.restore(closed)
+        assert call(where, "walk").outcome is Outcome.UNKNOWN_TOOL
+        assert names(where.toolbox.specs) == names(where.action_space.tools) == ["push"]
+
+
+def test_sources_beside_the_class_come_and_go_too() -> None:
+    def knock(times: int) -> int:
+        """Knock."""
+        return times
+
+    class Hall(Door):
+        extra = toolset(knock)
+
+        def offered(self) -> list[Any]:
+            bell = Tool.from_schema("ring", lambda: "ring", {"type": "object"}, description="Ring.")
+            return [*super().offered(), "knock", *([bell] if self.state["open"] else [])]
+
+    env = Hall()
+    env.start(TASK)
+    assert call(env, "knock", times=2).value == 2
+    assert call(env, "ring").outcome is Outcome.UNKNOWN_TOOL
+    call(env, "push")
+    assert call(env, "ring").value == "ring"
+    opened = env.snapshot()
+    call(env, "shut")
+    assert call(env, "ring").outcome is Outcome.GONE
+    other = Hall()
+    other.restore(opened)
+    assert call(other, "ring").value == "ring"
+    env.start(TASK)
+    assert call(env, "ring").outcome is Outcome.UNKNOWN_TOOL
+
+
+LETTERS = "abcd"
+MOVE = st.one_of(
+    st.tuples(st.just("offer"), st.frozensets(st.sampled_from(LETTERS))),
+    st.tuples(st.just("call"), st.sampled_from([*LETTERS, "x"])),
+    st.tuples(st.just("told"), st.none()),
+    st.tuples(st.just("save"), st.none()),
+    st.tuples(st.just("back"), st.none()),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(given_first=st.frozensets(st.sampled_from("ab")), moves=st.lists(MOVE, max_size=24))
+def test_outcomes_follow_from_what_was_on_offer(given_first: frozenset[str], moves: list[tuple[str, Any]]) -> None:
+    """Against a model of three sets. `a` and `b` the toolbox is made with; the others come from outside."""
+    tools = {n: Tool.from_schema(n, lambda: "ok", {"type": "object"}, description="Do.") for n in LETTERS}
+    box = Toolbox([tools["a"], tools["b"]], world=None)  # type: ignore[arg-type]  # no world
+    box.begin(None, tools=[tools[n] for n in sorted(given_first)])
+    now, past, told = set(given_first), set[str](), set(given_first)
+    saved: Any = None
+    for what, value in moves:
+        if what == "offer":
+            past, now = (past | now) - value, set(value)
+            box.offer([tools[n] for n in sorted(value)])
+        elif what == "call":
+            result = box.execute(ToolCall(value, {}))[1]
+            wanted = Outcome.OK if value in now else Outcome.GONE if value in past else Outcome.UNKNOWN_TOOL
+            assert result.outcome is wanted
+            if wanted is Outcome.GONE:
+                assert result.cause is (Cause.TOOL if value in told else Cause.POLICY)
+        elif what == "told":
+            came, went = box.changes()
+            assert (set(names(came)), set(went)) == (now - told, told - now)
+            told = set(now)
+        elif what == "save":
+            saved = box.state.copy(), set(now), set(past), set(told)
+        elif saved is not None:
+            box.resume(saved[0])
+            now, past, told = (set(part) for part in saved[1:])
+            box.offer([tools[n] for n in sorted(now)])  # as an environment does, whatever the toolbox knows itself
+        assert names(box.present) == sorted(now)
+        assert names(box.specs) == sorted(given_first)
+        assert set(box.tools) >= now
+
+
+def test_bound_methods_of_the_state_may_be_offered_as_they_are() -> None:
+    class Boxes(ToolEnv):
+        def setup(self, task: Task, rng: random.Random) -> None:
+            self.state = Box()
+
+        def offered(self) -> list[Any]:
+            return [self.state.put, *([self.state.peek, self.state.rules] if self.state.items else [])]
+
+    env = Boxes()
+    assert names(env.start(TASK).tools) == ["put"]
+    assert call(env, "peek").outcome is Outcome.UNKNOWN_TOOL
+    assert call(env, "put", item="tea").ok
+    middle = env.snapshot()
+    assert call(env, "put", item="milk").ok
+    assert call(env, "peek", count=9).value == ["tea", "milk"]
+    other = Boxes()
+    other.restore(middle)
+    assert call(other, "peek", count=9).value == ["tea"]  # its own object
+    assert call(other, "rules").value == "none"
+    specs = env.toolbox.present
+    env.act(Action.call("rules"))
+    assert all(new is old for new, old in zip(env.toolbox.present[:2], specs, strict=False))  # read once, bound anew
+
+
+def test_what_is_offered_has_to_exist() -> None:
+    class Wrong(Door):
+        def offered(self) -> list[Any]:
+            return ["pull"]
+
+    with pytest.raises(UnknownName, match="tool of Wrong 'pull'"):
+        Wrong().start(TASK)
+
+    class Twice(Door):
+        def offered(self) -> list[Any]:
+            return ["push", "push"]
+
+    with pytest.raises(EnvError, match="two tools are named 'push'"):
+        Twice().start(TASK)
+
+
+def test_a_second_route_that_is_not_there_is_none() -> None:
+    """Faults that need one leave the tool alone, whatever its declaration says."""
+
+    class Lone(Door):
+        def offered(self) -> list[Any]:
+            return ["walk"]
+
+    env = Lone()
+    env.start(TASK, FaultPlan.parse("tool_removed:1.0"))
+    assert call(env, "walk").ok
+    env = Door()
+    env.start(TASK, FaultPlan.parse("tool_removed:1.0"))
+    call(env, "push")
+    assert call(env, "walk").fault == "tool_removed"
+
+
+def script(*actions: Action) -> ScriptedAgent:
+    def play(env: ToolEnv, seed: int) -> Any:
+        for action in actions:  # noqa: UP028  # results are sent
+            yield action
+
+    return ScriptedAgent("script", play)
+
+
+MOVES = (Action.call("push"), Action.call("walk"), Action.call("shut"), Action.call("walk"), Action("Done."))
+
+
+def test_the_record_has_it_all_and_replays() -> None:
+    (t,) = rollout(Door, script(*MOVES), [Episode(TASK)])
+    assert t.success
+    assert names(t.tools) == ["push"]  # what the first prompt shows
+    assert [r.outcome.value for r in t.results()] == ["ok", "ok", "ok", "gone"]
+    assert Trajectory.from_json(t.to_json()) == t
+    assert len(list(replay(Door(), t))) == len(t.turns)
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_qwen3: Path) -> Any:
+    from sparring.agents.chat import HermesFormat
+    from sparring.agents.models import load_tokenizer
+
+    return HermesFormat(load_tokenizer(tiny_qwen3))
+
+
+def test_a_scripted_episode_as_tokens(chat: Any) -> None:
+    (t,) = rollout(Door, script(*MOVES), [Episode(TASK)])
+    tokens, spans = chat.tokens(t)
+    env = Door()
+    seen = env.start(TASK)
+    ids = chat.start(seen.messages, seen.tools)
+    for action, span in zip(MOVES, spans, strict=True):
+        assert tokens.ids[: span[0]] == tuple(ids)
+        ids += chat.answer(action)
+        step = env.act(action)
+        ids += [] if step.stop else chat.continuation(step.observation.messages)
+    assert tokens.ids == tuple(ids)
+    told = chat.tokenizer.decode(list(tokens.ids[spans[0][1] : spans[1][0]]))
+    assert '"name":"walk"' in told
+    # The description of a new tool spells a control token out; it stays text.
+    assert tokens.ids[spans[0][1] : spans[1][0]].count(chat.end_id) == 2
+
+
+def test_a_models_episode_is_exact(tiny_qwen3: Path) -> None:
+    from sparring.agents.agent import ToolAgent
+    from sparring.agents.chat import HermesFormat
+    from sparring.agents.engines.transformers import TransformersEngine
+    from sparring.agents.models import load_model, load_tokenizer
+
+    class Led(HermesFormat):
+        """Takes whatever was sampled for the next of the moves."""
+
+        def parse(self, ids: Sequence[int]) -> Action:
+            return next(moves)
+
+    moves = iter(MOVES)
+    chat = Led(load_tokenizer(tiny_qwen3))
+    agent = ToolAgent(TransformersEngine(load_model(tiny_qwen3), max_rows=1), chat, max_tokens=6, max_context=8192)
+    (t,) = rollout(Door, agent, [Episode(TASK)])
+    assert [r.outcome.value for r in t.results()] == ["ok", "ok", "ok", "gone"]
+    assert t.tokens is not None
+    ids = chat.start(t.prompt, t.tools)
+    for i, turn in enumerate(t.turns):
+        assert turn.span is not None
+        assert turn.span[0] == len(ids)
+        sampled = t.tokens.ids[slice(*turn.span)]
+        ids += sampled
+        if i + 1 < len(t.turns):
+            results = [Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in turn.results]
+            ids += chat.continuation([*results, *turn.messages], stopped=sampled[-1] in chat.stop_ids)
+    assert t.tokens.ids == tuple(ids)
+    assert sum(t.tokens.sampled) == sum(end - start for start, end in (turn.span or (0, 0) for turn in t.turns))
+
+
+# ---- declared tools, hooks, settings ---------------------------------------------------------------------------------
+
+
+class Box:
+    """A foreign object."""
+
+    def __init__(self) -> None:
+        self.items: list[str] = []
+
+    def put(self, item: str) -> int:
+        """Put an item in."""
+        if item == "stone":
+            raise KeyError("no stones")
+        if item == "ghost":
+            raise RuntimeError("boo")
+        self.items.append(item)
+        return len(self.items)
+
+    async def peek(self, count: int = 1) -> list[str]:
+        """Look at the first items.
+
+        Args:
+            count: How many.
+        """
+        return self.items[:count]
+
+    @staticmethod
+    def rules() -> str:
+        """Tell the rules."""
+        return "none"
+
+    def helper(self, x: int) -> int:
+        """Not a tool."""
+        return x
+
+    def silent(self) -> int:
+        return 1
+
+
+def stamp(text: str, clock: Any, ink: str = "black") -> str:
+    return f"{clock():%H:%M} {ink} {text}"
+
+
+STAMP = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}},
+    "required": ["text"],
+    "additionalProperties": False,
+    "description": "Stamp a text.",
+}
+
+
+class Store(ToolEnv):
+    reads = methods(Box, "peek", "rules", at="state.box")
+    writes = methods(Box, "put", at=lambda env: env.state.box, effect=True)
+    stamps = toolset(("stamp", partial(stamp, ink="red"), STAMP), injects=("clock",))
+    others = {"mouse": methods(Box, "put", at="state.box")}  # noqa: RUF012  # never changed
+    toolbox_settings = {"errors": {LookupError: NotFound}}  # noqa: RUF012  # as above
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        self.state = type("World", (), {})()
+        self.state.box, self.state.clock, self.state.seen = Box(), Clock(), []
+
+    def injected(self) -> dict[str, Any]:
+        return {"clock": self.state.clock}
+
+    def after_call(self, call: ToolCall, result: ToolResult) -> None:
+        self.state.seen.append((call.name, result.outcome.value))
+        self.state.clock.advance(hours=1)
+        if call.arguments == {"item": "bomb"}:
+            self.cut(StopReason.TERMINATED)
+
+    def elapse(self) -> None:
+        if self.state.box.items[-1:] == ["cheese"]:
+            self.act_as("mouse", "put", item="crumb")
+            self.act_as("mouse", "put", item="stone")
+
+    def verdict(self, ended: Ended) -> Verdict:
+        new = len(ended.after.box.items) - len(ended.before.box.items)
+        return Verdict(new > 1, f"{new} more", {"items": new / 4, "calls": -0.1 * sum(1 for _ in ended.calls())})
+
+
+def store(**data: Any) -> Store:
+    env = Store()
+    env.start(Task("Store.", data))
+    return env
+
+
+def test_methods_of_an_object_of_the_episode() -> None:
+    env = store()
+    assert [t.name for t in tools_of(Store)] == ["peek", "rules", "put", "stamp"]
+    assert env.toolbox.tools["put"].effect
+    assert not env.toolbox.tools["peek"].effect
+    assert call(env, "put", item="tea").value == 1
+    assert call(env, "peek", count=5).value == ["tea"]
+    assert call(env, "rules").value == "none"
+    assert call(env, "helper", x=1).outcome is Outcome.UNKNOWN_TOOL
+    middle = env.snapshot()
+    call(env, "put", item="milk")
+    other = Store()
+    other.restore(middle)
+    assert call(other, "peek", count=5).value == ["tea"]  # its own object, found at the call
+    assert call(env, "peek", count=5).value == ["tea", "milk"]
+    assert call(env, "put", item="x", y=1).outcome is Outcome.INVALID_ARGUMENTS
+
+
+def test_injected_values_follow_a_fork() -> None:
+    env = store()
+    assert call(env, "stamp", text="a").value == "00:00 red a"
+    middle = env.snapshot()
+    assert call(env, "stamp", text="b").value == "01:00 red b"
+    assert call(env, "stamp", text="c").value == "02:00 red c"
+    other = Store()
+    for where in (other, env):
+        where.restore(middle)
+        assert call(where, "stamp", text="b").value == "01:00 red b"
+    assert call(env, "stamp", text="a", clock="x").outcome is Outcome.INVALID_ARGUMENTS
+
+
+def test_a_suites_own_exceptions() -> None:
+    env = store()
+    refused = call(env, "put", item="stone")
+    assert (refused.outcome, refused.cause) == (Outcome.NOT_FOUND, Cause.TOOL)
+    assert "no stones" in refused.content
+    bug = call(env, "put", item="ghost")
+    assert bug.outcome is Outcome.TOOL_ERROR
+    assert "boo" not in bug.content
+    assert "RuntimeError: boo" in str(bug.error)
+
+
+def test_exceptions_become_the_first_that_fits() -> None:
+    def fail(kind: str) -> str:
+        """Fail."""
+        raise {"own": NotFound("own"), "type": TypeError("t"), "value": ValueError("v")}[kind]
+
+    async def later(kind: str) -> str:
+        """Fail."""
+        return fail(kind)
+
+    def odd() -> object:
+        """Return what is no JSON."""
+        return object()
+
+    box = Toolbox(
+        toolset(fail, later, odd), world=None, errors={TypeError: Conflict, Exception: NotFound}  # type: ignore[arg-type]  # no world
+    )  # fmt: skip
+    for name in ("fail", "later"):
+        outcomes = [box.execute(ToolCall(name, {"kind": kind}))[1].outcome for kind in ("own", "type", "value")]
+        assert outcomes == [Outcome.NOT_FOUND, Outcome.CONFLICT, Outcome.NOT_FOUND]
+    assert box.execute(ToolCall("odd", {}))[1].outcome is Outcome.TOOL_ERROR  # raised by ours: not the tool's own
+
+
+def test_after_each_call() -> None:
+    env = store()
+    env.act(Action(tool_calls=(ToolCall("put", {"item": "tea"}), ToolCall("nope", {}), ToolCall("", None, "{"))))
+    assert env.state.seen == [("put", "ok"), ("nope", "unknown_tool"), ("", "malformed")]
+    step = env.act(Action.call("put", item="bomb"))
+    assert step.stop is StopReason.TERMINATED
+    assert env.judge()[0]
+    with pytest.raises(ConfigError, match="over"):
+        env.act(Action("Done."))
+
+
+def test_after_call_on_a_toolbox_alone() -> None:
+    seen: list[tuple[str, bool]] = []
+    box = Toolbox(
+        toolset(Box.rules), world=None, after_call=lambda call, result: seen.append((call.id, result.ok))  # type: ignore[arg-type]  # no world
+    )  # fmt: skip
+    box.execute_all([ToolCall("rules", {}), ToolCall("x", {})])
+    assert seen == [("c1", True), ("c2", False)]
+
+
+def test_others_act_on_the_same_world_and_are_recorded() -> None:
+    env = store()
+    middle = env.snapshot()
+    step = env.act(Action.call("put", item="cheese"))
+    assert len(step.turn.results) == 1  # the agent sees nothing of it
+    assert env.state.box.items == ["cheese", "crumb"]
+    assert [(who, c.name, r.outcome) for who, c, r in env.other_calls] == [
+        ("mouse", "put", Outcome.OK), ("mouse", "put", Outcome.NOT_FOUND)
+    ]  # fmt: skip
+    assert env.state.seen == [("put", "ok")]
+    noted = env.notes["others"]
+    assert noted[0] == {
+        "who": "mouse", "tool": "put", "arguments": {"item": "crumb"}, "outcome": "ok", "content": "2"
+    }  # fmt: skip
+    assert json.loads(json.dumps(env.notes)) == env.notes
+    env.restore(middle)
+    assert env.other_calls == ()
+    with pytest.raises(UnknownName, match="Did you mean 'mouse'"):
+        env.act_as("mose", "put", item="x")
+
+
+def test_no_fault_strikes_others() -> None:
+    env = Store()
+    env.start(Task("Store."), FaultPlan.parse("internal_error:1.0"))
+    assert not call(env, "put", item="cheese").ok
+    assert env.act_as("mouse", "put", item="x").ok
+
+
+def test_a_verdict_with_reason_and_parts() -> None:
+    env = store()
+    call(env, "put", item="tea")
+    assert env.judge() == (False, {"success": 0.0})  # it is not over
+    call(env, "put", item="milk")
+    step = env.act(Action("Done."))
+    assert env.judge() == (True, {"items": 0.5, "calls": -0.2})
+    assert step.turn.reward == pytest.approx(0.3)
+    assert env.notes == {"reason": "2 more"}
+    assert env.success(env.task) is True
+    env.start(env.task)
+    assert env.notes == {}
+    env.max_turns = 1
+    env.act(Action.call("put", item="tea"))
+    assert env.judge() == (False, {"success": 0.0})
+    assert env.reason == "cut: turn_limit"
+
+
+def test_a_clock_stands_still() -> None:
+    clock = Clock()
+    assert clock() == clock() == clock.now
+    assert clock.advance(days=1, minutes=30).isoformat() == "2026-01-02T00:30:00+00:00"
+    naive = datetime(2020, 1, 1)
+    assert Clock(naive)() == naive
+
+
+def test_names_that_clash_are_told_with_their_places() -> None:
+    class Clash(ToolEnv):
+        boxes = methods(Box, "put")
+
+        @tool
+        def put(self) -> str:
+            """Put."""
+            return ""
+
+    with pytest.raises(EnvError, match="Clash has two tools named 'put': boxes and put"):
+        Clash()
+
+    class Sets(ToolEnv):
+        one = methods(Box, "put")
+        two = methods(Box, "put", at="other")
+
+    with pytest.raises(EnvError, match=r"two tools named 'put': one and two; .*merge\(\.\.\., prefix"):
+        Sets()
+
+    class Told(ToolEnv):
+        both = merge(methods(Box, "put"), methods(Box, "put", at="other"), prefix=("a_", "b_"))
+
+    assert set(Told().toolbox.tools) == {"a_put", "b_put"}
+
+    class Replaced(Sets):
+        two = ()
+
+    assert set(Replaced().toolbox.tools) == {"put"}
+
+
+def test_wrong_declarations_say_what_is_right() -> None:
+    with pytest.raises(EnvError, match="Box has no method 'pit'"):
+        methods(Box, "pit")
+    with pytest.raises(EnvError, match="no docstring"):
+        methods(Box, "silent")
+
+    class Settings(Store):
+        toolbox_settings = {"validate": "off"}  # noqa: RUF012  # never changed
+
+    with pytest.raises(EnvError, match=r"Settings\.toolbox_settings: .*'validate'"):
+        Settings()
+
+
+def test_settings_reach_the_toolbox() -> None:
+    class Loose(Store):
+        toolbox_settings = {"validation": "off", "render": lambda value: f"<{value}>"}  # noqa: RUF012  # never changed
+
+    env = Loose()
+    env.start(Task("Store."))
+    result = call(env, "put", item="tea")
+    assert (result.content, result.value) == ("<1>", 1)
+
+
+def test_injection_by_mark_still_takes_what_setup_wrote() -> None:
+    class Marked(ToolEnv):
+        def setup(self, task: Task, rng: random.Random) -> None:
+            self.toolbox.inject["desk"] = ["x"]
+
+        @tool
+        def read(self, desk: Annotated[list[str], Injected]) -> list[str]:
+            """Read."""
+            return desk
+
+    env = Marked()
+    env.start(TASK)
+    assert call(env, "read").value == ["x"]
+
+
+@pytest.mark.parametrize("faults", [5, 0, ["unavailable"], FaultPlan])
+def test_a_fault_plan_that_is_none(faults: Any) -> None:
+    env = make("echo")
+    with pytest.raises(ConfigError, match="faults is a FaultPlan or its one-line form such as 'count=1', got"):
+        env.reset(options={"faults": faults})
+
+
+def test_options_of_reset() -> None:
+    env = make("echo")
+    with pytest.raises(ConfigError, match="task is a sparring Task, got 'Say dune"):
+        env.reset(options={"task": "Say dune."})
+    for plan in (None, "", "count=1", FaultPlan(count=1)):
+        env.reset(options={"faults": plan})
+    assert env.faults is not None
+
+
+# ---- the two suites --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["airline", "desk"])
+def test_a_wrapper_has_sixty_lines_at_most(name: str) -> None:
+    wrapper = (FOREIGN / f"{name}.py").read_text("utf-8")
+    assert len(wrapper.splitlines()) <= 60
+    assert "sparring" not in (FOREIGN / f"{name}_suite.py").read_text("utf-8").split('"""', 2)[2]
+
+
+@pytest.mark.parametrize("name", [AIRLINE, DESK])
+def test_a_wrapped_suite_passes_the_check(name: str) -> None:
+    assert [f for f in check_env(name) if f.severity == "error"] == []
+
+
+@pytest.mark.parametrize("name", [AIRLINE, DESK])
+def test_the_expert_solves_a_wrapped_suite(name: str) -> None:
+    env = make(name)
+    for split in SPLITS:
+        for task in task_set(env, split, 40):
+            env.start(task)
+            play(env)
+            success, parts = env.judge()
+            assert success, (task, env.reason)
+            assert sum(parts.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", [AIRLINE, DESK])
+def test_faults_strike_a_wrapped_suite_and_the_expert_recovers(name: str) -> None:
+    env = make(name)
+    kinds = "unavailable,internal_error,timeout_lost,timeout_landed,empty_result,schema_drift,malformed_output"
+    tasks = task_set(env, "train", 24)
+    episodes = [Episode(task, FaultPlan.parse(f"count=1:{kinds}@{i}")) for i, task in enumerate(tasks)]
+    done = rollout(name, scripted("oracle"), episodes)
+    assert sum(bool(t.success) for t in done) >= 0.95 * len(done)
+    assert len({kind for t in done for kind in t.faults_hit}) >= 4
+    blind = rollout(name, scripted("blind-retry"), episodes)
+    assert sum(bool(t.success) for t in blind) < sum(bool(t.success) for t in done)
+    for t in done:
+        assert all(result.value is not None for result in t.results() if result.ok and result.fault is None)
+        assert Trajectory.from_json(t.to_json()) == t
+        list(replay(make(name), t))
+        assert t.optimum == len(t.turns)
+
+
+def test_the_airlines_tools_go_when_the_gate_takes_over() -> None:
+    env = make(AIRLINE)
+    task = task_set(env, "test", 1)[0]
+    (t,) = rollout(AIRLINE, scripted("oracle"), [Episode(task)])
+    told = [m.content for turn in t.turns for m in turn.messages if m.content.startswith("No longer")]
+    assert len(told) == 1
+    assert told[0].startswith("No longer there: rebook, cancel.\nNew tools:\n")
+    assert '"name":"seat"' in told[0]
+    assert "seat" not in names(t.tools)
+    said = [m.content for turn in t.turns for m in turn.messages if not m.content.startswith("No longer")]
+    assert said == task.data["lines"][1:]
+    env.start(task)
+    play(env)
+    assert [(who, c.name) for who, c, _ in env.other_calls] == [("passenger", "confirm_passport")]
+    assert env.reason == "all done"
+
+
+def test_the_airline_says_why_not() -> None:
+    env = make(AIRLINE)
+    env.start(task_set(env, "test", 1)[0])
+    for _ in env.task.data["lines"]:
+        step = env.act(Action("Done."))
+    assert step.stop is StopReason.FINISHED
+    assert env.judge() == (False, {"flight": 0.0, "in": 0.0, "seat": 0.0})
+    assert env.reason == "not as it should be: flight, in, seat"
+
+
+def test_the_desks_time_is_its_own() -> None:
+    env = make(DESK)
+    env.start(task_set(env, "test", 1)[0])
+    assert optimum(env) == 4
+    before = env.snapshot()
+    env.max_turns = 50
+    hours = [call(env, "get_ticket", ticket=11).value["waited_hours"] for _ in range(40)]
+    assert hours[0] < hours[-1]  # two minutes a call
+    env.restore(before)
+    assert call(env, "get_ticket", ticket=11).value["waited_hours"] == hours[0]
+
+
+# ---- tasks from files ------------------------------------------------------------------------------------------------
+
+JSONISH = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn"), exclude_characters="\ufeff\x85\u2028\u2029")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+WORDS = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Cn"), exclude_characters="\ufeff\x85\u2028\u2029"), min_size=1
+)
+ROW = st.fixed_dictionaries(
+    {"instruction": WORDS},
+    optional={"data": st.dictionaries(st.text("xyz"), JSONISH, max_size=3), "seed": st.integers(0, 99),
+              "kind": st.text("k"), "level": st.integers(1, 4)},
+)  # fmt: skip
+
+
+def written(folder: Path, rows: Sequence[Any], suffix: str) -> Path:
+    path = folder / f"tasks{random.randrange(10**12)}{suffix}"
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(yaml.safe_dump(list(rows), allow_unicode=True) if suffix == ".yaml" else lines, "utf-8")
+    return path
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=8, unique_by=lambda row: row["instruction"]),
+    suffix=st.sampled_from([".jsonl", ".yaml"]),
+)
+def test_every_row_is_a_task_of_one_split(
+    rows: list[dict[str, Any]], suffix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = written(tmp_path_factory.getbasetemp(), rows, suffix)
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        for task in _or_none(path, split):
+            assert task.id not in found
+            found[task.id] = split
+    path.unlink()
+    assert set(found) == {Task(**row).id for row in rows}
+
+
+def test_a_hash_splits_as_it_says_and_stays(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Do {n}.", "data": {"n": n}} for n in range(2000)]
+    path = written(tmp_path, rows, ".jsonl")
+    sizes = {split: len(tasks_from(path, split)) for split in SPLITS}
+    assert sum(sizes.values()) == 2000
+    assert 150 < sizes["test"] < 250
+    assert 150 < sizes["validation"] < 250
+    more = written(tmp_path, [*rows, {"instruction": "Another."}], ".jsonl")
+    assert {t.id for t in tasks_from(path, "test")} <= {t.id for t in tasks_from(more, "test")}
+
+
+def test_a_field_splits(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Do {s}.", "part": s} for s in SPLITS]
+    for suffix in (".jsonl", ".yaml"):
+        path = written(tmp_path, rows, suffix)
+        assert [tasks_from(path, s, field="part")[0].instruction for s in SPLITS] == [f"Do {s}." for s in SPLITS]
+
+
+def test_other_fields_are_made_into_tasks(tmp_path: Path) -> None:
+    path = written(tmp_path, [{"question": "2 + 2?", "gold": 4}], ".jsonl")
+
+    def tasks(make: Any) -> list[Task]:
+        return [task for split in SPLITS for task in _or_none(path, split, make)]
+
+    assert tasks(lambda row: Task(row["question"], {"gold": row["gold"]})) == [Task("2 + 2?", {"gold": 4})]
+    with pytest.raises(DataError, match=r"line 1: make\(row\) raised KeyError: 'answer'"):
+        tasks(lambda row: Task(row["answer"]))
+
+
+def _or_none(path: Path, split: Any, make: Any = None) -> list[Task]:
+    """The tasks of a split that may have none."""
+    try:
+        return tasks_from(path, split, make=make)
+    except DataError as error:
+        if "none of its" in str(error):
+            return []
+        raise
+
+
+def test_a_task_belongs_to_who_asked(tmp_path: Path) -> None:
+    path = written(tmp_path, [{"instruction": "Do.", "data": {"x": [1]}, "part": "test"}], ".jsonl")
+    tasks_from(path, "test", field="part")[0].data["x"].append(2)
+    assert tasks_from(path, "test", field="part")[0].data == {"x": [1]}
+    path.write_text('{"instruction": "Now.", "part": "test"}')
+    assert tasks_from(path, "test", field="part")[0].instruction == "Now."
+
+
+def test_the_order_is_drawn_from_the_rng(tmp_path: Path) -> None:
+    path = written(tmp_path, [{"instruction": f"Do {n}.", "part": "test"} for n in range(30)], ".jsonl")
+    drawn = [[t.instruction for t in tasks_from(path, "test", field="part", rng=random.Random(s))] for s in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert sorted(drawn[0]) == sorted(drawn[2])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "error"),
+    [
+        (".jsonl", '{"instruction": "A"}\n\n{"instruction": 3}', "line 3: instruction is of type str, got 3"),
+        (".jsonl", '{"instruction": "A"}\n{oops', "line 2: not JSON: Expecting property name"),
+        (".jsonl", '{"instruction": "A", "data": {"x": NaN}}', "line 1: not JSON: NaN is no JSON value"),
+        (".jsonl", '{"instruction": "A", "data": {"x": 1e999}}', "line 1: not JSON: 1e999 is no finite number"),
+        (".jsonl", '{"instruction": "A"}\n[1]', "line 2: a task is an object with an instruction, got list"),
+        (".jsonl", '{"instrucion": "A"}', "line 1: unknown field of a task 'instrucion'. Did you mean 'instruction'?"),
+        (".jsonl", '{"data": {}}', "line 1: a task needs an instruction"),
+        (".jsonl", '{"instruction": "A", "level": 0}', "line 1: levels count from 1, got 0"),
+        (".jsonl", '{"instruction": "A", "level": true}', "line 1: level is of type int, got True"),
+        (".jsonl", '{"instruction": "A", "id": "x"}\n{"instruction": "B", "id": "x"}', "line 2: the task 'x'"),
+        (".jsonl", "\n", "holds no task"),
+        (".jsonl", "[" * 100000, "line 1: not JSON"),
+        (".yaml", "- instruction: A\n- instruction: B\n  data: {on: 2026-01-02}", "line 2: the row holds what JSON"),
+        (".yaml", "- instruction: A\n- instruction: B\n  data: {1: 2}", "line 2: the row holds what JSON cannot"),
+        (".yaml", "- instruction: A\n- 7", "line 2: a task is an object with an instruction, got int"),
+        (".yaml", "- instruction: A\n- instruction: [B", "line 2: not YAML: expected"),
+        (".yaml", "instruction: A", "a YAML file of tasks is a list"),
+        (".yaml", "- !!python/object/apply:os.system [ls]", "line 1: not YAML: could not determine a constructor"),
+        (".yaml", "", "holds no task"),
+    ],
+)  # fmt: skip
+def test_a_wrong_row_is_told_by_its_line(tmp_path: Path, suffix: str, text: str, error: str) -> None:
+    path = tmp_path / f"tasks{suffix}"
+    path.write_text(text)
+    with pytest.raises(DataError) as told:
+        tasks_from(path, "train")
+    assert error in str(told.value)
+    assert str(path) in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_wrong_files_and_splits(tmp_path: Path) -> None:
+    path = written(tmp_path, [{"instruction": "Do.", "part": "tset"}, {"instruction": "Go."}], ".jsonl")
+    with pytest.raises(DataError, match="line 1: part is one of train, validation, test, got 'tset'"):
+        tasks_from(path, "test", field="part")
+    path.write_text('{"instruction": "Do.", "part": "test"}\n{"instruction": "Go."}')
+    with pytest.raises(DataError, match="line 2: part is one of train, validation, test, got none"):
+        tasks_from(path, "test", field="part")
+    path.write_text('{"instruction": "Do.", "part": "test"}\n{"instruction": "Do.", "part": "train", "seed": 1}')
+    with pytest.raises(
+        DataError, match="line 2: the same task stands in line 1 in the split 'test'; splits share none"
+    ):
+        tasks_from(path, "test", field="part")
+    path.write_text('{"instruction": "Do.", "part": "test"}')
+    with pytest.raises(DataError, match="none of its 1 tasks falls into the split 'train'; give some rows part: train"):
+        tasks_from(path, "train", field="part")
+    with pytest.raises(ConfigError, match=r"cannot read the tasks in .*none\.jsonl: No such file"):
+        tasks_from(tmp_path / "none.jsonl", "train")
+    (tmp_path / "tasks.csv").write_text("a,b")
+    with pytest.raises(ConfigError, match=r"ends in \.jsonl, \.yaml, \.yml, got tasks\.csv"):
+        tasks_from(tmp_path / "tasks.csv", "train")
+    with pytest.raises(ConfigError, match="a split is one of"):
+        tasks_from(path, "dev")  # type: ignore[arg-type]  # what is tested
+    (tmp_path / "latin.jsonl").write_bytes(b'{"instruction": "\xe9"}')
+    with pytest.raises(DataError, match="no UTF-8"):
+        tasks_from(tmp_path / "latin.jsonl", "train")
+
+
+# ---- environments of other packages ----------------------------------------------------------------------------------
+
+PLUGIN = '''
+from sparring import Task, ToolEnv, tool
+
+class Lamp(ToolEnv):
+    """Light a lamp."""
+
+    def __init__(self, bright=False):
+        super().__init__()
+
+    def tasks(self, split, rng):
+        yield Task(f"Light the lamp of {split}.")
+
+    def setup(self, task, rng):
+        self.state = {"lit": False}
+
+    @tool(effect=True)
+    def light(self) -> str:
+        """Light it."""
+        self.state["lit"] = True
+        return "lit"
+
+    def success(self, task):
+        return self.state["lit"]
+'''
+
+
+def install(site: Path, package: str, points: dict[str, str], **files: str) -> None:
+    """What `pip install --target` leaves behind."""
+    info = site / f"{package.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    lines = "".join(f"{name} = {value}\n" for name, value in points.items())
+    (info / "entry_points.txt").write_text(f"[sparring.envs]\n{lines}")
+    for name, text in files.items():
+        (site / f"{name}.py").write_text(text)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    sys.path.append(str(folder))
+    known = set(gymnasium.registry)
+    yield folder
+    for id in set(gymnasium.registry) - known:
+        del gymnasium.registry[id]
+
+
+def test_an_installed_package_is_found_and_imported_late(site: Path) -> None:
+    install(site, "lamp-envs", {"lamp": "lamp_envs:Lamp", "light/Bright-v1": "lamp_envs:Lamp"}, lamp_envs=PLUGIN)
+    listed = registered()
+    assert listed["lamp/Lamp-v0"] == "lamp"
+    assert listed["light/Bright-v1"] == ""
+    assert "lamp_envs" not in sys.modules
+    for name in ("lamp", "lamp/Lamp-v0", "light/Bright-v1"):
+        env = make(name, bright=True)
+        env.reset(seed=0)
+        assert call(env, "light").ok
+    assert isinstance(gymnasium.make("lamp/Lamp-v0").unwrapped, type(env))
+    (t,) = rollout("lamp", script(Action.call("light"), Action("Done.")), [Episode(Task("Light it."))])
+    assert t.success
+    assert t.env == "lamp/Lamp-v0"
+    with pytest.raises(UnknownName, match="Did you mean 'lamp'"):
+        make("lamb")
+    with pytest.raises(EnvError, match=r"lamp/Lamp-v0 cannot be made with \{'dim': 1\}"):
+        make("lamp", dim=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "module", "told"),
+    [
+        ("broken_envs:Lamp", "import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this"),
+        ("broken_envs:Lamp", "raise SystemExit(3)", "SystemExit: 3"),
+        ("broken_envs:Lamp", "def broken(:", "SyntaxError"),
+        ("broken_envs:Lump", PLUGIN, "AttributeError: module 'broken_envs' has no attribute 'Lump'"),
+        ("broken_envs:Lamp", "Lamp = dict", "is a dict, not a ToolEnv"),
+        ("broken_envs:Lamp", "class Lamp:\n  def __init__(self): 1 / 0", "division by zero"),
+        ("broken_envs", PLUGIN, "its entry point is 'broken_envs', and not 'module:Class'"),
+    ],
+)
+def test_a_broken_package_is_named_and_breaks_no_other(site: Path, value: str, module: str, told: str) -> None:
+    install(site, "broken-envs", {"broken": value}, broken_envs=module)
+    install(site, "lamp-envs", {"lamp": "lamp_envs:Lamp"}, lamp_envs=PLUGIN)
+    with pytest.raises(EnvError, match="of the package 'broken-envs' cannot be made: ") as error:
+        make("broken")
+    assert told in str(error.value)
+    assert "uninstall that package" in str(error.value)
+    assert make("lamp").tasks
+    assert make("echo").tasks
+    assert "lamp/Lamp-v0" in registered()
+    assert [f.severity for f in check_env("broken")] == ["error"]
+
+
+def test_a_broken_package_in_the_list_of_environments(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sparring.commands import envs
+
+    install(site, "broken-envs", {"broken": "broken_envs:Lamp"}, broken_envs="import nothing_of_this_name")
+    install(site, "lamp-envs", {"lamp": "lamp_envs:Lamp"}, lamp_envs=PLUGIN)
+    envs()
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "lamp (lamp/Lamp-v0) Light a lamp. tools: light" in printed
+    assert "cannot be made: the environment 'broken/Lamp-v0' of the package 'broken-envs'" in printed
+
+
+def test_names_that_two_packages_give(site: Path) -> None:
+    install(site, "lamp-envs", {"lamp": "lamp_envs:Lamp"}, lamp_envs=PLUGIN)
+    install(site, "old-lamps", {"lamp": "old_lamps:Lamp", "orders": "old_lamps:Lamp"}, old_lamps=PLUGIN)
+    with pytest.raises(EnvError, match=r"the package '.*' offers it too; uninstall one of them"):
+        make("lamp")
+    assert make("orders").sparring_id == "sparring/Orders-v0"  # type: ignore[attr-defined]  # set by make
+    assert registered()["orders/Lamp-v0"] == ""
+    assert make("orders/Lamp-v0").tasks
+
+
+def test_one_short_name_for_two_environments(site: Path) -> None:
+    install(site, "lamp-envs", {"lamp": "lamp_envs:Lamp"}, lamp_envs=PLUGIN)
+    install(site, "other-lamps", {"lamp": "other_lamps:Torch"}, other_lamps=PLUGIN.replace("Lamp", "Torch"))
+    with pytest.raises(EnvError, match=r"the name 'lamp' is that of 'lamp/Lamp-v0' .* and 'lamp/Torch-v0' .*whole id"):
+        make("lamp")
+    assert type(make("lamp/Torch-v0")).__name__ == "Torch"
+
+
+def test_a_name_that_gymnasium_would_refuse(site: Path) -> None:
+    install(site, "odd-envs", {"odd/lamp": "odd_envs:Lamp"}, odd_envs=PLUGIN)
+    with pytest.raises(EnvError, match="its name is 'odd/lamp', and neither a short name nor an id"):
+        make("odd/lamp")
+    assert make("echo").tasks
+
+
+def test_what_a_process_registered_goes_before(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparring.envs import registry
+    from sparring.envs.echo import Echo
+
+    monkeypatch.setattr(registry, "_ENTRIES", {**registry._ENTRIES, "lamp/Lamp-v0": Echo})
+    install(site, "lamp-envs", {"lamp": "lamp_envs:Lamp"}, lamp_envs=PLUGIN)
+    assert isinstance(make("lamp/Lamp-v0"), Echo)

@@ -1,0 +1,99 @@
+"""From trajectories to training data: pure functions, deterministic by seed, that account for whatever they leave out.
+
+What makes a data set returns `Curated(items, card)`; the card says how many came in, and why others were dropped. Where
+nothing would be left it raises `DataError` with that account: an empty data set is never what was meant.
+
+`curate` runs several rules one after the other, named in code or in a file, and leaves one card of it all.
+"""
+
+from .account import Card, Curated, digest
+from .courses import same_course, shared_turns
+from .demonstrations import (
+    best_of,
+    distillation,
+    gold,
+    recoveries,
+    rejection_sampling,
+    successes,
+    turn_weights,
+    weighted,
+)
+from .files import holds_pairs, read_pairs, write_pairs
+from .mixing import mixture
+from .preferences import (
+    Judge,
+    Pair,
+    Scorer,
+    correction_pairs,
+    judged_pairs,
+    on_policy_pairs,
+    people_pairs,
+    scored_pairs,
+    step_pairs,
+    style_pairs,
+)
+from .recipe import PAIRS, RULES, Curation, Step, curate, load_function, parse_rule, read_rules
+from .selection import (
+    Quality,
+    balanced,
+    coverage,
+    decontaminated,
+    difficulty,
+    diverse,
+    duplicates,
+    leaked,
+    near_duplicates,
+    quality,
+    quality_of,
+    sample,
+)
+
+__all__ = [
+    "PAIRS",
+    "RULES",
+    "Card",
+    "Curated",
+    "Curation",
+    "Judge",
+    "Pair",
+    "Quality",
+    "Scorer",
+    "Step",
+    "balanced",
+    "best_of",
+    "correction_pairs",
+    "coverage",
+    "curate",
+    "decontaminated",
+    "difficulty",
+    "digest",
+    "distillation",
+    "diverse",
+    "duplicates",
+    "gold",
+    "holds_pairs",
+    "judged_pairs",
+    "leaked",
+    "load_function",
+    "mixture",
+    "near_duplicates",
+    "on_policy_pairs",
+    "parse_rule",
+    "people_pairs",
+    "quality",
+    "quality_of",
+    "read_pairs",
+    "read_rules",
+    "recoveries",
+    "rejection_sampling",
+    "same_course",
+    "sample",
+    "scored_pairs",
+    "shared_turns",
+    "step_pairs",
+    "style_pairs",
+    "successes",
+    "turn_weights",
+    "weighted",
+    "write_pairs",
+]

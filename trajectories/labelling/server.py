@@ -1,0 +1,438 @@
+"""The labelling page's server: this machine only, this command's token only, every answer on disk before it counts.
+
+    GET  /TOKEN/        the page
+    GET  /TOKEN/state   progress, and the two episodes that are shown now
+    GET  /TOKEN/agreement
+    POST /TOKEN/label   {"shown": ID, "label": "left" | "right" | "tie" | "bad", "note": TEXT}   -> the next state
+    POST /TOKEN/skip    {"shown": ID}
+    POST /TOKEN/undo    {}
+
+Episodes are untrusted: they travel as JSON and enter the page as text, under a Content-Security-Policy that admits only
+the page's own script and style, by hash.
+
+Defines `LabelServer`, `Session`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
+from typing import Any, Literal
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from .. import report
+from ..errors import ConfigError, DataError, SparringError
+from ..labels import Choice, Key, Label, LabelFile, agreement
+from ..messages import Message, ToolCall, ToolResult
+from ..report.safe import visible
+from ..report.words import effect
+from ..trajectory import Trajectory, Turn
+from .queue import Comparison, left_side
+
+__all__ = ["LabelServer", "Session"]
+
+Answer = Literal["left", "right", "tie", "bad"]
+
+_MAX_BODY = 1 << 18
+_MAX_NOTE = 10_000
+_MAX_CHARS = 20_000
+
+_log = logging.getLogger(__name__)
+
+
+class Session:
+    """One labeller's way through the comparisons. Safe for several threads."""
+
+    def __init__(
+        self,
+        queue: Sequence[Comparison],
+        labels: LabelFile,
+        *,
+        labeller: str,
+        seed: int = 0,
+        names: bool = False,
+        verdicts: bool = False,
+    ) -> None:
+        """`names`, `verdicts`: show who played, and success and reward. Both sway people: off by default."""
+        self.labels, self.labeller, self.seed = labels, labeller, seed
+        self.names, self.verdicts = names, verdicts
+        self._queue = {_id(c): c for c in queue}
+        self._skipped: deque[str] = deque()
+        self._front: str | None = None
+        """Shown next whatever comes: what was just taken back."""
+        self._last: str | None = None
+        """What was skipped, where that was the last thing done: undo takes it back."""
+        self._lock = threading.Lock()
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows."""
+        with self._lock:
+            return self._state()
+
+    def label(self, shown: str, answer: Answer, note: str) -> dict[str, Any]:
+        """Saves an answer; returns once the disk has it. Raises `ConfigError` for one about what is not shown."""
+        with self._lock:
+            comparison = self._queue.get(shown)
+            if comparison is None:
+                raise ConfigError("that comparison is not among these: reload the page")
+            left = left_side(comparison, self.labeller, self.seed)
+            right = "b" if left == "a" else "a"
+            sides: dict[str, Choice] = {"left": left, "right": right}  # type: ignore[dict-item]  # "a" or "b"
+            choice = sides.get(answer, answer)
+            (a, attempt_a), (b, attempt_b) = comparison.keys
+            new = Label(a, b, choice, self.labeller, note, "", attempt_a, attempt_b, left)  # type: ignore[arg-type]  # checked by `add`
+            self.labels.add(new)
+            self._forget(shown)
+            return self._state()
+
+    def skip(self, shown: str) -> dict[str, Any]:
+        """Puts a comparison behind all others. Nothing is saved."""
+        with self._lock:
+            if shown in self._queue:
+                self._forget(shown)
+                self._skipped.append(shown)
+                self._last = shown
+            return self._state()
+
+    def undo(self) -> dict[str, Any]:
+        """Takes back the last skip, or else the labeller's last label, and shows it again."""
+        with self._lock:
+            if self._last is not None:
+                self._skipped.remove(self._last)
+                self._front, self._last = self._last, None
+                return self._state()
+            taken = self.labels.undo(self.labeller)
+            if taken is None:
+                return {**self._state(), "said": "There is nothing to take back."}
+            found = next((id for id, c in self._queue.items() if _pair(c) == taken.pair), None)
+            self._front = found or self._front
+            said = "Taken back." if found else "Taken back; it is about two episodes that are not among these."
+            return {**self._state(), "said": said, "note": visible(taken.note) if found else ""}
+
+    def agreement(self) -> dict[str, Any]:
+        """How far all labellers of the file agree, as of now."""
+        found = agreement(self.labels.labels())
+        return {
+            "labellers": [[visible(name), count] for name, count in found.labellers.items()],
+            "pairs": found.pairs,
+            "same": found.same,
+            "alpha": found.alpha,
+            "interval": [found.low, found.high],
+            "kappa": [[visible(x), visible(y), value, n] for (x, y), (value, n) in found.kappa.items()],
+        }
+
+    def _forget(self, shown: str) -> None:
+        self._last = None
+        if self._front == shown:
+            self._front = None
+        if shown in self._skipped:
+            self._skipped.remove(shown)
+
+    def _state(self) -> dict[str, Any]:
+        held = self.labels.labels()
+        done = {x.pair for x in held if x.labeller == self.labeller}
+        left = [id for id, c in self._queue.items() if _pair(c) not in done]
+        waiting = [id for id in left if id not in self._skipped]
+        shown = self._front if self._front in left else None
+        shown = shown or next(iter(waiting), None) or next((id for id in self._skipped if id in left), None)
+        return {
+            "done": len(self._queue) - len(left),
+            "total": len(self._queue),
+            "skipped": len(left) - len(waiting),
+            "labeller": visible(self.labeller),
+            "undo": self._last is not None or any(x.labeller == self.labeller for x in held),
+            "shown": self._shown(shown) if shown is not None else None,
+        }
+
+    def _shown(self, id: str) -> dict[str, Any]:
+        c = self._queue[id]
+        left, right = (c.a, c.b) if left_side(c, self.labeller, self.seed) == "a" else (c.b, c.a)
+        same = 0
+        if left.prompt == right.prompt:
+            turns = [[_turn(turn) for turn in t.turns] for t in (left, right)]
+            same = next((i for i, (x, y) in enumerate(zip(*turns, strict=False)) if x != y), min(map(len, turns)))
+        return {
+            "id": id,
+            "env": visible(c.a.env),
+            "task": _text(c.a.task.instruction),
+            "faults": _plan(c.a.faults),
+            "prompt": [_message(m) for m in left.prompt] if left.prompt == right.prompt else [],
+            "same": [_turn(turn) for turn in left.turns[:same]],
+            "sides": [self._side(t, same, left.prompt == right.prompt) for t in (left, right)],
+        }
+
+    def _side(self, t: Trajectory, same: int, one_prompt: bool) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "prompt": [] if one_prompt else [_message(m) for m in t.prompt],
+            "turns": [_turn(turn) for turn in t.turns[same:]],
+            "count": len(t.turns),
+            "stop": t.stop.value.replace("_", " "),
+        }
+        if self.names:
+            out["agent"] = visible(t.agent) or "(no name)"
+        if self.verdicts:
+            word = "not judged" if not t.judged else "success" if t.success else "failure"
+            out["verdict"] = f"{word}, reward {t.reward:.4g}"
+        return out
+
+
+# ---- what the page is told of an episode -----------------------------------------------------------------------------
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    results = turn.results
+    calls = turn.action.tool_calls
+    return {
+        "text": _text(turn.action.content),
+        "calls": [_call(call, results[i] if i < len(results) else None) for i, call in enumerate(calls)],
+        "after": [_message(m) for m in turn.messages],
+    }
+
+
+def _call(call: ToolCall, result: ToolResult | None) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": visible(call.name) or "(no name)"}
+    if call.arguments is None:
+        out |= {"arguments": _text(call.raw), "unparsed": _text(call.error) or "no reason given"}
+    else:
+        out["arguments"] = _text(_json(call))
+    if result is not None:
+        out["result"] = {
+            "ok": result.ok,
+            "outcome": result.outcome.value.replace("_", " "),
+            "fault": visible(result.fault or ""),
+            "effect": effect(result),
+            "text": _text(result.content),
+        }
+    return out
+
+
+def _json(call: ToolCall) -> str:
+    try:
+        line = json.dumps(call.arguments, ensure_ascii=False, default=str)
+        return line if len(line) <= 60 else json.dumps(call.arguments, ensure_ascii=False, default=str, indent=2)
+    except (RecursionError, ValueError):
+        return call.raw or "(nested too deeply to be shown)"
+
+
+def _message(m: Message) -> dict[str, str]:
+    return {"role": m.role, "text": _text(m.content)}
+
+
+def _text(text: str) -> str:
+    cut = len(text) - _MAX_CHARS
+    return visible(text) if cut <= 0 else visible(text[:_MAX_CHARS]) + f"\n[{cut:,} more characters, not shown]"
+
+
+def _plan(faults: str) -> str:
+    """A fault plan in a few words; the default one lists every kind there is."""
+    count, _, kinds = faults.rpartition("@")[0].partition(":")
+    several = kinds.count(",") + 1
+    return visible(f"{count}, of {several} kinds" if several > 4 else faults.rpartition("@")[0] or faults)
+
+
+def _id(c: Comparison) -> str:
+    return hashlib.blake2b(repr(_pair(c)).encode(errors="backslashreplace"), digest_size=8).hexdigest()
+
+
+def _pair(c: Comparison) -> tuple[Key, Key]:
+    a, b = sorted(c.keys)
+    return a, b
+
+
+# ---- the server ------------------------------------------------------------------------------------------------------
+
+
+class LabelServer:
+    """Serves a session on 127.0.0.1, under an address that nobody can guess."""
+
+    def __init__(self, session: Session, *, title: str, port: int = 0) -> None:
+        """`port` 0: any that is free. Raises `ConfigError` for one that cannot be had."""
+        self.session = session
+        self.token = secrets.token_urlsafe(24)
+        style = _source("style.css", report.__name__) + _source("label.css")
+        script = _source("label.js")
+        self.policy = (
+            f"default-src 'none'; style-src 'sha256-{_digest(style)}'; script-src 'sha256-{_digest(script)}'; "
+            f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_source("label.html.j2"))
+        self.page = template.render(title=visible(title), style=Markup(style), script=Markup(script)).encode()
+        try:
+            self._http = _Http(("127.0.0.1", port), self)
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"port {port} cannot be had ({error}): choose another, or 0 for any that is free"
+            ) from None
+
+    @property
+    def port(self) -> int:
+        return int(self._http.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/{self.token}/"
+
+    def run(self) -> None:
+        """Serves until `close` is called in another thread, or Ctrl-C."""
+        try:
+            self._http.serve_forever(poll_interval=0.2)
+        finally:
+            self._http.server_close()
+
+    def close(self) -> None:
+        self._http.shutdown()
+
+
+def _source(name: str, package: str = __package__) -> str:
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], owner: LabelServer) -> None:
+        self.owner = owner
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader who went away is no error; a bug is."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Http
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "sparring", ""
+    timeout = 30
+    """Seconds that a client may be silent in the middle of a request."""
+
+    def do_GET(self) -> None:
+        what = self._admitted()
+        if what == "":
+            self._answer(200, "text/html; charset=utf-8", self.server.owner.page)
+        elif what == "state":
+            self._say(200, self.server.owner.session.state())
+        elif what == "agreement":
+            self._say(200, self.server.owner.session.agreement())
+        elif what is not None:
+            self._say(404, {"error": "not found"})
+
+    def do_POST(self) -> None:
+        what = self._admitted()
+        if what is None:
+            return None
+        body = self._body()
+        if body is None:
+            return None
+        session = self.server.owner.session
+        shown, note, label = (body.get(name, "") for name in ("shown", "note", "label"))
+        if not isinstance(shown, str) or not isinstance(note, str) or len(note) > _MAX_NOTE:
+            return self._say(400, {"error": f"a note is text of at most {_MAX_NOTE:,} characters"})
+        try:
+            if what == "label" and label in ("left", "right", "tie", "bad"):
+                self._say(200, session.label(shown, label, note))
+            elif what == "skip":
+                self._say(200, session.skip(shown))
+            elif what == "undo":
+                self._say(200, session.undo())
+            else:
+                self._say(404, {"error": "not found"})
+        except (SparringError, OSError) as error:  # a full disk, say: nothing was saved, and the page says so
+            _log.warning("not saved: %s", error)
+            code = 500 if isinstance(error, OSError | DataError) else 409
+            self._say(code, {"error": visible(f"not saved: {error}")})
+
+    def _admitted(self) -> str | None:
+        """What is asked for; None where the request was refused and answered."""
+        owner = self.server.owner
+        hosts = (f"127.0.0.1:{owner.port}", f"localhost:{owner.port}")
+        named = self.headers.get_all("Host") or []
+        if len(named) != 1 or named[0] not in hosts:  # a name that was bent to this address
+            self._refuse(403, "this server answers to 127.0.0.1 only")
+            return None
+        token, slash, what = self.path.partition("?")[0].removeprefix("/").partition("/")
+        if not hmac.compare_digest(token.encode(errors="replace"), owner.token.encode()) or not slash:
+            self._refuse(404, "not found: the address is in the output of the command")
+            return None
+        origin = self.headers.get("Origin")
+        if origin is not None and origin not in tuple(f"http://{host}" for host in hosts):
+            self._refuse(403, "another page may not ask this server")
+            return None
+        return what
+
+    def _body(self) -> dict[str, Any] | None:
+        """The JSON object that was sent; None where it was refused and answered."""
+        length = self.headers.get("Content-Length", "")
+        if self.headers.get_content_type() != "application/json":
+            self._refuse(415, "expected application/json")
+            return None
+        if not (length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= _MAX_BODY):
+            self._refuse(413, "expected a length, of a small body")
+            return None
+        data = self.rfile.read(int(length))
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            body = None
+        if isinstance(body, dict):
+            return body
+        self._refuse(400, "expected a JSON object")
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        """Every other method is refused, known to the library or not."""
+        if name.startswith("do_"):
+            return lambda: self._refuse(405, "only GET and POST")
+        raise AttributeError(name)
+
+    def _refuse(self, code: int, why: str) -> None:
+        self.close_connection = True  # what a body may hold is not read as a request
+        self._say(code, {"error": why})
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the library answers to a request that is none; nothing of it is repeated."""
+        self._refuse(int(code), "not a request that is served here")
+
+    def _say(self, code: int, body: dict[str, Any]) -> None:
+        self._answer(code, "application/json", json.dumps(body, ensure_ascii=True).encode())
+
+    def _answer(self, code: int, kind: str, body: bytes) -> None:
+        self.send_response(code)
+        for name, value in (
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            ("Content-Security-Policy", self.server.owner.policy),
+            ("Cache-Control", "no-store"),
+            ("Cross-Origin-Opener-Policy", "same-origin"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+            ("Referrer-Policy", "no-referrer"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("X-Frame-Options", "DENY"),
+            *((("Allow", "GET, POST"),) if code == 405 else ()),
+            *((("Connection", "close"),) if self.close_connection else ()),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the address holds the token."""
