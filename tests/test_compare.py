@@ -393,7 +393,7 @@ def test_what_cannot_be_read_is_said_in_one_line(here: Path) -> None:
     (here / "broken").mkdir()
     (here / "broken/manifest.json").write_text("{")
     Store(here / "nothing").close()
-    assert fails("compare a.jsonl none.jsonl") .startswith("there is nothing at none.jsonl: expected a store")
+    assert fails("compare a.jsonl none.jsonl").startswith("there is nothing at none.jsonl: expected a store")
     assert fails("compare a.jsonl empty.jsonl") == "empty.jsonl: no episode in it"
     assert fails("compare noise.jsonl a.jsonl").startswith("noise.jsonl, line 1: not a trajectory")
     assert fails("compare number.jsonl a.jsonl").startswith("number.jsonl, line 1: not a trajectory")

@@ -517,6 +517,55 @@ except StoreWriteError as error:
         assert store.seal().episodes == 40
 
 
+def test_a_small_disk_that_fills_up(tmp_path: Path) -> None:
+    """A real file system of 2 MB, in a mount namespace of its own, with a filler that makes room later."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    private = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=2m tmpfs {shlex.quote(str(disk))}"
+    try:
+        able = subprocess.run([*private, mount], capture_output=True, timeout=30).returncode == 0
+    except FileNotFoundError:
+        able = False
+    if not able:
+        pytest.skip("this machine lets nobody mount a file system of his own")
+    code = f"""
+import errno, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT / "src")!r}); sys.path.insert(0, {str(ROOT / "tests")!r})
+from sparring.trajectories.store import Store, StoreWriteError
+from test_store import episode, ids
+disk = Path({str(disk)!r})
+(disk / "filler").write_bytes(bytes(1_000_000))
+store, count = Store(disk / "s"), 0
+try:
+    while True:
+        store.append(episode(count, n_tokens=500))
+        count += 1
+except StoreWriteError as error:
+    assert error.errno == errno.ENOSPC, error
+    assert "what was stored before is safe" in str(error), error
+try:
+    store.seal()
+except StoreWriteError as error:
+    assert error.errno == errno.ENOSPC, error
+with Store(disk / "s") as again:
+    assert sorted(ids(again)) == sorted(f"e{{i}}" for i in range(count))
+(disk / "filler").unlink()
+for i in range(5):
+    store.append(episode(count + i, n_tokens=500))
+store.seal()
+store.close()
+with Store(disk / "s") as again:
+    assert sorted(ids(again)) == sorted(f"e{{i}}" for i in range(count + 5))
+print(count)
+"""
+    command = f"{mount} && exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    done = subprocess.run([*private, command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 20
+
+
 CALLS = {
     os: ("open", "write", "fsync", "ftruncate", "replace", "rename", "unlink", "link", "listdir", "pread"),
     fcntl: ("flock",),
