@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring.agents import Episode, rollout, scripted
-from sparring.cli_compare import _roles
 from sparring.envs import make, task_set
+from sparring.envs.roles import tool_roles
 from sparring.tools import FAULTS, FaultPlan
 from sparring.trajectories.errors import ConfigError, DataError
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
@@ -574,7 +574,7 @@ def test_recovery_by_fault_and_cause() -> None:
 def test_the_expert_is_right_after_every_fault_and_its_opposites_are_not(kind: str) -> None:
     tasks = task_set(make("orders"), "train", 10)
     plan = FaultPlan.parse(f"count=1:{kind}@1")
-    roles = _roles({"sparring/Orders-v0"})
+    roles = tool_roles({"sparring/Orders-v0"})
     played = {
         name: rollout("orders", scripted(name), [Episode(task, plan) for task in tasks])
         for name in ("oracle", "give-up")
@@ -594,7 +594,7 @@ def test_the_expert_is_right_after_every_fault_and_its_opposites_are_not(kind: s
 
 def test_that_nothing_can_be_done_is_known_once_the_second_route_is_blocked_too() -> None:
     tasks = task_set(make("orders"), "train", 10)
-    plan, roles = FaultPlan.parse("count=1:impossible@1"), _roles({"sparring/Orders-v0"})
+    plan, roles = FaultPlan.parse("count=1:impossible@1"), tool_roles({"sparring/Orders-v0"})
     for name, share in (("oracle", 1.0), ("give-up", 1.0), ("blind-retry", 0.0)):
         played = rollout("orders", scripted(name), [Episode(task, plan) for task in tasks])
         assert right_strategy(played, roles).value == share
