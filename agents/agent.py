@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..envs.env import ToolEnv
 from ..trajectories.messages import Action, Observation
-from ..trajectories.trajectory import StopReason, Tokens
+from ..trajectories.trajectory import StopReason, Tokens, Trajectory, Turn
 from .chat import ChatFormat
 from .engines.engine import Engine, Sampling
 
@@ -32,6 +32,10 @@ class Decision:
 
 class Session(Protocol):
     """One episode of an agent."""
+
+    def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
+        """Takes up `parent` before its turn `fork`; those first turns, with their spans in this session's tokens."""
+        ...
 
     async def act(self, observation: Observation) -> Decision: ...
 
@@ -101,16 +105,42 @@ class _ModelSession:
         self.sampled: list[int] = []
         self.logprobs: list[float] = []
         self.stopped = True
+        self.ready = False
+        """Whether the ids end where the next answer begins."""
+
+    def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
+        """Keeps the parent's ids where they are in this agent's format; else its first turns are rendered anew, as text
+        that nobody sampled."""
+        chat, tokens = self.agent.chat, parent.tokens
+        prompt = chat.start(parent.prompt, parent.tools)
+        turns = parent.turns[:fork]
+        span = parent.turns[fork].span if fork < len(parent.turns) else None
+        self.ready = True
+        if tokens is not None and span is not None and list(tokens.ids[: len(prompt)]) == prompt:
+            self.ids, self.sampled = list(tokens.ids[: span[0]]), list(tokens.sampled[: span[0]])
+            self.logprobs = list(tokens.logprobs[: span[0]])
+            return turns
+        self._given(prompt)
+        rendered = []
+        for turn in turns:
+            start = len(self.ids)
+            self._given(chat.answer(turn.action))
+            rendered.append(replace(turn, span=(start, len(self.ids))))
+            self._given(chat.continuation(turn.observation))
+        return tuple(rendered)
 
     async def act(self, observation: Observation) -> Decision:
         agent = self.agent
-        if self.ids:
+        new: list[int] = []
+        if self.ready:
+            self.ready = False
+        elif self.ids:
             new = agent.chat.continuation(observation.messages, stopped=self.stopped)
         else:
             new = agent.chat.start(observation.messages, observation.tools)
         if len(self.ids) + len(new) + agent.sampling.max_tokens > agent.max_context:
             return Decision(None, cut=StopReason.TOKEN_LIMIT)
-        self._append(new, 0, [0.0] * len(new))
+        self._given(new)
         generated = await agent.engine.generate(self.key, self.ids, agent.sampling, self.seed)
         start = len(self.ids)
         self._append(generated.ids, 1, generated.logprobs)
@@ -123,6 +153,9 @@ class _ModelSession:
 
     def close(self) -> None:
         self.agent.engine.release(self.key)
+
+    def _given(self, ids: list[int]) -> None:
+        self._append(ids, 0, [0.0] * len(ids))
 
     def _append(
         self, ids: list[int] | tuple[int, ...], sampled: int, logprobs: list[float] | tuple[float, ...]

@@ -119,8 +119,7 @@ class HermesFormat:
             ids += answer
             sampled += [1] * len(answer)
             if i + 1 < len(trajectory.turns):
-                results = [Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in turn.results]
-                more = self.continuation([*results, *turn.messages])
+                more = self.continuation(turn.observation)
                 ids += more
                 sampled += [0] * len(more)
         return Tokens(tuple(ids), tuple(sampled), (0.0,) * len(ids)), tuple(spans)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -24,6 +24,8 @@ from ..tools.plans import FaultPlan
 from ..trajectories.errors import DataError, InfrastructureError, SparringError
 from ..trajectories.messages import Cause, Json, Message, Outcome, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
+from .agent import Agent
+from .evaluation import seed_of
 from .rollout import Episode, rollout
 from .scripted import scripted
 
@@ -318,21 +320,48 @@ def first_mistake(env: ToolEnv, trajectory: Trajectory) -> tuple[int, Snapshot] 
     return found
 
 
-def corrections(failed: Iterable[Trajectory]) -> list[tuple[Trajectory, Trajectory]]:
-    """(failed, corrected) for each episode that the expert can mend from the turn of the first mistake."""
-    out = []
-    oracle = scripted("oracle")
+def corrections(
+    failed: Iterable[Trajectory], agent: Agent | None = None, *, tries: int = 1
+) -> list[tuple[Trajectory, Trajectory]]:
+    """(failed, corrected) for each episode that can be mended from the turn of the first mistake.
+
+    Args:
+        agent: Who goes on from there; by default the expert. A model with the failed agent's tokenizer and format keeps
+            its ids; another's tokens are left out, for they mean nothing to the model that is to learn.
+        tries: Times that it tries each, at seeds of their own. The best success counts: most reward, then fewest turns.
+    """
+    agent = agent or scripted("oracle")
+    forked: list[tuple[Trajectory, Episode]] = []
     for trajectory in failed:
-        env = make(trajectory.env)
-        fork = first_mistake(env, trajectory)
+        fork = first_mistake(make(trajectory.env), trajectory)
         if fork is None:
             continue
         number, snapshot = fork
-        episode = Episode(
-            trajectory.task, FaultPlan.parse(trajectory.faults),
-            trajectory.seed, snapshot, trajectory, number,
-        )  # fmt: skip
-        corrected = rollout(trajectory.env, oracle, [episode])[0]
+        plan = FaultPlan.parse(trajectory.faults)
+        for attempt in range(tries):
+            seed = trajectory.seed if attempt == 0 else seed_of(trajectory.seed, "correction", attempt)
+            episode = Episode(trajectory.task, plan, seed, snapshot, trajectory, number, trajectory.env)
+            forked.append((trajectory, episode))
+    best: dict[tuple[str, int], tuple[Trajectory, Trajectory]] = {}
+    played = rollout(forked[0][0].env, agent, [episode for _, episode in forked]) if forked else []
+    for (trajectory, _), corrected in zip(forked, played, strict=True):
         if corrected.success:
-            out.append((trajectory, corrected))
-    return out
+            key = trajectory.id, trajectory.attempt
+            if key not in best or _merit(corrected) > _merit(best[key][1]):
+                best[key] = trajectory, _own_tokens(trajectory, corrected)
+    return list(best.values())
+
+
+def _merit(t: Trajectory) -> tuple[float, int]:
+    return t.reward, -len(t.turns)
+
+
+def _own_tokens(parent: Trajectory, t: Trajectory) -> Trajectory:
+    """Without its tokens where they do not go on from the parent's."""
+    if t.tokens is None or t.forked_from is None:
+        return t
+    following = parent.turns[t.forked_from.turn].span
+    shared = following[0] if following else 0
+    if parent.tokens is not None and shared and t.tokens.ids[:shared] == parent.tokens.ids[:shared]:
+        return t
+    return replace(t, tokens=None, turns=tuple(replace(turn, span=None) for turn in t.turns))

@@ -33,7 +33,7 @@ class Episode:
     seed: int = 0
     """Of sampling; the world and the faults follow from task and plan."""
     start: Snapshot | None = None
-    """Begin here and not at the task's start; only for agents that need no prompt (experts)."""
+    """Begin here and not at the task's start."""
     parent: Trajectory | None = None
     """Whose first turns lead to `start`."""
     fork: int = 0
@@ -101,6 +101,8 @@ async def play_episode(env: ToolEnv, agent: Agent, episode: Episode, slack: int 
     best = optimum(env)
     limit = env.max_turns if best is None else min(env.max_turns, len(turns) + best + slack)
     session = agent.begin(env, episode.seed)
+    if episode.parent is not None:
+        turns = list(session.resume(episode.parent, episode.fork))
     stop: StopReason | None = None
     error: str | None = None
     try:

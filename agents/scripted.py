@@ -11,7 +11,7 @@ from ..envs.expert import SAID, expert
 from ..envs.spaces import sample_json
 from ..trajectories.errors import UnknownName
 from ..trajectories.messages import Action, Json, Observation, ToolResult
-from ..trajectories.trajectory import StopReason
+from ..trajectories.trajectory import StopReason, Trajectory, Turn
 from .agent import Decision, Session
 
 __all__ = ["SCRIPTED", "ScriptedAgent", "scripted"]
@@ -99,6 +99,9 @@ class _ScriptedSession:
         self.script = script
         self.env = env
         self.started = False
+
+    def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
+        return parent.turns[:fork]  # a script looks at the world, not at what was said
 
     async def act(self, observation: Observation) -> Decision:
         result = self.env.last_result if self.started else None

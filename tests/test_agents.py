@@ -971,3 +971,60 @@ def test_a_correction_keeps_the_ids_of_the_episode_that_it_forked_from(qwen: Her
     assert qwen.tokens(parent) == (parent.tokens, tuple(turn.span for turn in parent.turns))
     with pytest.raises(ConfigError, match="no turns"):
         qwen.tokens(Trajectory("x", "orders", task, (), (), StopReason.CANCELLED))
+
+
+def test_a_model_goes_on_from_a_fork_with_the_ids_that_were_sampled(
+    engine: TransformersEngine, loud: Path, plain: Any
+) -> None:
+    agent = babbling(engine, loud, "orders")
+    parents = [t for t in rollout("orders", agent, episodes_of("orders", 5, "count=1")) if len(t.turns) > 2]
+    assert parents
+    forks = [
+        Episode(t.task, FaultPlan.parse(t.faults), t.seed + 1, list(replay(make("orders"), t))[at], t, at)
+        for t in parents
+        for at in (0, 2)
+    ]
+    for episode, forked in zip(forks, rollout("orders", agent, forks), strict=True):
+        parent, at = episode.parent, episode.fork
+        start = parent.turns[at].span[0]
+        assert forked.tokens.ids[:start] == parent.tokens.ids[:start]
+        assert forked.turns[:at] == parent.turns[:at]
+        assert len(forked.turns) > at
+        assert_exact(plain, forked)
+
+
+def test_a_model_of_another_format_goes_on_from_what_it_can_read(qwen: HermesFormat, tiny_qwen3: Path) -> None:
+    """What others sampled is rendered in its own format, as text that it is given; nobody is trained on its ids."""
+    other = HermesFormat(load_tokenizer(tiny_qwen3), tools="schema")
+    task = refund_task()
+    (plan,) = rollout("orders", script(find, refund_unknown, done), [Episode(task)])
+    lines = [qwen.answer(turn.action) for turn in plan.turns]
+    (parent,) = rollout("orders", ToolAgent(Puppet(lambda s, turn: lines[turn]), qwen), [Episode(task)])
+    snapshot = list(replay(make("orders"), parent))[1]
+    agent = ToolAgent(Puppet(lambda s, turn: other.answer(Action("Done."))), other, max_context=100_000)
+    (forked,) = rollout("orders", agent, [Episode(task, FaultPlan(), 0, snapshot, parent, 1)])
+    given = [
+        *other.start(parent.prompt, parent.tools),
+        *other.answer(plan.turns[0].action),
+        *other.continuation(parent.turns[0].observation),
+    ]
+    assert list(forked.tokens.ids) == [*given, *other.answer(Action("Done."))]
+    assert forked.tokens.sampled == (0,) * len(given) + (1,) * len(other.answer(Action("Done.")))
+    assert forked.turns[1].span == (len(given), len(forked.tokens))
+
+    payment = parent.turns[0].results[0].value["payment_id"]
+    right = [other.answer(Action.call("refund", payment_id=payment)), other.answer(Action("Done."))]
+    wrong = [other.answer(Action("Done."))] * 2
+    tried = iter([wrong, right])
+    by_session: dict[str, list[list[int]]] = {}
+    second = ToolAgent(
+        Puppet(lambda s, turn: by_session.setdefault(s, by_session.get(s) or next(tried))[turn]),
+        other,
+        max_context=100_000,
+    )
+    ((failed, corrected),) = corrections([parent], second, tries=2)
+    assert failed is parent
+    assert corrected.success
+    assert corrected.tokens is None
+    assert [t.span for t in corrected.turns] == [None] * len(corrected.turns)
+    assert corrections([parent], ToolAgent(Puppet(lambda s, turn: wrong[turn]), other, max_context=100_000)) == []

@@ -105,6 +105,12 @@ class Turn:
     weight: float = 1.0
     """Weight of this turn in supervised losses; 0 keeps it as context only."""
 
+    @property
+    def observation(self) -> tuple[Message, ...]:
+        """What the agent was shown after it."""
+        results = (Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in self.results)
+        return (*results, *self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Fork:

@@ -120,10 +120,16 @@ def _read(paths: Iterable[Path]) -> list[Trajectory]:
     return episodes
 
 
-def _corrections(failed: Iterable[Trajectory]) -> list[tuple[Trajectory, Trajectory]]:
+def _corrections(failed: Iterable[Trajectory], agent: str = "", tries: int = 1) -> list[tuple[Trajectory, Trajectory]]:
     from .agents.replay import corrections
 
-    return corrections(failed)
+    if not agent:
+        return corrections(failed, tries=tries)
+    from .console import watching
+    from .playing import agent_named
+
+    with watching() as watch:
+        return corrections(failed, agent_named(agent, watch), tries=tries)
 
 
 def _judge(model: str, seed: int) -> Any:

@@ -29,6 +29,7 @@ from .trajectories.trajectory import Trajectory
 __all__ = [
     "What",
     "Who",
+    "agent_named",
     "by_condition",
     "condition_name",
     "count",
@@ -213,6 +214,13 @@ def _check_names(who: Sequence[Who]) -> None:
     for one in who:
         if one.agent and one.agent not in SCRIPTED:
             raise UnknownName("agent", one.agent, SCRIPTED)
+
+
+def agent_named(name: str, watch: Watch) -> Agent:
+    """A scripted agent or a model, with the settings that commands have by default."""
+    if name in SCRIPTED:
+        return scripted(name)
+    return _agent(Who(None, name, 1.0, 64, 64, "auto", "bf16", None), watch)
 
 
 def _agent(who: Who, watch: Watch, index: int = 1, of: int = 1) -> Agent:

@@ -38,7 +38,8 @@ Written = str | Mapping[str, Mapping[str, Json] | None]
 """A rule as people write it: its name, or its name with its settings."""
 
 Helpers = Mapping[str, Callable[..., Any]]
-"""What rules need from outside the trajectories: `corrections(failed)` gives (failed, corrected) pairs, `judge(name)` a
+"""What rules need from outside the trajectories: `corrections(failed)`, with `agent` and `tries` where a rule names
+them, gives (failed, corrected) pairs, `judge(name)` a
 judge, `tasks(name, envs)` held-out tasks. `sparring curate` brings all three."""
 
 
@@ -247,21 +248,26 @@ def load_function(path: str) -> Callable[..., Any]:
 # --- the rules ---------------------------------------------------------------------------------------------------
 
 
-def _corrected(trajectories: Iterable[Trajectory], corrections: Callable[..., Any]) -> tuple[list[Any], Counter[str]]:
+def _corrected(
+    trajectories: Iterable[Trajectory], corrections: Callable[..., Any], agent: str, tries: int
+) -> tuple[list[Any], Counter[str]]:
     held = list(trajectories)
     dropped: Counter[str] = Counter(reason for t in held if (reason := not_judged(t)))
     if succeeded := sum(t.judged and bool(t.success) for t in held):
         dropped["that succeeded"] = succeeded
     failed = [t for t in held if t.judged and not t.success]
-    mended = list(corrections(failed))
+    mended = list(corrections(failed, agent, tries) if agent or tries > 1 else corrections(failed))
     if len(failed) > len(mended):
         dropped["beyond mending"] = len(failed) - len(mended)
     return mended, dropped
 
 
-def _correction_pairs(trajectories: Iterable[Trajectory], corrections: Callable[..., Any]) -> Curated[Pair]:
-    """Each failed episode against its correction from the turn where it first went wrong."""
-    mended, dropped = _corrected(trajectories, corrections)
+def _correction_pairs(
+    trajectories: Iterable[Trajectory], corrections: Callable[..., Any], *, agent: str = "", tries: int = 1
+) -> Curated[Pair]:
+    """Each failed episode against its correction from the turn where it first went wrong: by the expert, or by an agent
+    (a model, or a scripted one) that tries so many times."""
+    mended, dropped = _corrected(trajectories, corrections, agent, tries)
     came_in = len(mended) + sum(dropped.values())
     if not mended:
         return account("correction_pairs", [], came_in, dropped, unit="episodes")
@@ -270,10 +276,15 @@ def _correction_pairs(trajectories: Iterable[Trajectory], corrections: Callable[
 
 
 def _corrections(
-    trajectories: Iterable[Trajectory], corrections: Callable[..., Any], *, patience: int = 2
+    trajectories: Iterable[Trajectory],
+    corrections: Callable[..., Any],
+    *,
+    agent: str = "",
+    tries: int = 1,
+    patience: int = 2,
 ) -> Curated[Trajectory]:
     """The corrected episodes themselves: what led to the mistake is context, what mends it is trained."""
-    mended, dropped = _corrected(trajectories, corrections)
+    mended, dropped = _corrected(trajectories, corrections, agent, tries)
     kept = [corrected for _, corrected in mended]
     return d._then(
         d.weighted, account("corrections", kept, len(kept) + sum(dropped.values()), dropped), patience=patience
