@@ -638,6 +638,7 @@ def test_what_curate_refuses(cook: Any, kitchen: Path) -> None:
         line: str = cook(f"curate {command}", 1).stderr.splitlines()[-1]
         return line
 
+    (kitchen / "nothing").mkdir()
     for command, says in (
         ("gold.jsonl --out x.jsonl", "no rule was given"),
         ("gold.jsonl --rule golden --out x.jsonl", "Did you mean 'gold'?"),
@@ -649,7 +650,7 @@ def test_what_curate_refuses(cook: Any, kitchen: Path) -> None:
         ("gold.jsonl --rule 'balanced by=success' --out x.jsonl", "nothing to balance"),
         ("faulty.jsonl --rule 'pairs by=correction' --out x.jsonl", "nothing left"),
         ("groups.jsonl --rule 'pairs by=judge judge=tiny-qwen3' --out x.jsonl", "without a verdict"),
-        (". --rule gold --out x.jsonl", "no store"),
+        ("nothing --rule gold --out x.jsonl", "is no store"),
     ):
         assert says in fails(command), command
     assert not (kitchen / "x.jsonl").exists()
