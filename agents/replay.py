@@ -19,7 +19,7 @@ import orjson
 
 from ..envs.env import Snapshot, Step, ToolEnv
 from ..envs.expert import play
-from ..envs.registry import make
+from ..envs.registry import make, make_recorded
 from ..tools.plans import FaultPlan
 from ..trajectories.errors import DataError, InfrastructureError, SparringError
 from ..trajectories.messages import Cause, Json, Message, Outcome, ToolResult
@@ -298,7 +298,7 @@ class Replayer:
 
     def _make(self, t: Trajectory) -> ToolEnv:
         if self._given is None:
-            return make(t.env)
+            return make_recorded(t.env)
         return make(self._given) if isinstance(self._given, str) else self._given()
 
 
@@ -333,7 +333,13 @@ def corrections(
     agent = agent or scripted("oracle")
     forked: list[tuple[Trajectory, Episode]] = []
     for trajectory in failed:
-        fork = first_mistake(make(trajectory.env), trajectory)
+        env = make_recorded(trajectory.env)
+        try:
+            fork = first_mistake(env, trajectory)
+        except (MemoryError, InfrastructureError):
+            raise
+        except Exception:  # a record that does not fit its environment; `replay_check` tells why
+            continue
         if fork is None:
             continue
         number, snapshot = fork

@@ -97,6 +97,7 @@ async def _rollout(
 
 async def play_episode(env: ToolEnv, agent: Agent, episode: Episode, slack: int = SLACK) -> Trajectory:
     """Plays one episode to its end."""
+    episode = planned(env, episode)
     observation, prompt, turns = _begin(env, episode)
     best = optimum(env)
     limit = env.max_turns if best is None else min(env.max_turns, len(turns) + best + slack)
@@ -149,6 +150,11 @@ async def play_episode(env: ToolEnv, agent: Agent, episode: Episode, slack: int 
         error=error,
         meta=env.notes,
     )
+
+
+def planned(env: ToolEnv, episode: Episode) -> Episode:
+    """The episode with the environment's own faults where it names none: what is recorded has to say what struck."""
+    return episode if str(episode.plan) else replace(episode, plan=env.default_faults)
 
 
 def _begin(env: ToolEnv, episode: Episode) -> tuple[Observation, tuple[Message, ...], list[Turn]]:

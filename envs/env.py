@@ -121,6 +121,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     others: ClassVar[Mapping[str, Sequence[Tool]]] = {}
     """Tools of others who act in the same world, by who it is: see `act_as`. The agent never sees them."""
 
+    default_faults: ClassVar[FaultPlan] = FaultPlan()
+    """The fault plan of episodes that rollouts start without one."""
+
     state: Any = None
     """The episode's world, set by `setup`. What `snapshot` copies."""
 

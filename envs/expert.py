@@ -21,7 +21,7 @@ __all__ = ["SAID", "expert", "optimum", "play"]
 
 _MOST_ATTEMPTS = 8
 """At one call. Several faults may strike it one after the other."""
-_MOST_ERRORS = 2
+_MOST_ERRORS = 4
 _MOST_RESTARTS = 12
 
 SAID = ToolResult("", "", Outcome.OK, "")

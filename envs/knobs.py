@@ -101,10 +101,13 @@ class Knobs:
             name, _, value = part.partition("=")
             if name not in kinds:
                 raise UnknownName("knob", name, kinds)
+            if name in read:
+                raise ConfigError(f"the knob {name} stands twice in {text!r}")
             try:
                 read[name] = kinds[name](value)
             except ValueError:
-                raise ConfigError(f"the knob {name} is a number, got {value!r}") from None
+                kind = "whole number" if kinds[name] is int else "number"
+                raise ConfigError(f"the knob {name} is a {kind}, got {value!r}") from None
         return cls(**read)
 
     def __str__(self) -> str:
@@ -164,6 +167,7 @@ def _made(env: str | type[ToolEnv], knobs: Knobs) -> type[ToolEnv]:
         "__module__": cls.__module__,
         "__doc__": f"{cls.__doc__ or cls.__name__}\n\n    Knobs turned: {knobs}.\n    ",
         "_knobs": knobs,
+        "default_faults": knobs.plan,
         "_traps": frozenset(traps),
         "sparring_id": f"{__name__}:{env}?{knobs}" if isinstance(env, str) else f"Harder{cls.__name__}",
     }
@@ -207,7 +211,7 @@ class _Harder(ToolEnv):
             yield _turned(self, task, self._knobs)
 
     def start(self, task: Task, plan: FaultPlan | None = None) -> Observation:
-        observation = super().start(task, plan if plan is not None and str(plan) else self._knobs.plan)
+        observation = super().start(task, plan if plan is not None and str(plan) else self.default_faults)
         if _mark(task).get("impossible") == "fault":
             faults = self.toolbox.state.faults or FaultPlan().begin(task, self.toolbox.tools, self)
             faults.pending.insert(0, ("impossible", 0))

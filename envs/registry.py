@@ -27,7 +27,7 @@ import gymnasium
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from .env import ToolEnv
 
-__all__ = ["make", "register", "registered"]
+__all__ = ["make", "make_recorded", "register", "registered"]
 
 _ENTRIES: dict[str, Callable[..., ToolEnv] | str] = {}
 _SHORT: dict[str, str] = {}
@@ -76,7 +76,7 @@ def registered() -> dict[str, str]:
 
 def make(name: str, **options: Any) -> ToolEnv:
     """A new environment. Raises `UnknownName` with the nearest known name, or `EnvError` with the way to mend it."""
-    if "?" in name and ":" not in name:  # orders?distractors=5
+    if "?" in name and not name.startswith(f"{_KNOBS}:"):  # orders?distractors=5
         name = f"{_KNOBS}:{name}"
     id = _SHORT.get(name, name)
     entry = _ENTRIES.get(id)
@@ -95,7 +95,22 @@ def make(name: str, **options: Any) -> ToolEnv:
     return _made(_load(entry) if isinstance(entry, str) else entry, id, name, options)
 
 
+def make_recorded(name: str) -> ToolEnv:
+    """A new environment, as a record names it. A record is data, and imports nothing: a `module:Class` in it has to be
+    loaded already, by somebody who trusts it. Raises what `make` raises."""
+    base = name.removeprefix(f"{_KNOBS}:").partition("?")[0] if "?" in name else name
+    module, colon, _ = base.partition(":")
+    if colon and base not in _ENTRIES and Path(module).name.removesuffix(".py") not in sys.modules:
+        raise ConfigError(
+            f"the record names the environment {base}, whose code is not loaded; if you trust it: make({base!r}) "
+            f"first, or --env {base}"
+        )
+    return make(name)
+
+
 def _made(cls: Callable[..., ToolEnv], id: str, name: str, options: dict[str, Any]) -> ToolEnv:
+    if ":" in name and not (isinstance(cls, type) and issubclass(cls, ToolEnv)):
+        raise EnvError(f"{name} is a {type(cls).__name__}, not a class of environments (a subclass of ToolEnv)")
     try:
         env = cls(**options)
     except TypeError as error:

@@ -728,7 +728,7 @@ def test_a_class_in_a_file_of_this_folder(tmp_path: Path, monkeypatch: pytest.Mo
         make("my_shelf:Shelv")
     with pytest.raises(UnknownName, match="Did you mean 'my_shelf'"):
         make("my_shelv:Shelf")
-    with pytest.raises(EnvError, match="not a ToolEnv"):
+    with pytest.raises(EnvError, match="not a class of environments"):
         make("my_shelf:Task", instruction="x")
     with pytest.raises(EnvError, match="cannot be made with"):
         make("my_shelf:Shelf", size=3)

@@ -698,7 +698,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", ""),
+        ("faults: []", ""),
         ("count=2:unavailable,stale_id@7", "count=2:unavailable,stale_id@7"),
         ("count: 1\nfaults: [unavailable]", "count=1:unavailable@0"),
         ("{count: 2, seed: 3, faults: [unavailable, {kind: stale_id, tools: refund}]}",
@@ -722,6 +722,9 @@ def test_files(written: Callable[[str], str], text: str, line: str) -> None:
     [
         ("faults: [{kind: unavailible, rate: 0.2}]", "unknown fault 'unavailible'. Did you mean 'unavailable'"),
         ("faults: [{kind: unavailable, rates: 0.2}]", "unknown part of a fault 'rates'. Did you mean 'rate'"),
+        ("", "the file holds no fault plan"),
+        ("seed: 3", "the plan has neither faults nor a count"),
+        ("faults: [{kind: unavailable, rate: 0.1, tools: []}]", "names no tool; leave tools away"),
         ("fault: []", "unknown part of a fault plan 'fault'. Did you mean 'faults'"),
         ("faults: {unavailable: 0.2}", "plan.yaml: the faults of a plan are a list"),
         ("faults: [unavailable]", "the fault 'unavailable' has no rate and no number, and the plan no count"),

@@ -21,7 +21,7 @@ from sparring.cli import app
 from sparring.envs import make, task_set
 from sparring.envs.orders.env import Orders
 from sparring.tools import FaultPlan
-from sparring.trajectories.errors import InfrastructureError
+from sparring.trajectories.errors import ConfigError, EnvError, InfrastructureError
 from sparring.trajectories.messages import Action, Observation, Outcome
 from sparring.trajectories.store import Store
 from sparring.trajectories.trajectory import StopReason, Trajectory, dump_jsonl
@@ -364,3 +364,27 @@ def test_the_action_that_was_recorded_is_played_not_a_new_one() -> None:
     )  # fmt: skip
     assert first.results[0].outcome is Outcome.MALFORMED
     assert replay_check(Counter(), Trajectory.from_json(t.to_json())) is None
+
+
+@pytest.mark.parametrize("env", ["trap:Env", "trap.py:run", "sparring.envs.knobs:trap:Env?traps=1"])
+def test_a_record_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: str) -> None:
+    """What a file names is imported only when somebody has asked for it."""
+    (tmp_path / "trap.py").write_text("open('ran', 'w').close()\ndef run(): open('ran', 'w').close()\nEnv = run\n")
+    monkeypatch.chdir(tmp_path)
+    evil = [replace(t, env=env) for t in played("orders", "give-up", 4) if not t.success]
+    assert "whose code is not loaded" in Replayer(wait=no_wait)(evil[0]).unreplayable
+    with pytest.raises(ConfigError, match="whose code is not loaded; if you trust it"):
+        corrections(evil)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_only_classes_of_environments_are_called() -> None:
+    for name in ("os:abort", "sparring.cli:main"):
+        with pytest.raises(EnvError, match="not a class of environments"):
+            make(name)
+
+
+def test_a_record_that_does_not_fit_is_passed_over() -> None:
+    failed = [t for t in played("orders", "give-up", 8) if t.success is False]
+    broken = [replace(failed[0], task=replace(failed[0].task, data={})), *failed[1:]]
+    assert len(corrections(broken)) == len(corrections(failed[1:])) > 0

@@ -111,7 +111,9 @@ class FaultPlan:
         `UnknownName`."""
 
         def read(data: Any) -> FaultPlan:
-            return cls._line(data.strip(), seed) if isinstance(data, str) else cls.from_dict(data or {}, seed=seed)
+            if not data:
+                raise ConfigError("the file holds no fault plan; for an episode without faults, name no plan")
+            return cls._line(data.strip(), seed) if isinstance(data, str) else cls.from_dict(data, seed=seed)
 
         return _in_file(path, read)
 
@@ -140,6 +142,8 @@ class FaultPlan:
         for key in data:
             if key not in _PLAN_KEYS:
                 raise UnknownName("part of a fault plan", str(key), _PLAN_KEYS)
+        if data and not {"faults", "count"} & data.keys():
+            raise ConfigError("the plan has neither faults nor a count, so it holds no fault")
         entries = data.get("faults")
         if not isinstance(entries, (list, tuple, type(None))):
             raise ConfigError(f"the faults of a plan are a list, got {str(entries)[:80]!r}")
@@ -226,6 +230,8 @@ def _entry(data: Any) -> tuple[str, float | None, int | None]:
             raise UnknownName("part of a fault", str(key), _ENTRY_KEYS)
     tools = data.get("tools", ())
     names = (tools,) if isinstance(tools, str) else tools
+    if "tools" in data and not names:
+        raise ConfigError(f"the fault {data['kind']} names no tool; leave tools away to strike all of them")
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"the tools of a fault are names, got {str(tools)[:80]!r}")
     calls = data.get("calls")

@@ -75,7 +75,7 @@ def dpo(
     if not kept:
         raise DataError(
             f"the chosen side of all {len(sides)} pairs is less likely than {settings.min_chosen} nats: train on "
-            "demonstrations first, or lower min_chosen"
+            "demonstrations first, or lower min_chosen (--min-chosen)"
         )
     replay = samples_of(policy.chat, gold, settings.max_tokens) if gold and settings.replay else []
     run = Run(folder, policy, settings.optim, settings.steps, settings=settings, save_every=settings.save_every)

@@ -34,6 +34,10 @@ def curate(
     recipe: Annotated[
         Path | None, typer.Option(metavar="RULES.yaml", help="Rules in a file (YAML or JSON), before those of --rule.")
     ] = None,
+    env: Annotated[
+        list[str],
+        typer.Option(metavar="ENV", help="An environment of your own that the episodes name: its code may run."),
+    ] = [],  # noqa: B006  # typer copies it
     held_out: Annotated[
         str | None,
         typer.Option(metavar="FILE|SPLIT", help="Refuse a result with tasks of these episodes, or of this split."),
@@ -73,6 +77,11 @@ def curate(
         raise ConfigError(f"--out {out} is one of the files that are read: choose another")
     in_file, its_seed = read_rules(recipe) if recipe is not None else ([], None)
     rules = [*in_file, *map(parse_rule, rule)]
+    if env:
+        from .envs import make
+
+        for name in env:
+            make(name)  # loads it
     seed = seed if seed is not None else its_seed or 0
     if not rules:
         raise ConfigError("no rule was given: --rule gold, say, or --recipe RULES.yaml")
@@ -157,14 +166,15 @@ def _tasks(text: str, envs: Iterable[str]) -> list[Task]:
 
     if Path(text).exists():
         return list({(t.env, t.task.id): t.task for t in read([Path(text)])}.values())
-    from .envs import make, task_set
+    from .envs import task_set
+    from .envs.registry import make_recorded
     from .envs.task import SPLITS
     from .trajectories.errors import ConfigError
 
     if text not in SPLITS:
         raise ConfigError(f"held-out tasks are those of a file of episodes, or of {', '.join(SPLITS)}; got {text!r}")
     split: Any = text
-    return [task for env in sorted(envs) for task in task_set(make(env), split, _TASKS)]
+    return [task for env in sorted(envs) for task in task_set(make_recorded(env), split, _TASKS)]
 
 
 def attach(app: typer.Typer) -> None:

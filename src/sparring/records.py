@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .agents.agent import Agent
-from .agents.rollout import Episode
+from .agents.rollout import Episode, planned
 from .agents.rollout import rollout as play
 from .envs.env import NOTES, name_of
 from .envs.registry import make
@@ -47,6 +47,8 @@ def read(paths: Iterable[Path]) -> list[Trajectory]:
                 except DataError as error:
                     cut = number == len(lines) and not data.endswith(b"\n")
                     why = "cut short while it was written; the command that wrote it mends that" if cut else error
+                    if line.lstrip().startswith(b'{"chosen"'):
+                        why = "a pair, and no episode; pairs are for: sparring train dpo --data"
                     raise DataError(f"{name}, line {number}: {why}") from None
                 if (first := seen.setdefault((t.id, t.attempt), number)) != number:
                     raise DataError(f"{name}, line {number}: the episode {t.id} of line {first} once more")
@@ -151,9 +153,11 @@ def play_into(
 
     Each episode is written and flushed as it ends. `on_done` is told how many there are now, and the newest.
     """
+    made = make(env)
+    episodes = [planned(made, e) for e in episodes]
     keys = [(e.task.id, str(e.plan), e.seed) for e in episodes]
     attempts = {key: i % group for i, key in enumerate(keys)}
-    known = recorder.known(name_of(make(env)), agent.name, keys)
+    known = recorder.known(name_of(made), agent.name, keys)
     missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
     file: Any = None
     if recorder.path is not None and (missing or recorder.overwrite):

@@ -28,6 +28,10 @@ def new_env(name: str, parent: Path) -> list[Path]:
         )
     if keyword.iskeyword(module) or keyword.issoftkeyword(module) or module in sys.stdlib_module_names:
         raise ConfigError(f"{module!r} is a word of Python or a module that comes with it; choose another name")
+    from .envs import registered
+
+    if name in registered().values():
+        raise ConfigError(f"{name!r} is the name of an environment that is there already; choose another name")
     folder = parent / name
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"there is a {name} in {parent.resolve()} already; choose another name, or another folder")

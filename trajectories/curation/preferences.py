@@ -106,10 +106,14 @@ def scored_pairs(
     judged = [t for group in held for t in group.trajectories if t.judged]
     many = getattr(score, "many", None)
     values = many(judged) if many is not None else [score(t) for t in judged]
-    scores = {id(t): float(value) for t, value in zip(judged, values, strict=True)}
-    for t in judged:
+    scores: dict[int, float] = {}
+    for t, value in zip(judged, values, strict=True):
+        try:
+            scores[id(t)] = float(value)
+        except (TypeError, ValueError):
+            scores[id(t)] = math.nan
         if not math.isfinite(scores[id(t)]):
-            raise DataError(f"the scorer gave trajectory {t.id} the score {scores[id(t)]}; expected a finite number")
+            raise DataError(f"the scorer gave trajectory {t.id} the score {value!r:.80}; expected a finite number")
     if len(scores) > 1 and len(set(scores.values())) == 1:
         raise DataError(f"the scorer gave all {len(scores)} episodes {next(iter(scores.values())):g}: it tells nothing")
     return _ranked(

@@ -169,7 +169,9 @@ def curate(
 def parse_rule(text: str) -> dict[str, dict[str, Json]]:
     """`near_duplicates threshold=0.8` as a rule with its settings; values are text, read by what the setting is."""
     try:
-        name, *rest = shlex.split(text)
+        name, *rest = shlex.split(text) or [""]
+        if not name:
+            raise ValueError("it names no rule")
     except ValueError as error:
         raise ConfigError(f"a rule looks like 'near_duplicates threshold=0.8', got {text!r}: {error}") from None
     settings: dict[str, Json] = {}

@@ -235,6 +235,8 @@ class Store:
             self._views(connection, snapshot)
             try:
                 cursor = connection.execute(sql, list(parameters))
+                if cursor is None:
+                    raise DataError("the query is empty: give one statement of SQL")
                 columns = tuple(column[0] for column in cursor.description or ())
                 return Result(columns, cursor.fetchall())
             except duckdb.Error as error:
