@@ -765,7 +765,7 @@ def run(command: str, code: int = 0) -> str:
 
     result = CliRunner().invoke(app, shlex.split(command))
     assert result.exit_code == code, f"{command}: {result.output} {result.exception!r}"
-    return result.output
+    return result.output + (str(result.exception) if code else "")
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -773,7 +773,9 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     all_ = [episode(i) for i in range(10)]
     Path("in.jsonl").write_bytes(b"".join(t.to_json() + b"\n" for t in all_))
     assert "10 of them new" in run("import in.jsonl")
-    assert "0 of them new" in run("import in.jsonl")
+    assert "0 of them new; 10 in" in run("import in.jsonl")
+    Path("other.jsonl").write_bytes(b"".join(replace(t, agent="other").to_json() + b"\n" for t in all_[:3]))
+    assert "3 not added: the store holds other episodes of their ids; 10 in" in run("import other.jsonl")
     assert "10" in run("ls").splitlines()[-1]
     assert "sealed 10 episodes" in run("seal")
     assert json.loads(run("query 'select count(*) as n from episodes' --json")) == {"n": 10}
@@ -784,6 +786,13 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("out.jsonl").read_bytes() == Path("in.jsonl").read_bytes()
     run("export out.jsonl", 1)
     assert "5 episodes" in run("export out.jsonl --overwrite --env a/A-v0")
+    for command, says in (
+        ("export none.jsonl --outcome timout", "Did you mean 'timeout'"),
+        ("export none.jsonl --env nope", "no episode of runs/store is like that"),
+        ("query ''", "the query is empty"),
+    ):
+        assert says in run(command, 1)
+    assert not Path("none.jsonl").exists()
     (part,) = Path("runs/store/sealed").iterdir()
     part.write_bytes(b"x" + part.read_bytes()[1:])
     assert "1 damaged" in run("verify", 1)

@@ -260,7 +260,7 @@ def report(
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Episodes.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE|STORE", help="Episodes.", show_default=False)],
     id: Annotated[
         str, typer.Argument(metavar="[ID]", help="Of an episode, or how it begins; the first by default.")
     ] = "",

@@ -6,12 +6,9 @@ Only typer and the standard library are imported here: help and usage errors are
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["store"]
 
@@ -153,10 +150,14 @@ def import_(
 ) -> None:
     """Add the episodes of a file. Makes the store where there is none; a second import changes nothing.
 
+    An episode that the store holds with other content is counted and not added: an id is taken once.
+
     \b
     Example:
       sparring store import gold.jsonl
     """
+    from hashlib import blake2b
+
     from .records import episodes_in
     from .trajectories.store import Store
 
@@ -164,14 +165,22 @@ def import_(
         from .trajectories.errors import DataError
 
         raise DataError(f"there is no file {file}")
+
+    def digest(t: Any) -> bytes:
+        return blake2b(t.to_json(), digest_size=16).digest()
+
+    given = {(t.id, t.attempt): digest(t) for t in episodes_in(file)}
     with Store(folder) as opened:
-        before = len(opened)
-        count = 0
+        held = {(t.id, t.attempt): given.get((t.id, t.attempt)) == digest(t) for t in opened.read()}
+        new = 0
         for t in episodes_in(file):
-            opened.append(t)
-            count += 1
-        new = len(opened) - before
-    print(f"{count:,} episodes in {file}, {new:,} of them new; {before + new:,} in {folder}")
+            if (t.id, t.attempt) not in held:
+                held[t.id, t.attempt] = True
+                opened.append(t)
+                new += 1
+    other = sum(not held[key] for key in given)
+    differ = f", {other:,} not added: the store holds other episodes of their ids" if other else ""
+    print(f"{len(given):,} episodes in {file}, {new:,} of them new{differ}; {len(held):,} in {folder}")
 
 
 @store.command()
@@ -196,9 +205,12 @@ def export(
     """
     import os
 
-    from .trajectories.errors import ConfigError
+    from .trajectories.errors import ConfigError, DataError, UnknownName
+    from .trajectories.messages import Outcome
     from .trajectories.store import Store
 
+    if outcome is not None and outcome not in list(Outcome):
+        raise UnknownName("outcome", outcome, list(Outcome))
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} is there already: choose another name, or pass --overwrite")
     opened = Store(folder, create=False)
@@ -209,6 +221,8 @@ def export(
             for t in opened.read(env=env, agent=agent, success=success, fault=fault, outcome=outcome):
                 out.write(t.to_json() + b"\n")
                 count += 1
+        if not count:
+            raise DataError(f"no episode of {folder} is like that; {file} was not written")
         temp.replace(file)
     finally:
         temp.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from .console import show as show_on_terminal
 from .envs import check_env, make, registered, task_set
 from .envs.roles import tool_roles
 from .playing import by_condition, count, fetched_model, file_name
-from .records import read
+from .records import episodes_in, read
 from .trajectories.errors import DataError, SparringError, UnknownName
 from .trajectories.report import (
     Arm,
@@ -134,7 +134,7 @@ def report(paths: Sequence[Path], out: Path | None, title: str, baseline: str) -
 
 def show(file: Path, id: str, *, failed: bool) -> None:
     """Prints one episode."""
-    episodes = read([file])
+    episodes = list(episodes_in(file)) if file.is_dir() else read([file])
     chosen = [t for t in episodes if t.id.startswith(id)]
     if not chosen:
         raise UnknownName("episode", id, [t.id for t in islice(episodes, 8)])
