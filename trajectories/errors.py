@@ -59,7 +59,7 @@ class UnknownName(SparringError, LookupError):
     """No such name; suggests the nearest known ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
+        names = sorted(map(str, known))
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names) or 'none'}."
         super().__init__(f"unknown {kind} {name!r}.{hint}")
