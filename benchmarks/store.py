@@ -139,7 +139,7 @@ def searches(folder: Path, count: int) -> None:
 
     print(f"read with the same filter, first episode: {best(first) * 1e3:.0f} ms")
     print(f"open: {best(lambda: Store(store.path)) * 1e3:.1f} ms; len: {best(lambda: len(store)) * 1e3:.1f} ms")
-    for part in (count // 10, count // 2):
+    for part in (count // 10, count):
         code = (
             "import resource; from itertools import islice; from sparring.trajectories.store import Store\n"
             f"n = sum(1 for _ in islice(Store({str(store.path)!r}).read(), {part}))\n"
