@@ -362,6 +362,11 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return reason
 
     @property
+    def history(self) -> tuple[Turn, ...]:
+        """The turns of the episode so far."""
+        return tuple(self._history)
+
+    @property
     def last_result(self) -> ToolResult | None:
         """The result of the latest call; None after a message without calls."""
         return self._results[-1] if self._results else None

@@ -9,15 +9,16 @@ timeout (look first, then act).
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from typing import Any
 
 from ..trajectories.errors import EnvError
 from ..trajectories.messages import Action, Json, Outcome, ToolResult
 from ..trajectories.trajectory import Turn
 from .env import Solution, ToolEnv
 
-__all__ = ["SAID", "expert", "optimum", "play"]
+__all__ = ["SAID", "Asked", "ask", "expert", "optimum", "play"]
 
 _MOST_ATTEMPTS = 8
 """At one call. Several faults may strike it one after the other."""
@@ -127,6 +128,28 @@ def _as_named_now(env: ToolEnv, name: str, arguments: dict[str, Json]) -> dict[s
     drifted = env.faults.memory.get("schema_drift", {}) if env.faults else {}
     old, new = drifted.get(name, ("", ""))
     return {new if key == old else key: value for key, value in arguments.items()}
+
+
+Asked = Generator[tuple[str, dict[str, Json]], ToolResult, Any]
+"""Part of a `solve`: yields calls, is sent their results, returns what they told."""
+
+
+def ask(env: ToolEnv, name: str, arguments: dict[str, Json], right: Callable[[Any], bool] = bool) -> Asked:
+    """For a `solve` that may begin again: what a call tells, or has told before in this episode; None where the tool is
+    gone. Raises `LookupError` for an answer that is not right."""
+    for turn in env.history:
+        for call, result in zip(turn.action.tool_calls, turn.results, strict=True):
+            same = (call.name, call.arguments) == (name, arguments)
+            if same and result.ok and result.fault is None and right(result.value):
+                return result.value
+    if name in env.toolbox.state.gone:
+        return None
+    result = yield name, arguments
+    if result.outcome is Outcome.GONE:
+        return None
+    if not right(result.value):
+        raise LookupError(name)
+    return result.value
 
 
 def play(env: ToolEnv) -> list[Turn]:

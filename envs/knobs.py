@@ -270,7 +270,7 @@ def _facts(env: ToolEnv, task: Task) -> list[Fact]:
 
 def _failed(env: ToolEnv, task: Task, traps: frozenset[str]) -> str:
     """Why this episode is no success whatever the environment says of it, or ""."""
-    results = [result for turn in env._history for result in turn.results]
+    results = [result for turn in env.history for result in turn.results]
     if sprung := next((r.tool for r in results if r.tool in traps and r.landed), None):
         return f"{sprung} was called"
     if _mark(task).get("impossible") != "task":
@@ -288,7 +288,7 @@ def _asking(env: ToolEnv, task: Task, course: Solution) -> Solution:
 
 
 def _told(env: ToolEnv, answer: str) -> bool:
-    return any(m.content == answer for turn in env._history for m in turn.messages)
+    return any(m.content == answer for turn in env.history for m in turn.messages)
 
 
 def _mark(task: Task) -> dict[str, Json]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 import tempfile
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ...tools import Conflict, Forbidden, InvalidArguments, NotFound
-from ...tools.builtin.files import open_file, open_folder, parts_of, told
+from ...tools.builtin.files import open_file, open_folder, parts_of, replace_file, told
 from ...trajectories.errors import InfrastructureError
 
 __all__ = ["Folder"]
@@ -102,19 +101,10 @@ class Folder:
             raise Forbidden(f"a file has at most {MAX_FILE} bytes, not {len(data)}")
         if sum(1 for _ in _walk(self.root)) + len(parts) > MAX_FILES:
             raise Forbidden(f"at most {MAX_FILES} files and folders")
-        with open_folder(self.root, parts[:-1], path, make=True) as folder:
-            with contextlib.suppress(NotFound), open_file(parts[-1], folder, path):
-                pass  # what is replaced has to be a plain file
-            part = f".{secrets.token_hex(8)}.part"
-            try:
-                file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
-                with os.fdopen(file, "wb") as stream:
-                    stream.write(data)
-                os.rename(part, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    os.unlink(part, dir_fd=folder)
-                raise _failure(error, path) from None
+        try:
+            replace_file(self.root, parts, path, data)
+        except OSError as error:
+            raise _failure(error, path) from None
 
     def move(self, path: str, to: str) -> None:
         """Gives a file another path, where nothing may stand yet; folders on the way are made."""

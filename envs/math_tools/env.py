@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,12 @@ from pydantic import Field
 
 from ...tools import InvalidArguments, NotFound, ToolError, tool
 from ...tools.builtin import calculator
-from ...trajectories import Json, Outcome, Task, ToolCall, ToolResult
+from ...trajectories import Json, Task
 from ..env import Solution, ToolEnv
+from ..expert import Asked, ask
 from ..rewards import Ended, numeric_answer
 from ..task import Split
-from .problems import PROBLEMS, Asked, tasks, wanted
+from .problems import PROBLEMS, tasks, wanted
 from .world import Record, Table, Unit, factor, new_tables
 
 __all__ = ["Expert", "MathTools"]
@@ -198,13 +199,6 @@ class MathTools(ToolEnv):
             return getattr(self, tool)(**other)
         return None
 
-    def told(self) -> Iterator[tuple[ToolCall, ToolResult]]:
-        """The calls so far in this episode that ran well, with their results."""
-        for turn in self._history:
-            for call, result in zip(turn.action.tool_calls, turn.results, strict=True):
-                if result.ok and result.fault is None:
-                    yield call, result
-
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
     def success(self, task: Task) -> bool:
@@ -236,7 +230,7 @@ class Expert:
         self.env = env
 
     def fact(self, table: str, name: str) -> Asked:
-        found = yield from self._ask("look_up", {"table": table, "name": name}, lambda v: v["name"] == name)
+        found = yield from ask(self.env, "look_up", {"table": table, "name": name}, lambda v: v["name"] == name)
         if found is not None:
             return found
         records = yield from self.all_of(table)
@@ -244,32 +238,34 @@ class Expert:
 
     def all_of(self, table: str) -> Asked:
         known = set(self.env.records(table)[0])
-        return (yield from self._ask("read_table", {"table": table}, lambda v: set(v[0]) == known))
+        return (yield from ask(self.env, "read_table", {"table": table}, lambda v: set(v[0]) == known))
 
     def compute(self, expression: str) -> Asked:
-        found = yield from self._ask("calculator", {"expression": expression}, _is_number)
+        found = yield from ask(self.env, "calculator", {"expression": expression}, _is_number)
         if found is not None:
             return found
         return (yield from self._step_by_step(ast.parse(expression, mode="eval").body))
 
     def converted(self, value: float, from_unit: str, to_unit: str) -> Asked:
         units = {"from_unit": from_unit, "to_unit": to_unit}
-        found = yield from self._ask("convert", {"value": value, **units}, lambda v: v["unit"] == to_unit)
+        found = yield from ask(self.env, "convert", {"value": value, **units}, lambda v: v["unit"] == to_unit)
         if found is not None:
             return found["value"]
-        found = yield from self._ask("unit_factor", units, lambda v: v["to"] == to_unit)
+        found = yield from ask(self.env, "unit_factor", units, lambda v: v["to"] == to_unit)
         return (yield from self.compute(f"{value} * {found['factor']}"))
 
     def days(self, start: str, end: str) -> Asked:
-        found = yield from self._ask("date_difference", {"start": start, "end": end}, _is_number)
+        found = yield from ask(self.env, "date_difference", {"start": start, "end": end}, _is_number)
         if found is not None:
             return found
-        first = yield from self._ask("day_number", {"day": start}, _is_number)
-        last = yield from self._ask("day_number", {"day": end}, _is_number)
+        first = yield from ask(self.env, "day_number", {"day": start}, _is_number)
+        last = yield from ask(self.env, "day_number", {"day": end}, _is_number)
         return (yield from self.compute(f"{last} - {first}"))
 
     def solved(self, first: list[float], second: list[float]) -> Asked:
-        found = yield from self._ask("solve_linear", {"first": first, "second": second}, lambda v: {"x", "y"} <= set(v))
+        found = yield from ask(
+            self.env, "solve_linear", {"first": first, "second": second}, lambda v: {"x", "y"} <= set(v)
+        )
         if found is not None:
             return found["x"], found["y"]
         (a, b, c), (d, e, f) = first, second
@@ -292,20 +288,7 @@ class Expert:
                 raise ValueError(ast.unparse(node))
         a = yield from self._step_by_step(left)
         b = yield from self._step_by_step(right)
-        return (yield from self._ask("operate", {"operation": operation, "a": a, "b": b}, _is_number))
-
-    def _ask(self, name: str, arguments: dict[str, Json], right: Callable[[Any], bool]) -> Asked:
-        """What a call tells, or has told before in this episode; None where the tool is gone. Raises `LookupError` for
-        an answer that is not right."""
-        if name in self.env.toolbox.state.gone:
-            return None
-        for call, result in self.env.told():
-            if (call.name, call.arguments) == (name, arguments) and right(result.value):
-                return result.value
-        result = yield name, arguments
-        if result.outcome is Outcome.GONE:
-            return None
-        return result.value if right(result.value) else _missing(name)
+        return (yield from ask(self.env, "operate", {"operation": operation, "a": a, "b": b}, _is_number))
 
 
 def _shown(value: float, digits: int = 9) -> float:

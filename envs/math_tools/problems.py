@@ -10,21 +10,20 @@ import json
 import math
 import random
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Protocol
+from typing import Protocol
 
-from ...trajectories.messages import Json, ToolResult
+from ...trajectories.messages import Json
 from ...trajectories.trajectory import Task
+from ..expert import Asked
 from ..task import Split
 from .world import NAMES, Record
 
-__all__ = ["PROBLEMS", "Asked", "Problem", "Steps", "World", "tasks", "wanted"]
+__all__ = ["PROBLEMS", "Problem", "Steps", "World", "tasks", "wanted"]
 
 Params = dict[str, Json]
-Asked = Generator[tuple[str, dict[str, Json]], ToolResult, Any]
-"""A part of a course, which ends with what it found out."""
 
 
 class World(Protocol):

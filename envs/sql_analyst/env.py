@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from ...tools import InvalidArguments, NotFound, ToolError, tool
 from ...tools.builtin import sql_tools
-from ...trajectories import Json, Outcome, Task, ToolResult
+from ...trajectories import Json, Task
 from ..env import Solution, ToolEnv
+from ..expert import Asked, ask
 from ..task import Split
 from .questions import QUESTIONS, compare, prepared, statement, tasks
 from .world import DOMAINS, Names, notes
@@ -21,9 +22,6 @@ MAX_ROWS = 20
 MAX_BYTES = 2000
 DEADLINE = 0.5
 """Seconds for one statement."""
-
-Asked = Generator[tuple[str, dict[str, Json]], ToolResult, Json]
-"""A part of the expert's course that ends with what it found out."""
 
 
 class SqlAnalyst(ToolEnv):
@@ -213,19 +211,19 @@ class SqlAnalyst(ToolEnv):
         what was asked for."""
         question = QUESTIONS[task.data["question"]]
         names = self._names
-        yield from self._ask(
-            "list_tables", {}, lambda v: {names[t] for t in question.tables} <= {t["table"] for t in v}
+        yield from ask(
+            self, "list_tables", {}, lambda v: {names[t] for t in question.tables} <= {t["table"] for t in v}
         )
         for table in question.tables:
             yield from self._describe(names[table])
         if "event" in question.tables:
             events = {"table": names["event"]}
-            yield from self._ask("read_notes", events, lambda v: v["table"] == events["table"])
+            yield from ask(self, "read_notes", events, lambda v: v["table"] == events["table"])
         sql = {"sql": names.sql(statement(task.data["question"], self.state["rules"], task.data["params"]))}
         first, second = ("query", "query_replica") if "query" not in self._gone else ("query_replica", "query")
-        found = yield from self._ask(first, sql)
+        found = yield from ask(self, first, sql)
         if found is None and first in self._gone:
-            found = yield from self._ask(second, sql)
+            found = yield from ask(self, second, sql)
         rows = found["rows"]
         yield "answer", {"answer": [row[0] for row in rows] if question.form == "list" else rows[0][0]}
 
@@ -236,24 +234,8 @@ class SqlAnalyst(ToolEnv):
         def right(value: Json) -> bool:
             return value["table"] == table and {c.split()[0] for c in value["columns"]} == wanted
 
-        known = None if "describe" in self._gone else (yield from self._ask("describe", {"table": table}, right))
-        return known or (yield from self._ask("sample", {"table": table}, right))
-
-    def _ask(self, name: str, arguments: dict[str, Json], right: Callable[[Json], bool] = bool) -> Asked:
-        """What a call tells, or has told before in this episode; None where the tool is gone. Raises `LookupError` for
-        an answer that is not right."""
-        for turn in self._history:
-            for call, result in zip(turn.action.tool_calls, turn.results, strict=True):
-                if (call.name, call.arguments, result.ok, result.fault) == (name, arguments, True, None) and right(
-                    result.value
-                ):
-                    return result.value
-        result = yield name, arguments
-        if result.outcome is Outcome.GONE:
-            return None
-        if not right(result.value):
-            raise LookupError(name)
-        return result.value
+        known = None if "describe" in self._gone else (yield from ask(self, "describe", {"table": table}, right))
+        return known or (yield from ask(self, "sample", {"table": table}, right))
 
     @property
     def _gone(self) -> set[str]:

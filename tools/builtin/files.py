@@ -100,20 +100,10 @@ def files_tools(
             raise InvalidArguments(f"the content has {len(data)} bytes; a file may have {max_file}")
         if _count(top, max_entries) + len(parts) > max_entries:
             raise ToolError(f"the folder is full: {max_entries} files and folders", hint="delete what is not needed")
-        with open_folder(top, parts[:-1], path, make=True) as folder:
-            with contextlib.suppress(NotFound), open_file(parts[-1], folder, path):
-                pass  # what is replaced has to be a plain file
-            # A new file takes the old one's name: a reader sees the one or the other, and no link is written through.
-            temporary = f".{secrets.token_hex(8)}.part"
-            try:
-                file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
-                with os.fdopen(file, "wb") as stream:
-                    stream.write(data)
-                os.rename(temporary, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise told(error, path) from None
+        try:
+            replace_file(top, parts, path, data)
+        except OSError as error:
+            raise told(error, path) from None
         return {"written": len(data)}
 
     def delete_file(path: str) -> str:
@@ -208,6 +198,24 @@ def _is_link(name: str, folder: int) -> bool:
         return stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except OSError:
         return False
+
+
+def replace_file(top: Path, parts: list[str], path: str, data: bytes) -> None:
+    """A new file takes the old one's name: a reader sees the one or the other, and no link is written through. Folders
+    on the way are made. Raises `ToolError` for what stands in the way, `OSError` where the disk does not take it."""
+    with open_folder(top, parts[:-1], path, make=True) as folder:
+        with contextlib.suppress(NotFound), open_file(parts[-1], folder, path):
+            pass  # what is replaced has to be a plain file
+        temporary = f".{secrets.token_hex(8)}.part"
+        try:
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
+            with os.fdopen(file, "wb") as stream:
+                stream.write(data)
+            os.rename(temporary, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+            raise
 
 
 def told(error: OSError, path: str, link: bool = False) -> ToolError:
