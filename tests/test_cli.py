@@ -139,7 +139,9 @@ def test_every_example_works(here: Path, tiny_qwen3: Path) -> None:
             continue
         more = next((options for start, options in QUICKER.items() if command.startswith(start)), "")
         if not command.startswith("evaluate orders --agent"):  # scripted agents cost nothing, and one has to fail
-            command = command.replace("orders", "echo")
+            command = command.replace("orders", "echo").replace("Orders", "Echo")
+        if command.startswith("store export failed.jsonl"):  # gold is all that this store holds
+            command = command.removesuffix(" --failure --outcome timeout")
         run(f"{command} {more}".replace("smollm2-135m", "tiny-qwen3"))
         if "--out groups.jsonl" in command:  # random weights never succeed: let one of each group pass for it
             groups = read(here / "groups.jsonl")
