@@ -32,7 +32,7 @@ demo-full: $(VENV)/.ready-train  ## The same with all levels and faults (hours o
 	$(BIN)/sparring recipe orders --profile full $(ARGS)
 
 test: $(VENV)/.ready-test  ## Run the tests. Downloads no model.
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready-test  ## Check style, format and types.
 	$(BIN)/ruff check .

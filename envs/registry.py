@@ -25,6 +25,7 @@ from typing import Any
 import gymnasium
 
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
+from ..trajectories.modules import load_object
 from .env import ToolEnv
 
 __all__ = ["make", "make_recorded", "register", "registered"]
@@ -92,7 +93,9 @@ def make(name: str, **options: Any) -> ToolEnv:
             several = " and ".join(f"{offer.id!r} of the package {offer.package!r}" for offer in found)
             raise EnvError(f"the name {name!r} is that of {several}; give the whole id")
         return _from_package(found[0], options)
-    return _made(_load(entry) if isinstance(entry, str) else entry, id, name, options)
+    if isinstance(entry, str):
+        entry = load_object(entry, "environment", _is_env_class)
+    return _made(entry, id, name, options)
 
 
 def make_recorded(name: str) -> ToolEnv:
@@ -191,28 +194,5 @@ def _blame(offer: _Offer, wrong: str) -> str:
     )
 
 
-# ---- module:Class ----------------------------------------------------------------------------------------------------
-
-
-def _load(path: str) -> Callable[..., ToolEnv]:
-    module_name, _, attribute = path.partition(":")
-    here = Path.cwd()
-    if "/" in module_name:
-        file = Path(module_name).resolve()
-        here, module_name = file.parent, file.name
-    module_name = module_name.removesuffix(".py")
-    if str(here) not in sys.path:
-        sys.path.insert(0, str(here))  # `mine:Library` means mine.py beside the user
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise UnknownName("module", module_name, [p.stem for p in here.glob("*.py")]) from None
-        raise
-    if not hasattr(module, attribute):
-        classes = [
-            n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, ToolEnv) and v != ToolEnv
-        ]
-        raise UnknownName(f"environment in {module_name}", attribute, classes)
-    found: Callable[..., ToolEnv] = getattr(module, attribute)
-    return found
+def _is_env_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, ToolEnv) and value is not ToolEnv

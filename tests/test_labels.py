@@ -512,7 +512,7 @@ def ask(
 def test_only_this_machine_with_the_token_may_ask(tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
     with serving(session(tmp_path)) as server:
-        assert server._http.server_address[0] == "127.0.0.1"
+        assert server.url.startswith(f"http://127.0.0.1:{server.port}/")
         base = f"/{server.token}/"
         assert len(server.token) >= 32
         shown = json.loads(ask(server, "GET", base + "state")[2])["shown"]["id"]

@@ -110,7 +110,7 @@ PROFILES: dict[str, Profile] = {
         recovery_share=0.5,
         dpo=DpoSettings(batch=10),
         dpo_groups=8,
-        grpo_steps=6,
+        grpo_steps=5,
         grpo_groups=6,
         grpo_optim=Optim(lr=5e-6, warmup=1),
         group=8,

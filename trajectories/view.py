@@ -1,33 +1,30 @@
 """Episodes in a browser while they are written: what stands in a store, a file or a run's folder, and a local server.
 
-Only this machine is served, only GET, and only who knows the token in the address. The page is that of `report`, which
-shows what models and tools wrote as text; here it asks for what is new every second and a half.
+The page is that of `report`, which shows what models and tools wrote as text; here it asks for what is new every second
+and a half.
 
 Defines `Watched`, `watched`, `LiveView`, `ViewServer`.
 """
 
 from __future__ import annotations
 
-import hmac
 import json
 import math
 import os
-import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
 from .errors import ConfigError, DataError, SparringError
+from .local_server import LocalServer, Reply
 from .report import Arm, Report
 from .report.embed import Decode, Lines
 from .report.report import live_page, live_summary
@@ -350,124 +347,23 @@ def _light(t: Trajectory) -> Trajectory:
 # ---- the server ------------------------------------------------------------------------------------------------------
 
 
-class ViewServer:
-    """Serves a view on 127.0.0.1, under an address that nobody can guess."""
+class ViewServer(LocalServer):
+    """Serves a view to the person at this machine."""
 
     def __init__(self, view: LiveView, *, title: str, port: int = 0) -> None:
-        """`port` 0: any that is free. Raises `ConfigError` for one that is taken."""
-        self.token = secrets.token_urlsafe(24)
-        about = f"The newest episodes, about {view.newest:,} at most, as they are written."
-        page, self.policy = live_page(title, about)
-        self.page = page.encode()
+        """`port` 0: any that is free. Raises `ConfigError` for one that cannot be had."""
         self.view = view
-        try:
-            self._http = _Http(("127.0.0.1", port), self)
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"port {port} cannot be had ({error}): choose another, or 0 for any that is free"
-            ) from None
+        about = f"The newest episodes, about {view.newest:,} at most, as they are written."
+        page, policy = live_page(title, about)
+        super().__init__(page.encode(), policy, port)
 
-    @property
-    def port(self) -> int:
-        return int(self._http.server_address[1])
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/{self.token}/"
-
-    def run(self) -> None:
-        """Serves until `close` is called in another thread, or Ctrl-C."""
-        try:
-            self._http.serve_forever(poll_interval=0.2)
-        finally:
-            self._http.server_close()
-
-    def close(self) -> None:
-        self._http.shutdown()
-
-
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, address: tuple[str, int], owner: ViewServer) -> None:
-        self.owner = owner
-        super().__init__(address, _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader who went away in the middle is no error; a bug is, and the command's output is the place for it."""
-        import sys
-
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Http
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "sparring", ""
-    timeout = 30
-
-    def do_GET(self) -> None:
-        owner = self.server.owner
-        hosts = (f"127.0.0.1:{owner.port}", f"localhost:{owner.port}")
-        if self.headers.get_all("Host") is None or self.headers.get("Host") not in hosts:
-            return self._answer(403, "text/plain", b"this server answers to 127.0.0.1 only\n")
-        url = urlsplit(self.path)
-        token, slash, what = url.path.removeprefix("/").partition("/")
-        if not hmac.compare_digest(token.encode(errors="replace"), owner.token.encode()) or not slash:
-            return self._answer(404, "text/plain", b"not found: the address is in the output of the command\n")
-        query = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        if what == "":
-            return self._answer(200, "text/html; charset=utf-8", owner.page)
+    def get(self, what: str, query: dict[str, str]) -> Reply | None:
         if what == "lines":
-            body = owner.view.lines(_int(query.get("from")), _int(query.get("epoch")))
-            return self._answer(200, "application/json", orjson.dumps(body))
+            return Reply(orjson.dumps(self.view.lines(_int(query.get("from")), _int(query.get("epoch")))))
         if what == "summary":
-            page = owner.view.summary(query.get("have", ""))
-            if page is None:
-                return self._answer(204, "text/plain", b"")
-            return self._answer(200, "text/html; charset=utf-8", page.encode())
-        return self._answer(404, "text/plain", b"not found\n")
-
-    def __getattr__(self, name: str) -> Any:
-        """Every other method is refused, known to the library or not."""
-        if name.startswith("do_"):
-            return self._refuse
-        raise AttributeError(name)
-
-    def _refuse(self) -> None:
-        self.close_connection = True  # what a body may hold is not read as a request
-        self._answer(405, "text/plain", b"only GET\n")
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the library answers to a request that is none; nothing of it is repeated."""
-        self.close_connection = True
-        self._answer(int(code), "text/plain", b"not a request that is served here\n")
-
-    def _answer(self, code: int, kind: str, body: bytes) -> None:
-        self.send_response(code)
-        if code != 204:
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-        for name, value in (
-            ("Content-Security-Policy", self.server.owner.policy),
-            ("Cache-Control", "no-store"),
-            ("Cross-Origin-Opener-Policy", "same-origin"),
-            ("Cross-Origin-Resource-Policy", "same-origin"),
-            ("Referrer-Policy", "no-referrer"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("X-Frame-Options", "DENY"),
-            *((("Allow", "GET"),) if code == 405 else ()),
-            *((("Connection", "close"),) if self.close_connection else ()),
-        ):
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD" and code != 204:
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the address holds the token."""
+            page = self.view.summary(query.get("have", ""))
+            return Reply(b"", status=204) if page is None else Reply.html(page.encode())
+        return None
 
 
 def _int(text: str | None) -> int:

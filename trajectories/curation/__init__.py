@@ -32,7 +32,7 @@ from .preferences import (
     step_pairs,
     style_pairs,
 )
-from .recipe import PAIRS, RULES, Curation, Step, curate, load_function, parse_rule, read_rules
+from .recipe import PAIRS, RULES, Curation, Step, curate, parse_rule, read_rules
 from .selection import (
     Quality,
     balanced,
@@ -74,7 +74,6 @@ __all__ = [
     "holds_pairs",
     "judged_pairs",
     "leaked",
-    "load_function",
     "mixture",
     "near_duplicates",
     "on_policy_pairs",

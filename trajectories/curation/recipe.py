@@ -4,15 +4,13 @@
     done.items      # episodes, or pairs
     done.card()     # plain JSON: what came in, each rule with its settings and what it dropped, hashes
 
-Defines `curate`, `Curation`, `Step`, `Rule`, `RULES`, `PAIRS`, `parse_rule`, `read_rules`, `load_function`.
+Defines `curate`, `Curation`, `Step`, `Rule`, `RULES`, `PAIRS`, `parse_rule`, `read_rules`.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import ConfigError, DataError, UnknownName
 from ..messages import Json
+from ..modules import load_object
 from ..trajectory import Task, Trajectory, TrajectoryGroup
 from . import demonstrations as d
 from . import preferences as p
@@ -32,7 +31,7 @@ from . import selection as s
 from .account import Card, Curated, account, digest, not_judged
 from .preferences import Pair
 
-__all__ = ["PAIRS", "RULES", "Curation", "Rule", "Step", "curate", "load_function", "parse_rule", "read_rules"]
+__all__ = ["PAIRS", "RULES", "Curation", "Rule", "Step", "curate", "parse_rule", "read_rules"]
 
 Written = str | Mapping[str, Mapping[str, Json] | None]
 """A rule as people write it: its name, or its name with its settings."""
@@ -221,32 +220,6 @@ def read_rules(path: Path) -> tuple[list[Written], int | None]:
     return value, seed
 
 
-def load_function(path: str) -> Callable[..., Any]:
-    """What "module:function" names: in a file of the present folder, in "a/folder/file.py", or installed."""
-    module_name, mark, attribute = path.partition(":")
-    if not mark or not module_name or not attribute:
-        raise ConfigError(f"a function is named as module:function, got {path!r}")
-    here = Path.cwd()
-    if "/" in module_name:
-        file = Path(module_name).resolve()
-        here, module_name = file.parent, file.name
-    module_name = module_name.removesuffix(".py")
-    if str(here) not in sys.path:
-        sys.path.insert(0, str(here))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise UnknownName("module", module_name, [f.stem for f in here.glob("*.py")]) from None
-        raise
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise UnknownName(f"function in {module_name}", attribute, known)
-    function: Callable[..., Any] = found
-    return function
-
-
 # --- the rules ---------------------------------------------------------------------------------------------------
 
 
@@ -403,7 +376,10 @@ def _value(label: str, key: str, value: Json, hint: Any, seed: int, helpers: Hel
             return value
         if key == "judge" and ":" not in str(value):
             return _helper(helpers, "judge", label)(str(value), seed)
-        return load_function(str(value))
+        found = load_object(str(value), "function", callable)
+        if not callable(found):
+            raise ConfigError(f"{label}: {value} is no function")
+        return found
     if key == "labels" and isinstance(value, str | Path):
         from ..labels import read_labels  # which makes pairs with this package
 

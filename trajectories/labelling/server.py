@@ -17,15 +17,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import logging
-import secrets
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Any, Literal
 
@@ -35,6 +31,7 @@ from markupsafe import Markup
 from .. import report
 from ..errors import ConfigError, DataError, SparringError
 from ..labels import Choice, Key, Label, LabelFile, agreement
+from ..local_server import LocalServer, Refused, Reply
 from ..messages import Message, ToolCall, ToolResult
 from ..report.safe import visible
 from ..report.words import effect
@@ -45,7 +42,6 @@ __all__ = ["LabelServer", "Session"]
 
 Answer = Literal["left", "right", "tie", "bad"]
 
-_MAX_BODY = 1 << 18
 _MAX_NOTE = 10_000
 _MAX_CHARS = 20_000
 
@@ -254,45 +250,43 @@ def _pair(c: Comparison) -> tuple[Key, Key]:
 # ---- the server ------------------------------------------------------------------------------------------------------
 
 
-class LabelServer:
-    """Serves a session on 127.0.0.1, under an address that nobody can guess."""
+class LabelServer(LocalServer):
+    """Serves a session to its labeller."""
+
+    methods = ("GET", "POST")
 
     def __init__(self, session: Session, *, title: str, port: int = 0) -> None:
         """`port` 0: any that is free. Raises `ConfigError` for one that cannot be had."""
         self.session = session
-        self.token = secrets.token_urlsafe(24)
         style = _source("style.css", report.__name__) + _source("label.css")
         script = _source("label.js")
-        self.policy = (
+        policy = (
             f"default-src 'none'; style-src 'sha256-{_digest(style)}'; script-src 'sha256-{_digest(script)}'; "
             f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_source("label.html.j2"))
-        self.page = template.render(title=visible(title), style=Markup(style), script=Markup(script)).encode()
+        page = template.render(title=visible(title), style=Markup(style), script=Markup(script))
+        super().__init__(page.encode(), policy, port)
+
+    def get(self, what: str, query: dict[str, str]) -> Reply | None:
+        if what == "state":
+            return Reply.of(self.session.state())
+        return Reply.of(self.session.agreement()) if what == "agreement" else None
+
+    def post(self, what: str, body: dict[str, Any]) -> Reply | None:
+        shown, note, label = (body.get(name, "") for name in ("shown", "note", "label"))
+        if not isinstance(shown, str) or not isinstance(note, str) or len(note) > _MAX_NOTE:
+            raise Refused(400, f"a note is text of at most {_MAX_NOTE:,} characters")
         try:
-            self._http = _Http(("127.0.0.1", port), self)
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                f"port {port} cannot be had ({error}): choose another, or 0 for any that is free"
-            ) from None
-
-    @property
-    def port(self) -> int:
-        return int(self._http.server_address[1])
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/{self.token}/"
-
-    def run(self) -> None:
-        """Serves until `close` is called in another thread, or Ctrl-C."""
-        try:
-            self._http.serve_forever(poll_interval=0.2)
-        finally:
-            self._http.server_close()
-
-    def close(self) -> None:
-        self._http.shutdown()
+            if what == "label" and label in ("left", "right", "tie", "bad"):
+                return Reply.of(self.session.label(shown, label, note))
+            if what == "skip":
+                return Reply.of(self.session.skip(shown))
+            return Reply.of(self.session.undo()) if what == "undo" else None
+        except (SparringError, OSError) as error:  # a full disk, say: nothing was saved, and the page says so
+            _log.warning("not saved: %s", error)
+            code = 500 if isinstance(error, OSError | DataError) else 409
+            return Reply.of({"error": visible(f"not saved: {error}")}, code)
 
 
 def _source(name: str, package: str = __package__) -> str:
@@ -301,138 +295,3 @@ def _source(name: str, package: str = __package__) -> str:
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, address: tuple[str, int], owner: LabelServer) -> None:
-        self.owner = owner
-        super().__init__(address, _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader who went away is no error; a bug is."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Http
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "sparring", ""
-    timeout = 30
-    """Seconds that a client may be silent in the middle of a request."""
-
-    def do_GET(self) -> None:
-        what = self._admitted()
-        if what == "":
-            self._answer(200, "text/html; charset=utf-8", self.server.owner.page)
-        elif what == "state":
-            self._say(200, self.server.owner.session.state())
-        elif what == "agreement":
-            self._say(200, self.server.owner.session.agreement())
-        elif what is not None:
-            self._say(404, {"error": "not found"})
-
-    def do_POST(self) -> None:
-        what = self._admitted()
-        if what is None:
-            return None
-        body = self._body()
-        if body is None:
-            return None
-        session = self.server.owner.session
-        shown, note, label = (body.get(name, "") for name in ("shown", "note", "label"))
-        if not isinstance(shown, str) or not isinstance(note, str) or len(note) > _MAX_NOTE:
-            return self._say(400, {"error": f"a note is text of at most {_MAX_NOTE:,} characters"})
-        try:
-            if what == "label" and label in ("left", "right", "tie", "bad"):
-                self._say(200, session.label(shown, label, note))
-            elif what == "skip":
-                self._say(200, session.skip(shown))
-            elif what == "undo":
-                self._say(200, session.undo())
-            else:
-                self._say(404, {"error": "not found"})
-        except (SparringError, OSError) as error:  # a full disk, say: nothing was saved, and the page says so
-            _log.warning("not saved: %s", error)
-            code = 500 if isinstance(error, OSError | DataError) else 409
-            self._say(code, {"error": visible(f"not saved: {error}")})
-
-    def _admitted(self) -> str | None:
-        """What is asked for; None where the request was refused and answered."""
-        owner = self.server.owner
-        hosts = (f"127.0.0.1:{owner.port}", f"localhost:{owner.port}")
-        named = self.headers.get_all("Host") or []
-        if len(named) != 1 or named[0] not in hosts:  # a name that was bent to this address
-            self._refuse(403, "this server answers to 127.0.0.1 only")
-            return None
-        token, slash, what = self.path.partition("?")[0].removeprefix("/").partition("/")
-        if not hmac.compare_digest(token.encode(errors="replace"), owner.token.encode()) or not slash:
-            self._refuse(404, "not found: the address is in the output of the command")
-            return None
-        origin = self.headers.get("Origin")
-        if origin is not None and origin not in tuple(f"http://{host}" for host in hosts):
-            self._refuse(403, "another page may not ask this server")
-            return None
-        return what
-
-    def _body(self) -> dict[str, Any] | None:
-        """The JSON object that was sent; None where it was refused and answered."""
-        length = self.headers.get("Content-Length", "")
-        if self.headers.get_content_type() != "application/json":
-            self._refuse(415, "expected application/json")
-            return None
-        if not (length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= _MAX_BODY):
-            self._refuse(413, "expected a length, of a small body")
-            return None
-        data = self.rfile.read(int(length))
-        try:
-            body = json.loads(data)
-        except (ValueError, RecursionError):
-            body = None
-        if isinstance(body, dict):
-            return body
-        self._refuse(400, "expected a JSON object")
-        return None
-
-    def __getattr__(self, name: str) -> Any:
-        """Every other method is refused, known to the library or not."""
-        if name.startswith("do_"):
-            return lambda: self._refuse(405, "only GET and POST")
-        raise AttributeError(name)
-
-    def _refuse(self, code: int, why: str) -> None:
-        self.close_connection = True  # what a body may hold is not read as a request
-        self._say(code, {"error": why})
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the library answers to a request that is none; nothing of it is repeated."""
-        self._refuse(int(code), "not a request that is served here")
-
-    def _say(self, code: int, body: dict[str, Any]) -> None:
-        self._answer(code, "application/json", json.dumps(body, ensure_ascii=True).encode())
-
-    def _answer(self, code: int, kind: str, body: bytes) -> None:
-        self.send_response(code)
-        for name, value in (
-            ("Content-Type", kind),
-            ("Content-Length", str(len(body))),
-            ("Content-Security-Policy", self.server.owner.policy),
-            ("Cache-Control", "no-store"),
-            ("Cross-Origin-Opener-Policy", "same-origin"),
-            ("Cross-Origin-Resource-Policy", "same-origin"),
-            ("Referrer-Policy", "no-referrer"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("X-Frame-Options", "DENY"),
-            *((("Allow", "GET, POST"),) if code == 405 else ()),
-            *((("Connection", "close"),) if self.close_connection else ()),
-        ):
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the address holds the token."""
