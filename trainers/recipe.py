@@ -530,6 +530,11 @@ def write_recipe_report(folder: Path) -> Path:
             "demonstrations; DPO with pairs of its own episodes and corrections by the expert; GRPO with the reward of "
             "whole episodes under faults."
             + (
+                " The control arm is SFT from the start, on as many recovery demonstrations as clean episodes."
+                if any(arm.name == "control" for arm in arms)
+                else ""
+            )
+            + (
                 f"\n\nHeld-out is the environment {about['held_out']}, which no arm was trained on."
                 if about["held_out"]
                 else ""
