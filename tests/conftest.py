@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from sparring.envs import ToolEnv
+    from sparring.tools import FaultPlan
+    from sparring.trajectories import Task
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,3 +49,24 @@ def tiny_llama(sparring_home: Path) -> Path:
 def repository() -> Path:
     """The root of the checkout."""
     return Path(os.path.realpath(__file__)).parent.parent
+
+
+@pytest.fixture(scope="session")
+def struck() -> Callable[[ToolEnv, Iterable[Task], FaultPlan, str], list[bool]]:
+    """Plays tasks with a scripted agent under a fault plan -> success of each episode that a fault struck."""
+    from sparring.agents import SCRIPTED
+    from sparring.envs.expert import SAID
+
+    def play(env: ToolEnv, tasks: Iterable[Task], plan: FaultPlan, agent: str) -> list[bool]:
+        verdicts = []
+        for task in tasks:
+            env.start(task, plan)
+            script = SCRIPTED[agent](env, 0)
+            action = next(script)
+            while (step := env.act(action)).stop is None:
+                action = script.send(step.turn.results[0] if step.turn.results else SAID)
+            if env.faults_hit:
+                verdicts.append(env.judge()[0])
+        return verdicts
+
+    return play

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any
 
@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.agents import SCRIPTED
 from sparring.envs import SPLITS, make, optimum, play, task_set
 from sparring.envs.code_repair import CodeRepair
 from sparring.envs.code_repair.package import TESTS, Broken, function_in, rename, run_visible
 from sparring.envs.code_repair.recipes import HIDDEN, RECIPES, VISIBLE, cases, sources
-from sparring.envs.expert import SAID
 from sparring.tools import FAULTS, FaultPlan
 from sparring.tools.sandbox import Sandbox
 from sparring.trajectories import Action, InfrastructureError, Outcome, Task, ToolResult
+
+Struck = Callable[..., list[bool]]
 
 
 @pytest.fixture(scope="module")
@@ -317,32 +317,19 @@ def test_the_expert_mends_what_an_agent_broke(env: CodeRepair) -> None:
         assert env.judge()[0], task
 
 
-def rate(env: CodeRepair, tasks: list[Task], kind: str, agent: str) -> tuple[int, int]:
-    """Successes and episodes struck."""
-    wins = struck = 0
-    for task in tasks:
-        env.start(task, FaultPlan((kind,), 1))
-        script = SCRIPTED[agent](env, 0)
-        action = next(script)
-        while (step := env.act(action)).stop is None:
-            action = script.send(step.turn.results[0] if step.turn.results else SAID)
-        struck += bool(env.faults_hit)
-        wins += bool(env.faults_hit) and env.judge()[0]
-    return wins, struck
-
-
 @pytest.mark.parametrize("kind", FAULTS)
-def test_the_expert_recovers(env: CodeRepair, kind: str) -> None:
-    wins, struck = rate(env, task_set(env, "train", 16, seed=2), kind, "oracle")
-    assert struck >= 3
-    assert wins >= 0.95 * struck
+def test_the_expert_recovers(env: CodeRepair, kind: str, struck: Struck) -> None:
+    verdicts = struck(env, task_set(env, "train", 16, seed=2), FaultPlan((kind,), 1), "oracle")
+    assert len(verdicts) >= 3
+    assert sum(verdicts) >= 0.95 * len(verdicts)
 
 
-def test_wrong_strategies_do_worse(env: CodeRepair) -> None:
+def test_wrong_strategies_do_worse(env: CodeRepair, struck: Struck) -> None:
     tasks = task_set(env, "train", 6, seed=3)
     for agent, most in (("blind-retry", 0.5), ("give-up", 0.25)):
-        counts = [rate(env, tasks, kind, agent) for kind in FAULTS if kind != "impossible"]
-        assert sum(wins for wins, _ in counts) <= most * sum(struck for _, struck in counts), agent
+        plans = [FaultPlan((kind,), 1) for kind in FAULTS if kind != "impossible"]
+        verdicts = [success for plan in plans for success in struck(env, tasks, plan, agent)]
+        assert sum(verdicts) <= most * len(verdicts), agent
 
 
 def test_a_renamed_module_takes_its_imports_along(env: CodeRepair) -> None:

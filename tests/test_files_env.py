@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.agents import SCRIPTED
 from sparring.envs import SPLITS, make, optimum, play, task_set
-from sparring.envs.expert import SAID
 from sparring.envs.files import Files
 from sparring.envs.files.folder import Folder
 from sparring.tools import FAULTS, FaultPlan, ToolError
 from sparring.trajectories import Action, InfrastructureError, Outcome, Task, ToolResult
+
+Struck = Callable[..., list[bool]]
 
 
 @pytest.fixture(autouse=True)
@@ -291,32 +291,19 @@ def test_a_copy_goes_on_as_the_whole(actions: list[tuple[str, str, str]], at: in
 # ---- faults ----------------------------------------------------------------------------------------------------------
 
 
-def rate(env: Files, tasks: list[Task], kind: str, agent: str) -> tuple[int, int]:
-    """Successes and episodes struck."""
-    wins = struck = 0
-    for task in tasks:
-        env.start(task, FaultPlan((kind,), 1))
-        script = SCRIPTED[agent](env, 0)
-        action = next(script)
-        while (step := env.act(action)).stop is None:
-            action = script.send(step.turn.results[0] if step.turn.results else SAID)
-        struck += bool(env.faults_hit)
-        wins += bool(env.faults_hit) and env.judge()[0]
-    return wins, struck
-
-
 @pytest.mark.parametrize("kind", FAULTS)
-def test_the_expert_recovers(env: Files, kind: str) -> None:
-    wins, struck = rate(env, task_set(env, "train", 24, seed=2), kind, "oracle")
-    assert struck >= 4
-    assert wins >= 0.95 * struck
+def test_the_expert_recovers(env: Files, kind: str, struck: Struck) -> None:
+    verdicts = struck(env, task_set(env, "train", 24, seed=2), FaultPlan((kind,), 1), "oracle")
+    assert len(verdicts) >= 4
+    assert sum(verdicts) >= 0.95 * len(verdicts)
 
 
-def test_wrong_strategies_do_worse(env: Files) -> None:
+def test_wrong_strategies_do_worse(env: Files, struck: Struck) -> None:
     tasks = task_set(env, "train", 8, seed=3)
     for agent, most in (("blind-retry", 0.45), ("give-up", 0.25)):
-        counts = [rate(env, tasks, kind, agent) for kind in FAULTS if kind != "impossible"]
-        assert sum(wins for wins, _ in counts) <= most * sum(struck for _, struck in counts), agent
+        plans = [FaultPlan((kind,), 1) for kind in FAULTS if kind != "impossible"]
+        verdicts = [success for plan in plans for success in struck(env, tasks, plan, agent)]
+        assert sum(verdicts) <= most * len(verdicts), agent
 
 
 def test_a_stale_path_leads_to_the_same_end(env: Files) -> None:

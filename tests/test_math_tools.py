@@ -6,15 +6,15 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
+from statistics import fmean
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparring.agents.scripted import SCRIPTED
 from sparring.envs import SPLITS, ToolEnv, make, play, task_set
-from sparring.envs.expert import SAID
 from sparring.envs.math_tools.env import Expert
 from sparring.envs.math_tools.problems import PROBLEMS
 from sparring.envs.math_tools.world import Table, Unit, factor
@@ -22,6 +22,7 @@ from sparring.tools import FAULTS, FaultPlan, InvalidArguments
 from sparring.tools.builtin.calculator import calculate
 from sparring.trajectories import Action, Outcome, Task, ToolResult
 
+Struck = Callable[..., list[bool]]
 OLD = Task("What do 3 pieces of cup cost?", {"problem": "cost", "params": {"item": "cup", "n": 3}}, level=1)
 
 
@@ -319,20 +320,6 @@ def test_results_are_short(env: ToolEnv, tasks: list[Task]) -> None:
 # ---- faults ----------------------------------------------------------------------------------------------------------
 
 
-def rate(env: ToolEnv, tasks: list[Task], plan: FaultPlan, agent: str) -> tuple[float, int]:
-    """Share of successes among the episodes that were struck, and their number."""
-    wins = []
-    for task in tasks:
-        env.start(task, plan)
-        script = SCRIPTED[agent](env, 0)
-        action = next(script)
-        while (step := env.act(action)).stop is None:
-            action = script.send(step.turn.results[0] if step.turn.results else SAID)
-        if env.faults_hit:
-            wins.append(env.judge()[0])
-    return (sum(wins) / len(wins) if wins else 0.0), len(wins)
-
-
 HARM = {  # most successes of (blind retry, give up); None: the right thing to do, or no harm
     "tool_removed": (None, 0.1),
     "internal_error": (0.95, 0.1),
@@ -348,28 +335,30 @@ FEW = {"empty_result": 0.5, "truncated_output": 0.5, "malformed_output": 0.5, "s
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "stale_id"])
-def test_the_expert_recovers_and_wrong_strategies_do_not(env: ToolEnv, tasks: list[Task], kind: str) -> None:
+def test_the_expert_recovers_and_wrong_strategies_do_not(
+    env: ToolEnv, tasks: list[Task], kind: str, struck: Struck
+) -> None:
     some, plan = tasks[:120], FaultPlan((kind,), 1)
-    success, struck = rate(env, some, plan, "oracle")
-    assert struck >= FEW.get(kind, 0.9) * len(some)
-    assert success == 1.0
+    verdicts = struck(env, some, plan, "oracle")
+    assert len(verdicts) >= FEW.get(kind, 0.9) * len(some)
+    assert all(verdicts)
     for agent, most in zip(("blind-retry", "give-up"), HARM.get(kind, (0.1, 0.1)), strict=True):
         if most is not None:
-            assert rate(env, some, plan, agent)[0] <= most, agent
+            assert fmean(struck(env, some, plan, agent)) <= most, agent
 
 
-def test_nothing_here_has_an_id_that_could_go_stale(env: ToolEnv, tasks: list[Task]) -> None:
-    assert rate(env, tasks[:20], FaultPlan(("stale_id",), 1), "oracle") == (0.0, 0)
+def test_nothing_here_has_an_id_that_could_go_stale(env: ToolEnv, tasks: list[Task], struck: Struck) -> None:
+    assert struck(env, tasks[:20], FaultPlan(("stale_id",), 1), "oracle") == []
 
 
 @pytest.mark.parametrize("line", ["count=1", "count=2", "count=3", "unavailable:0.2,forbidden:0.1,schema_drift:0.1"])
-def test_several_faults(env: ToolEnv, tasks: list[Task], line: str) -> None:
+def test_several_faults(env: ToolEnv, tasks: list[Task], line: str, struck: Struck) -> None:
     plan = FaultPlan.parse(line)
-    success, struck = rate(env, tasks[:120], plan, "oracle")
-    assert success >= 0.95
-    assert struck >= 90
-    assert rate(env, tasks[:120], plan, "blind-retry")[0] <= 0.7
-    assert rate(env, tasks[:120], plan, "give-up")[0] <= 0.25
+    verdicts = struck(env, tasks[:120], plan, "oracle")
+    assert fmean(verdicts) >= 0.95
+    assert len(verdicts) >= 90
+    assert fmean(struck(env, tasks[:120], plan, "blind-retry")) <= 0.7
+    assert fmean(struck(env, tasks[:120], plan, "give-up")) <= 0.25
 
 
 def test_a_second_route_is_not_taken_back_to_the_first(env: ToolEnv, tasks: list[Task]) -> None:
