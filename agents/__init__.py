@@ -1,10 +1,10 @@
 """Who acts: language models and scripts, and the rollouts in which they meet an environment. Torch is loaded on use."""
 
-from .agent import Agent, Decision, Session, ToolAgent
+from .agent import Agent, Decision, LLMAgent, Session
 from .chat import ChatFormat, HermesFormat
 from .engines import Engine, Generated, Sampling
-from .rollout import Episode, rollout
-from .scripted import SCRIPTED, ScriptedAgent, scripted
+from .rollouts import EpisodeSpec, rollout
+from .scripts import SCRIPTED, ScriptedAgent, scripted
 
 __all__ = [
     "SCRIPTED",
@@ -12,13 +12,13 @@ __all__ = [
     "ChatFormat",
     "Decision",
     "Engine",
-    "Episode",
+    "EpisodeSpec",
     "Generated",
     "HermesFormat",
+    "LLMAgent",
     "Sampling",
     "ScriptedAgent",
     "Session",
-    "ToolAgent",
     "rollout",
     "scripted",
 ]

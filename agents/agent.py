@@ -1,6 +1,6 @@
 """Who acts. An `Agent` starts a `Session` for each episode; a session turns observations into actions.
 
-`ToolAgent` is a language model: a chat format and an engine. The scripted agents stand in `scripted.py`.
+`LLMAgent` is a language model: a chat format and an engine. The scripted agents are in `scripted.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..trajectories.trajectory import StopReason, Tokens, Trajectory, Turn
 from .chat import ChatFormat
 from .engines.engine import Engine, Sampling
 
-__all__ = ["Agent", "Decision", "Session", "ToolAgent"]
+__all__ = ["Agent", "Decision", "LLMAgent", "Session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ class Agent(Protocol):
         ...
 
     def begin(self, env: ToolEnv, seed: int) -> Session:
-        """A session for the episode that `env` has just started. Only the oracle looks into `env`."""
+        """A session for the episode that `env` has just started. Only the expert looks into `env`."""
         ...
 
 
-class ToolAgent:
+class LLMAgent:
     """A language model that calls tools."""
 
     def __init__(
@@ -73,19 +73,19 @@ class ToolAgent:
         *,
         name: str = "policy",
         temperature: float = 1.0,
-        max_tokens: int = 64,
+        max_turn_tokens: int = 64,
         max_context: int = 4096,
         parallel: int = 64,
     ) -> None:
         """
         Args:
-            max_tokens: Of one turn.
+            max_turn_tokens: Of one turn.
             max_context: Of the whole episode; an episode that would exceed it ends with `token_limit`.
         """
         self.engine = engine
         self.chat = chat
         self.name = name
-        self.sampling = Sampling(temperature, max_tokens, chat.stop_ids)
+        self.sampling = Sampling(temperature, max_turn_tokens, chat.stop_ids)
         self.max_context = max_context
         self.parallel = parallel
         self._sessions = itertools.count()
@@ -99,7 +99,7 @@ class ToolAgent:
 
 
 class _ModelSession:
-    def __init__(self, agent: ToolAgent, key: str, seed: int) -> None:
+    def __init__(self, agent: LLMAgent, key: str, seed: int) -> None:
         self.agent, self.key, self.seed = agent, key, seed
         self.ids: list[int] = []
         self.sampled: list[int] = []

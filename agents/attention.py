@@ -1,6 +1,6 @@
 """One seam into every Hugging Face decoder: attention over a flat batch that we lay out ourselves.
 
-All tokens of a batch, of whatever row, stand in one sequence (1, N): no padding anywhere. What a token may attend to is
+All tokens of a batch, of whatever row, are in one sequence (1, N): no padding anywhere. What a token may attend to is
 decided by a `Layout`, handed to the model's forward as the keyword `sparring_layout`. The engine's layout keeps a
 key-value cache across turns; the trainer's is a prefix tree.
 """

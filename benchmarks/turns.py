@@ -1,4 +1,4 @@
-"""Overhead of a turn, beside other frameworks on the same work: an agent adds twice two numbers by a tool, four calls
+"""Overhead of a turn, next to other frameworks on the same work: an agent adds twice two numbers by a tool, four calls
 and a final answer, and is given the reward 1. No model: the actions are a fixed script.
 
 Ours has schema check, fault plan and full record on. Each framework runs in a process of its own, in turns, several

@@ -21,7 +21,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import sparring.envs  # registers the environments
 from sparring import Action, FaultPlan, Observation, ToolEnv
-from sparring.envs.expert import SAID, Calls, expert
+from sparring.envs.experts import SAID, Calls, expert
 
 
 class EachTask(gymnasium.Wrapper[Observation, Action, Observation, Action]):
@@ -49,9 +49,12 @@ def main(env: str, episodes: int, n: int, faults: str) -> None:
     plan = FaultPlan.parse(faults)
     numbers = iter(range(n))
     vector = gymnasium.make_vec(
-        env, n, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        env,
+        n,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
         wrappers=[lambda inner: EachTask(inner, numbers, plan)],
-    )  # fmt: skip
+    )
     assert isinstance(vector, SyncVectorEnv)
     worlds: list[Any] = [inner.unwrapped for inner in vector.envs]
     start, wall = time.process_time(), time.perf_counter()

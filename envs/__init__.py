@@ -2,7 +2,7 @@
 
 from .check import Finding, check_env
 from .env import Clock, Snapshot, Solution, Step, ToolEnv, Verdict, name_of
-from .expert import expert, optimum, play
+from .experts import expert, expert_turns, play
 from .knobs import Fact, Knobs, harder
 from .registry import make, register, registered
 from .task import SPLITS, Split, Task, task_set, tasks_from
@@ -32,10 +32,10 @@ __all__ = [
     "Verdict",
     "check_env",
     "expert",
+    "expert_turns",
     "harder",
     "make",
     "name_of",
-    "optimum",
     "play",
     "register",
     "registered",

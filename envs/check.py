@@ -1,7 +1,7 @@
-"""`check_env`: what is wrong with an environment, and how to mend it.
+"""`check_env`: what is wrong with an environment, and how to fix it.
 
 A superset of Gymnasium's checker, which is run too. It plays some tasks with the environment's expert, with random
-calls and with nothing, clean and under each kind of fault, beside each other and from snapshots: about a second for a
+calls and with nothing, clean and under each kind of fault, next to each other and from snapshots: about a second for a
 small environment. Defines `check_env` and `Finding`; each check is a generator below, and `CHECKS` is their list.
 """
 
@@ -24,14 +24,14 @@ import numpy as np
 import orjson
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
+from ..tools.definition import Tool, tools_of
 from ..tools.faults import FAULTS
 from ..tools.plans import FaultPlan
-from ..tools.tool import Tool, tools_of
 from ..trajectories.errors import DataError, EnvError
 from ..trajectories.messages import Action, Observation, Outcome
 from ..trajectories.trajectory import StopReason, Task, Turn
 from .env import Step, ToolEnv
-from .expert import play
+from .experts import play
 from .registry import make
 from .spaces import ActionSpace
 from .task import SPLITS, Split, task_set
@@ -53,7 +53,7 @@ class Finding:
     severity: Literal["error", "warning"]
     """An error breaks training or makes its numbers false; a warning costs something, or may be meant."""
     what: str
-    how_to_mend: str
+    how_to_fix: str
 
 
 @dataclass
@@ -110,9 +110,9 @@ def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> list[Fi
     """
     try:
         made = make(env) if isinstance(env, str) else env if isinstance(env, ToolEnv) else env()
-    except EnvError as error:  # "what is wrong; how to mend it"
-        what, _, mend = str(error).partition("; ")
-        return [_error(what, mend or "see the example in the README")]
+    except EnvError as error:  # "what is wrong; how to fix it"
+        what, _, fix = str(error).partition("; ")
+        return [_error(what, fix or "see the example in the README")]
     subject = _Subject(made, tasks)
     findings: list[Finding] = []
     broken: set[Check] = set()
@@ -136,26 +136,26 @@ def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> list[Fi
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
 
 
-def _error(what: str, how_to_mend: str) -> Finding:
-    return Finding("error", what, how_to_mend)
+def _error(what: str, how_to_fix: str) -> Finding:
+    return Finding("error", what, how_to_fix)
 
 
-def _warning(what: str, how_to_mend: str) -> Finding:
-    return Finding("warning", what, how_to_mend)
+def _warning(what: str, how_to_fix: str) -> Finding:
+    return Finding("warning", what, how_to_fix)
 
 
 def _raised(subject: _Subject, error: Exception, during: str) -> Finding:
     """An exception of the author's code, with the line that raised it."""
     if isinstance(error, (EnvError, DataError)):
-        what, _, mend = str(error).partition("; ")
-        return _error(what, mend or "define it as in the README's example")
+        what, _, fix = str(error).partition("; ")
+        return _error(what, fix or "define it as in the README's example")
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == inspect.getfile(type(subject.env))]
     last = (own or list(frames))[-1]
     place = f"{last.filename.rsplit('/', 1)[-1]}, line {last.lineno}, in {last.name}"
     return _error(
         f"{type(error).__name__}: {error} ({place}){_WHILE}{during}",
-        "mend that line; an environment's own methods never raise, only its tools do, and those a ToolError",
+        "fix that line; an environment's own methods never raise, only its tools do, and those a ToolError",
     )
 
 
@@ -256,8 +256,8 @@ def _tasks(subject: _Subject) -> Iterator[Finding]:
     """the tasks and their splits"""
     told: set[str] = set()
     for finding in _splits(subject):  # what is wrong in one split is told once
-        if finding.how_to_mend not in told:
-            told.add(finding.how_to_mend)
+        if finding.how_to_fix not in told:
+            told.add(finding.how_to_fix)
             yield finding
     if not subject.listed:
         raise EnvError("no split has any task; let tasks(split, rng) give some")
@@ -293,14 +293,14 @@ def _splits(subject: _Subject) -> Iterator[Finding]:
         for task in tasks:
             body = orjson.dumps([task.instruction, task.data], default=str, option=_SORTED)
             there, wording = seen.setdefault(task.id, split), worded.setdefault(body, split)
-            mend = "split by what the task is about (a hash of it, or slices of one list), not by the random order"
+            fix = "split by what the task is about (a hash of it, or slices of one list), not by the random order"
             if there != split:
-                yield _error(f"the splits {there!r} and {split!r} share a task: {task.instruction[:80]!r}", mend)
+                yield _error(f"the splits {there!r} and {split!r} share a task: {task.instruction[:80]!r}", fix)
                 break
             if wording != split:
                 yield _warning(
                     f"tasks of {wording!r} and {split!r} differ in their seed alone: {task.instruction[:80]!r}",
-                    f"if the seed does not make it another task, {mend}",
+                    f"if the seed does not make it another task, {fix}",
                 )
                 break
         yield from _same_id(subject, split)
@@ -538,8 +538,8 @@ def _expert(subject: _Subject) -> Iterator[Finding]:
     clean = list(_solved(subject, FaultPlan(), 0.99, "clean", "let solve(task) reach what success(task) asks for"))
     yield from clean
     for kind in FAULTS if not clean else ():
-        mend = f"{FAULTS[kind].recovers}; solve(task) is started again from the state as it then is"
-        yield from _solved(subject, FaultPlan((kind,), 1), 0.95, f"under the fault {kind}", mend)
+        fix = f"{FAULTS[kind].recovers}; solve(task) is started again from the state as it then is"
+        yield from _solved(subject, FaultPlan((kind,), 1), 0.95, f"under the fault {kind}", fix)
     failed = [task for task in subject.tasks if not clean and not _resumed(env, task)]
     if len(failed) > 0.05 * len(subject.tasks):
         yield _error(
@@ -548,7 +548,7 @@ def _expert(subject: _Subject) -> Iterator[Finding]:
         )
 
 
-def _solved(subject: _Subject, plan: FaultPlan, least: float, when: str, mend: str) -> Iterator[Finding]:
+def _solved(subject: _Subject, plan: FaultPlan, least: float, when: str, fix: str) -> Iterator[Finding]:
     failed: list[Task] = []
     cut = 0
     for task in subject.tasks:
@@ -558,12 +558,12 @@ def _solved(subject: _Subject, plan: FaultPlan, least: float, when: str, mend: s
             failed.append(task)
             cut += subject.env.snapshot().stop is StopReason.TURN_LIMIT
     if failed and cut == len(failed) and not str(plan):
-        mend = f"it needs more than max_turns = {subject.env.max_turns}: raise that, or let solve(task) end"
+        fix = f"it needs more than max_turns = {subject.env.max_turns}: raise that, or let solve(task) end"
     if len(failed) > (1 - least) * len(subject.tasks):
         yield Finding(
             "error" if not str(plan) else "warning",
             f"{when}, the expert fails {_share(failed, subject)}",
-            mend,
+            fix,
         )
 
 

@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import gymnasium
 import orjson
 
+from ..tools.definition import Tool, tools_of, toolset
 from ..tools.faults import FaultState
 from ..tools.plans import FaultPlan
-from ..tools.tool import Tool, tools_of, toolset
 from ..tools.toolbox import Toolbox, ToolboxState
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.messages import Action, Json, Message, Observation, ToolCall, ToolResult, ToolSpec
 from ..trajectories.trajectory import StopReason, Task, Turn
-from .rewards import Ended, Term
+from .rewards import Ended, RewardTerm
 from .spaces import ActionSpace, ObservationSpace
 from .task import Split, task_set
 
@@ -105,7 +105,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]  # Gymnasium declares it per instance
 
     system: ClassVar[str] = ""
-    """Standing instructions, in the system prompt beside the tools."""
+    """Standing instructions, in the system prompt next to the tools."""
     max_turns: int = 24
     """An episode is cut here; rollouts may set it lower."""
     max_answers: int = 8
@@ -113,8 +113,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     hint_level: ClassVar[int] = 3
     """How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair."""
 
-    rewards: ClassVar[Mapping[str, Term]] = {}
-    """Further parts of the reward by name, beside those of `reward`: see `sparring.envs.rewards`."""
+    rewards: ClassVar[Mapping[str, RewardTerm]] = {}
+    """Further parts of the reward by name, next to those of `reward`: see `sparring.envs.rewards`."""
 
     toolbox_settings: ClassVar[Mapping[str, Any]] = {}
     """Of the toolbox: validation, max_output, render, is_error, errors; see `sparring.tools.Toolbox`."""
@@ -149,7 +149,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return Verdict(bool(self.success(ended.task)))
 
     def solve(self, task: Task) -> Solution | None:
-        """Optional: an expert that works from any state; see `sparring.envs.expert`."""
+        """Optional: an expert that works from any state; see `sparring.envs.experts`."""
         return None
 
     def reply(self, task: Task, said: str) -> str | None:
@@ -421,7 +421,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     @property
     def notes(self) -> dict[str, Json]:
-        """What a record of the episode keeps beside its turns: `reason` of the verdict, `others` who acted."""
+        """What a record of the episode keeps next to its turns: `reason` of the verdict, `others` who acted."""
         notes: dict[str, Json] = {"reason": self.reason} if self.reason else {}
         if self._other_calls:
             notes["others"] = [
@@ -438,10 +438,20 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     def snapshot(self) -> Snapshot:
         """The whole episode, independent of what follows."""
         return Snapshot(
-            self.task, self._plan, self.copy_world(self.state), self.toolbox.state.copy(), self._rng.getstate(),
-            self._turns, self._answers, self._stop, self.said, tuple(self._history), self._before,
-            {who: toolbox.state.copy() for who, toolbox in self._others.items()}, tuple(self._other_calls),
-        )  # fmt: skip
+            self.task,
+            self._plan,
+            self.copy_world(self.state),
+            self.toolbox.state.copy(),
+            self._rng.getstate(),
+            self._turns,
+            self._answers,
+            self._stop,
+            self.said,
+            tuple(self._history),
+            self._before,
+            {who: toolbox.state.copy() for who, toolbox in self._others.items()},
+            tuple(self._other_calls),
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to `snapshot`, which stays usable."""

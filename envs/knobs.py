@@ -22,8 +22,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ..tools.definition import NotFound, tool, tools_of
 from ..tools.plans import FaultPlan
-from ..tools.tool import NotFound, tool, tools_of
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.messages import Json, Observation
 from ..trajectories.trajectory import Task
@@ -44,9 +44,9 @@ class Fact:
     """Something that an instruction may lack, and the user says when asked."""
 
     text: str
-    """As it stands in the instruction, once."""
+    """As it is in the instruction, once."""
     instead: str
-    """What stands there when it lacks."""
+    """What is there when it lacks."""
     answer: str
     """What the user says when asked."""
 
@@ -56,9 +56,9 @@ class Knobs:
     """How much harder. The default of each is the environment as it is."""
 
     distractors: int = 0
-    """Tools beside the environment's own that work, read only, and help nothing."""
+    """Tools next to the environment's own that work, read only, and help nothing."""
     traps: int = 0
-    """Tools beside them whose effect, once it has landed, fails the task."""
+    """Tools next to them whose effect, once it has taken effect, fails the task."""
     missing: float = 0.0
     """Share of tasks whose instruction lacks a fact. The user tells it in answer to a message with a question mark."""
     impossible: float = 0.0
@@ -176,7 +176,7 @@ def _made(env: str | type[ToolEnv], knobs: Knobs) -> type[ToolEnv]:
             body[hook] = getattr(ToolEnv, hook)  # what the environment does not define, its harder version does not
     if knobs.turns:
         body["max_turns"] = knobs.turns
-    # Tools stand in the order of their classes: half of what is no use comes before what is, half after it.
+    # Tools are in the order of their classes: half of what is no use comes before what is, half after it.
     before = type("Extra", (ToolEnv,), dict(extra[1::2]))
     made = type(f"Harder{cls.__name__}", (_Harder, cls, before), body)
     if knobs.missing:
@@ -184,7 +184,7 @@ def _made(env: str | type[ToolEnv], knobs: Knobs) -> type[ToolEnv]:
         if not any(_facts(made(), task) for task in tried):
             raise EnvError(
                 f"the knob missing: no instruction of {cls.__name__} holds a fact of its task's data; define "
-                "facts(self, task), a list of Fact(text in the instruction, what stands there instead, the answer)"
+                "facts(self, task), a list of Fact(text in the instruction, what is there instead, the answer)"
             )
     return made
 
@@ -262,16 +262,18 @@ def _turned(env: ToolEnv, task: Task, knobs: Knobs) -> Task:
 def _facts(env: ToolEnv, task: Task) -> list[Fact]:
     """The environment's own; else the texts of the task's data that the instruction holds."""
     own = getattr(env, "facts", None)
-    found: list[Fact] = own(task) if own else [
-        Fact(text, "(ask me)", f"It is {text}.") for text in dict.fromkeys(_texts(task.data)) if len(text) > 2
-    ]  # fmt: skip
+    found: list[Fact] = (
+        own(task)
+        if own
+        else [Fact(text, "(ask me)", f"It is {text}.") for text in dict.fromkeys(_texts(task.data)) if len(text) > 2]
+    )
     return [fact for fact in found if len(re.findall(rf"(?<!\w){re.escape(fact.text)}(?!\w)", task.instruction)) == 1]
 
 
 def _failed(env: ToolEnv, task: Task, traps: frozenset[str]) -> str:
     """Why this episode is no success whatever the environment says of it, or ""."""
     results = [result for turn in env.history for result in turn.results]
-    if sprung := next((r.tool for r in results if r.tool in traps and r.landed), None):
+    if sprung := next((r.tool for r in results if r.tool in traps and r.took_effect), None):
         return f"{sprung} was called"
     if _mark(task).get("impossible") != "task":
         return ""

@@ -76,7 +76,7 @@ def registered() -> dict[str, str]:
 
 
 def make(name: str, **options: Any) -> ToolEnv:
-    """A new environment. Raises `UnknownName` with the nearest known name, or `EnvError` with the way to mend it."""
+    """A new environment. Raises `UnknownName` with the nearest known name, or `EnvError` with the way to fix it."""
     if "?" in name and not name.startswith(f"{_KNOBS}:"):  # orders?distractors=5
         name = f"{_KNOBS}:{name}"
     id = _SHORT.get(name, name)
@@ -189,7 +189,7 @@ def _from_package(offer: _Offer, options: dict[str, Any]) -> ToolEnv:
 
 def _blame(offer: _Offer, wrong: str) -> str:
     return (
-        f"the environment {offer.id!r} of the package {offer.package!r} cannot be made: {wrong}; mend, upgrade or "
+        f"the environment {offer.id!r} of the package {offer.package!r} cannot be made: {wrong}; fix, upgrade or "
         "uninstall that package"
     )
 

@@ -1,4 +1,4 @@
-"""Reward terms: what an episode earns beside, or instead of, its success. Every part is kept under its name.
+"""Reward terms: what an episode earns next to, or instead of, its success. Every part is kept under its name.
 
 A term is any callable from `Ended` to a number; an environment lists its terms by name:
 
@@ -38,7 +38,7 @@ __all__ = [
     "Check",
     "Ended",
     "Ran",
-    "Term",
+    "RewardTerm",
     "answer_of",
     "answer_schema",
     "called_in_order",
@@ -95,11 +95,11 @@ class Ended:
         return self.said.lower().lstrip().startswith(_GIVES_UP)
 
 
-Term = Callable[[Ended], float]
+RewardTerm = Callable[[Ended], float]
 """A reward term. It gives a finite number and changes nothing."""
 
 
-def weigh(weight: float, term: Term) -> Term:
+def weigh(weight: float, term: RewardTerm) -> RewardTerm:
     """`weight` times `term`."""
     return lambda ended: weight * term(ended)
 
@@ -107,12 +107,12 @@ def weigh(weight: float, term: Term) -> Term:
 # ---- the state and the calls -----------------------------------------------------------------------------------------
 
 
-def state_check(check: Callable[[Any, Any], float]) -> Term:
+def state_check(check: Callable[[Any, Any], float]) -> RewardTerm:
     """`check(before, after)` on the world, 0 to 1."""
     return lambda ended: float(check(ended.before, ended.after))
 
 
-def called_in_order(*tools: str) -> Term:
+def called_in_order(*tools: str) -> RewardTerm:
     """1 when calls of these tools succeeded in this order, whatever stands between them."""
     if not tools:
         raise ConfigError("called_in_order needs the name of a tool")
@@ -124,22 +124,22 @@ def called_in_order(*tools: str) -> Term:
     return term
 
 
-def calls_at_most(n: int, *tools: str) -> Term:
+def calls_at_most(n: int, *tools: str) -> RewardTerm:
     """1 when these tools (none given: all) were called `n` times at most, failed calls included."""
     return lambda ended: float(sum(not tools or result.tool in tools for _, result in ended.calls()) <= n)
 
 
-def cost(*, call: float = 0.0, turn: float = 0.0) -> Term:
+def cost(*, call: float = 0.0, turn: float = 0.0) -> RewardTerm:
     """Minus this much for every call and every turn."""
     return lambda ended: -(call * sum(1 for _ in ended.calls()) + turn * len(ended.turns))
 
 
-def false_success(penalty: float) -> Term:
+def false_success(penalty: float) -> RewardTerm:
     """Minus `penalty` when the agent handed over as if all were done, and it was not."""
     return lambda ended: -penalty * (ended.stop is StopReason.FINISHED and not ended.success and not ended.gave_up)
 
 
-def wrong_give_up(penalty: float) -> Term:
+def wrong_give_up(penalty: float) -> RewardTerm:
     """Minus `penalty` when the agent said that it cannot be done, and it could."""
     return lambda ended: -penalty * (ended.gave_up and ended.possible and not ended.success)
 
@@ -165,7 +165,7 @@ Expected = Callable[[Task], Json]
 """The right answer to a task, from its data. The agent never sees it."""
 
 
-def exact_answer(expected: Expected) -> Term:
+def exact_answer(expected: Expected) -> RewardTerm:
     """1 when the answer is the expected text; case, space at the ends and one full stop do not count."""
 
     def plain(text: str) -> str:
@@ -177,7 +177,7 @@ def exact_answer(expected: Expected) -> Term:
 _NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?%?")
 
 
-def numeric_answer(expected: Expected, *, rel: float = 1e-6, abs: float = 1e-9) -> Term:
+def numeric_answer(expected: Expected, *, rel: float = 1e-6, abs: float = 1e-9) -> RewardTerm:
     """1 when the answer holds one number, and that is the expected one within the tolerances.
 
     Thousands may have commas; 25% is 0.25. An answer with several numbers is none: a list of guesses must not pass.
@@ -194,7 +194,7 @@ def numeric_answer(expected: Expected, *, rel: float = 1e-6, abs: float = 1e-9) 
     return term
 
 
-def math_answer(expected: Expected) -> Term:
+def math_answer(expected: Expected) -> RewardTerm:
     """1 when the answer is mathematically equal to the expected one (LaTeX or plain), by the package math-verify.
 
     Raises `MissingExtra` when it is not installed.
@@ -216,7 +216,7 @@ def math_answer(expected: Expected) -> Term:
     return term
 
 
-def answer_schema(schema: Mapping[str, Json]) -> Term:
+def answer_schema(schema: Mapping[str, Json]) -> RewardTerm:
     """1 when the answer is JSON, fenced or not, that fits the schema. Raises `ConfigError` for a wrong schema."""
     import jsonschema
     import jsonschema_rs
@@ -338,7 +338,7 @@ def _check_of(statement: ast.stmt, text: str) -> Check:
                 return Check(ast.unparse(wanted), True)
             case ast.UnaryOp(op=ast.Not(), operand=ast.Call() as call):
                 return Check(ast.unparse(call), False)
-    raise ConfigError(f"a test compares with a value that stands in it, as in `assert f(1) == 2`, got {text!r:.120}")
+    raise ConfigError(f"a test compares with a value that is in it, as in `assert f(1) == 2`, got {text!r:.120}")
 
 
 def unit_tests(
@@ -348,7 +348,7 @@ def unit_tests(
     *,
     share: bool = False,
     deadline: float = _TEST_DEADLINE,
-) -> Term:
+) -> RewardTerm:
     """1 when code that the agent wrote passes all tests; with `share` the share that it passes.
 
     The code runs in a sandbox, which is told the tests' expressions alone. What comes back is compared here, so that
@@ -422,7 +422,7 @@ def _program(code: str, checks: Sequence[Check]) -> str:
 
 
 def _compared(check: Check, said: Json) -> Ran:
-    """What the sandbox said, beside what was expected: both are data."""
+    """What the sandbox said, next to what was expected: both are data."""
     if not isinstance(said, list) or len(said) != 2 or not isinstance(said[0], bool):
         return Ran(False, _ENDS[RunOutcome.OK])
     if not said[0]:
@@ -509,7 +509,7 @@ Transcript:
 Answer with one line: "Score: " and a number from 0 to 10."""
 
 
-def judged(ask: Callable[[str], str], rubric: str, *, tries: int = 2) -> Term:
+def judged(ask: Callable[[str], str], rubric: str, *, tries: int = 2) -> RewardTerm:
     """A language model's grade, 0 to 1.
 
     Args:

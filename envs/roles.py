@@ -1,4 +1,4 @@
-"""What the tools of environments are for, as metrics of recovery ask: which wait, log in, or stand in for another."""
+"""What the tools of environments are for, as metrics of recovery ask: which wait, log in, or are in for another."""
 
 from __future__ import annotations
 

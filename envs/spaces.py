@@ -64,7 +64,7 @@ def sample_json(schema: dict[str, Json], rng: Any, root: dict[str, Json] | None 
     Args:
         rng: A NumPy generator.
         root: Where references point; the schema itself by default.
-        depth: How deep it stands in the value: what may be left out is, far down, so that trees come to an end.
+        depth: How deep it is in the value: what may be left out is, far down, so that trees come to an end.
     """
     root = schema if root is None else root
     if "$ref" in schema:

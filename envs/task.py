@@ -88,7 +88,7 @@ def tasks_from(
         make: Makes the task from a row, where a file has other fields.
         rng: Shuffles the tasks; else they stand as in the file.
 
-    Raises `DataError`, with the line, for a row that is no task, repeats an id, or stands in two splits; `DataError`
+    Raises `DataError`, with the line, for a row that is no task, repeats an id, or is in two splits; `DataError`
     where a split has no row; `ConfigError` for a file that cannot be read.
     """
     if split not in SPLITS:
@@ -111,17 +111,15 @@ def tasks_from(
         own = named or _hashed_split(body)
         first = ids.setdefault(task.id, line)
         if first != line:
-            raise DataError(f"{where}: the task {task.id!r} stands in line {first} already; take one of them out")
+            raise DataError(f"{where}: the task {task.id!r} is in line {first} already; take one of them out")
         first, other = contents.setdefault(body, (line, own))
         if other != own:
-            raise DataError(f"{where}: the same task stands in line {first} in the split {other!r}; splits share none")
+            raise DataError(f"{where}: the same task is in line {first} in the split {other!r}; splits share none")
         if own == split:
             chosen.append(task)
     if not chosen:
-        mend = (
-            f"give some rows {field}: {split}" if field else "name a field of each row that says its split: field=..."
-        )
-        raise DataError(f"{file}: none of its {len(rows)} tasks falls into the split {split!r}; {mend}")
+        fix = f"give some rows {field}: {split}" if field else "name a field of each row that says its split: field=..."
+        raise DataError(f"{file}: none of its {len(rows)} tasks falls into the split {split!r}; {fix}")
     if rng is not None:
         rng.shuffle(chosen)
     return chosen
@@ -131,7 +129,7 @@ def tasks_from(
 def _rows(file: Path, changed: int) -> list[tuple[int, dict[str, Json]]]:
     """(line, row) of each row. Read once for each state of the file."""
     if file.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"tasks stand in a file that ends in {', '.join(_SUFFIXES)}, got {file.name}")
+        raise ConfigError(f"tasks are in a file that ends in {', '.join(_SUFFIXES)}, got {file.name}")
     try:
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -55,7 +55,7 @@ def repository() -> Path:
 def struck() -> Callable[[ToolEnv, Iterable[Task], FaultPlan, str], list[bool]]:
     """Plays tasks with a scripted agent under a fault plan -> success of each episode that a fault struck."""
     from sparring.agents import SCRIPTED
-    from sparring.envs.expert import SAID
+    from sparring.envs.experts import SAID
 
     def play(env: ToolEnv, tasks: Iterable[Task], plan: FaultPlan, agent: str) -> list[bool]:
         verdicts = []

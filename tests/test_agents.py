@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from sparring.agents import Episode, Generated, HermesFormat, Sampling, ScriptedAgent, ToolAgent, rollout, scripted
+from sparring.agents import EpisodeSpec, Generated, HermesFormat, LLMAgent, Sampling, ScriptedAgent, rollout, scripted
 from sparring.agents.engines.transformers import TransformersEngine, _sample
 from sparring.agents.evaluation import Condition, evaluate, seed_of
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.agents.replay import corrections, first_mistake, replay
-from sparring.envs import ToolEnv, make, optimum, task_set
+from sparring.envs import ToolEnv, expert_turns, make, task_set
 from sparring.envs.echo import Echo
 from sparring.envs.orders.env import Orders
 from sparring.envs.spaces import sample_json
@@ -91,7 +91,7 @@ def family(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def chat(family: Path) -> HermesFormat:
-    return HermesFormat(load_tokenizer(family), tools="signature")
+    return HermesFormat(load_tokenizer(family), tool_style="signature")
 
 
 def wire(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -179,7 +179,7 @@ def test_the_system_prompt_lists_tools_in_both_styles(chat: HermesFormat) -> Non
     ]
     assert (user[:2], opening[:2]) == (("user", "Go."), ("assistant", ""))
 
-    schema = HermesFormat(chat.tokenizer, tools="schema")
+    schema = HermesFormat(chat.tokenizer, tool_style="schema")
     (_, content, _), *rest = blocks(schema, schema.start(messages, [SPEC]))
     assert content.startswith("Work the desk.\n\n# Tools\n\n")
     listed = content.split("<tools>\n")[1].split("\n</tools>")[0]
@@ -255,7 +255,7 @@ def test_untrusted_text_adds_no_token_of_its_own(chat: HermesFormat, data: st.Da
         spec = ToolSpec("f", said, {"type": "object", "properties": {said: {"enum": [said]}}, "required": []})
         out: list[int] = []
         for style in ("schema", "signature"):
-            form = HermesFormat(chat.tokenizer, tools=style)  # type: ignore[arg-type]
+            form = HermesFormat(chat.tokenizer, tool_style=style)  # type: ignore[arg-type]
             out += form.start([Message("system", said), Message("user", said)], [spec])
             out += form.answer(Action("", (ToolCall("f", {"x": said, said: 1}),)))
             out += form.answer(Action("", (ToolCall("f", None, raw=said),)))
@@ -283,7 +283,7 @@ class Babble(HermesFormat):
     """Reads a call out of whatever was sampled, so that a model that knows nothing plays long and varied episodes."""
 
     def __init__(self, tokenizer: Any, env: str) -> None:
-        super().__init__(tokenizer, tools="signature")
+        super().__init__(tokenizer, tool_style="signature")
         self.stop_ids = (self.end_id, *range(100, 130))  # a turn of about eight tokens; some are cut
         self.specs = make(env).toolbox.specs
 
@@ -320,7 +320,7 @@ def plain(loud: Path) -> Any:
 
 @pytest.fixture
 def engine(loud: Path) -> TransformersEngine:
-    return TransformersEngine(load_model(loud), max_rows=3)
+    return TransformersEngine(load_model(loud), parallel=3)
 
 
 @torch.no_grad()
@@ -340,14 +340,14 @@ def assert_exact(plain: Any, trajectory: Trajectory) -> None:
     assert where == [t for t, s in enumerate(tokens.sampled) if s]
 
 
-def babbling(engine: TransformersEngine, folder: Path, env: str, **options: Any) -> ToolAgent:
-    options = {"max_tokens": 12, "parallel": engine.max_rows} | options
-    return ToolAgent(engine, Babble(load_tokenizer(folder), env), **options)
+def babbling(engine: TransformersEngine, folder: Path, env: str, **options: Any) -> LLMAgent:
+    options = {"max_turn_tokens": 12, "parallel": engine.parallel} | options
+    return LLMAgent(engine, Babble(load_tokenizer(folder), env), **options)
 
 
-def episodes_of(env: str, n: int, faults: str = "", seed: int = 0) -> list[Episode]:
+def episodes_of(env: str, n: int, faults: str = "", seed: int = 0) -> list[EpisodeSpec]:
     plan = FaultPlan.parse(faults) if faults else FaultPlan()
-    return [Episode(task, plan, seed_of(seed, task.id)) for task in task_set(make(env), "train", n, seed=seed)]
+    return [EpisodeSpec(task, plan, seed_of(seed, task.id)) for task in task_set(make(env), "train", n, seed=seed)]
 
 
 def test_rollouts_are_token_exact(engine: TransformersEngine, loud: Path, plain: Any, repository: Path) -> None:
@@ -374,7 +374,7 @@ def test_rollouts_are_token_exact(engine: TransformersEngine, loud: Path, plain:
 
 def test_ids_decode_to_the_messages(engine: TransformersEngine, loud: Path) -> None:
     """The record's ids, taken apart by control ids, say what the record's messages say."""
-    chat = HermesFormat(load_tokenizer(loud), tools="signature")
+    chat = HermesFormat(load_tokenizer(loud), tool_style="signature")
     chat.stop_ids = (END,)
     env = "orders"
     lines = [
@@ -384,7 +384,7 @@ def test_ids_decode_to_the_messages(engine: TransformersEngine, loud: Path) -> N
         chat.answer(Action("Both.", (ToolCall("wait", {}), ToolCall("nosuch", {"a": 1})))),
         chat.answer(Action("Done.")),
     ]
-    agent = ToolAgent(Puppet(lambda session, turn: lines[turn]), chat)
+    agent = LLMAgent(Puppet(lambda session, turn: lines[turn]), chat)
     (t,) = rollout(env, agent, episodes_of(env, 1, "count=1:unavailable"))
     assert [r.outcome for r in t.results()].count(Outcome.MALFORMED) == 2
     assert t.tokens is not None
@@ -441,7 +441,7 @@ def test_nothing_is_computed_twice(engine: TransformersEngine) -> None:
 def test_a_rollout_prefills_about_its_distinct_tokens(engine: TransformersEngine, loud: Path) -> None:
     env = "orders"
     tasks = episodes_of(env, 3)
-    group = [Episode(e.task, e.plan, seed_of(member, e.task.id)) for e in tasks for member in range(3)]
+    group = [EpisodeSpec(e.task, e.plan, seed_of(member, e.task.id)) for e in tasks for member in range(3)]
     played = rollout(env, babbling(engine, loud, env), group)
     seen: set[tuple[int, ...]] = set()
     observed = 0
@@ -461,9 +461,9 @@ def test_a_rollout_prefills_about_its_distinct_tokens(engine: TransformersEngine
 def test_sampling_does_not_depend_on_the_rest_of_the_batch(loud: Path) -> None:
     env = "orders"
     episodes = episodes_of(env, 6, "count=1")
-    together = rollout(env, babbling(TransformersEngine(load_model(loud), max_rows=4), loud, env), episodes)
+    together = rollout(env, babbling(TransformersEngine(load_model(loud), parallel=4), loud, env), episodes)
     for i in (0, 5):
-        (alone,) = rollout(env, babbling(TransformersEngine(load_model(loud), max_rows=1), loud, env), [episodes[i]])
+        (alone,) = rollout(env, babbling(TransformersEngine(load_model(loud), parallel=1), loud, env), [episodes[i]])
         assert alone.tokens.ids == together[i].tokens.ids
         assert alone.tokens.logprobs == pytest.approx(together[i].tokens.logprobs, abs=TOLERANCE)
         assert alone.messages() == together[i].messages()
@@ -473,10 +473,10 @@ def test_the_same_rollout_twice_is_the_same_to_the_last_bit(loud: Path) -> None:
     env = "orders"
     condition = Condition("one fault", env, "count=1", n=5, split="validation", seed=7)
     assert condition.episodes() == condition.episodes()
-    engine = TransformersEngine(load_model(loud), max_rows=3)
+    engine = TransformersEngine(load_model(loud), parallel=3)
     first = evaluate(babbling(engine, loud, env), [condition])[condition.name]
     again = evaluate(babbling(engine, loud, env), [condition])[condition.name]  # its cache holds the first one's tokens
-    anew = evaluate(babbling(TransformersEngine(load_model(loud), max_rows=3), loud, env), [condition])[condition.name]
+    anew = evaluate(babbling(TransformersEngine(load_model(loud), parallel=3), loud, env), [condition])[condition.name]
     assert first == again == anew
     harder = Condition("one fault", env, "count=1", n=5, seed=8)
     other = evaluate(babbling(engine, loud, env), [harder])[harder.name]
@@ -574,11 +574,11 @@ def test_too_long_a_prompt(engine: TransformersEngine, loud: Path) -> None:
 
 def test_an_episode_that_outgrows_its_context_ends_with_token_limit(loud: Path, plain: Any) -> None:
     env = "orders"
-    engine = TransformersEngine(load_model(loud), max_rows=2)
+    engine = TransformersEngine(load_model(loud), parallel=2)
     whole = rollout(env, babbling(engine, loud, env), episodes_of(env, 4))
     longest = max(whole, key=lambda t: len(t.turns))
     room = longest.turns[2].span[0] + 12 - 1  # one token too few for the third turn
-    episode = Episode(longest.task, seed=longest.seed)
+    episode = EpisodeSpec(longest.task, seed=longest.seed)
     (short,) = rollout(env, babbling(engine, loud, env, max_context=room), [episode])
     assert (short.stop, len(short.turns), short.success) == (StopReason.TOKEN_LIMIT, 2, False)
     assert short.tokens.ids == longest.tokens.ids[: longest.turns[1].span[1]]  # no observation that nobody answered
@@ -587,7 +587,7 @@ def test_an_episode_that_outgrows_its_context_ends_with_token_limit(loud: Path, 
 
 def test_a_turn_that_was_cut_goes_on_behind_an_inserted_end(engine: TransformersEngine, loud: Path, plain: Any) -> None:
     env = "orders"
-    agent = babbling(engine, loud, env, max_tokens=6)
+    agent = babbling(engine, loud, env, max_turn_tokens=6)
     agent.sampling = Sampling(1.0, 6, (END,))
     played = rollout(env, agent, episodes_of(env, 3))
     cuts = 0
@@ -608,11 +608,11 @@ class Uncallable(HermesFormat):
 
 
 def test_a_last_message_that_was_cut_is_not_finished(engine: TransformersEngine, loud: Path) -> None:
-    chat = Uncallable(load_tokenizer(loud), tools="signature")
-    (cut,) = rollout("echo", ToolAgent(engine, chat, max_tokens=3), episodes_of("echo", 1))
+    chat = Uncallable(load_tokenizer(loud), tool_style="signature")
+    (cut,) = rollout("echo", LLMAgent(engine, chat, max_turn_tokens=3), episodes_of("echo", 1))
     assert (cut.stop, cut.success) == (StopReason.TOKEN_LIMIT, False)
     chat.stop_ids = tuple(range(chat.tokenizer.vocab_size + 20))
-    (whole,) = rollout("echo", ToolAgent(engine, chat, max_tokens=3), episodes_of("echo", 1))
+    (whole,) = rollout("echo", LLMAgent(engine, chat, max_turn_tokens=3), episodes_of("echo", 1))
     assert whole.stop is StopReason.FINISHED
 
 
@@ -676,7 +676,7 @@ class Puppet:
 
 @pytest.fixture(scope="module")
 def qwen(tiny_qwen3: Path) -> HermesFormat:
-    return HermesFormat(load_tokenizer(tiny_qwen3), tools="signature")
+    return HermesFormat(load_tokenizer(tiny_qwen3), tool_style="signature")
 
 
 def test_results_stand_in_the_order_asked_for(qwen: HermesFormat) -> None:
@@ -684,23 +684,23 @@ def test_results_stand_in_the_order_asked_for(qwen: HermesFormat) -> None:
     engine = Puppet(lambda session, turn: done, delay=lambda session: 20 - 3 * int(session[1:]))
     ended: list[int] = []
     episodes = episodes_of("orders", 6)
-    played = rollout("orders", ToolAgent(engine, qwen, parallel=4), episodes, on_done=lambda i, t: ended.append(i))
+    played = rollout("orders", LLMAgent(engine, qwen, parallel=4), episodes, on_done=lambda i, t: ended.append(i))
     assert [t.task for t in played] == [e.task for e in episodes]
     assert sorted(ended) == list(range(6))
     assert ended != sorted(ended)  # later ones were faster
     assert sorted(engine.released) == [f"s{i}" for i in range(6)]
-    assert rollout("orders", ToolAgent(engine, qwen), []) == []
+    assert rollout("orders", LLMAgent(engine, qwen), []) == []
 
 
 @pytest.mark.parametrize("slack", [0, 3])
 def test_an_episode_is_cut_at_the_optimum_plus_slack(qwen: HermesFormat, slack: int) -> None:
     wait = qwen.answer(Action.call("wait"))
     episodes = episodes_of("orders", 4, "count=1")
-    for t in rollout("orders", ToolAgent(Puppet(lambda s, turn: wait), qwen), episodes, slack=slack):
+    for t in rollout("orders", LLMAgent(Puppet(lambda s, turn: wait), qwen), episodes, slack=slack):
         env = make("orders")
         env.start(t.task, FaultPlan.parse(t.faults))
-        assert t.optimum == optimum(env)
-        assert len(t.turns) == t.optimum + slack
+        assert t.expert_turns == expert_turns(env)
+        assert len(t.turns) == t.expert_turns + slack
         assert (t.stop, t.success, t.reward, t.judged) == (StopReason.TURN_LIMIT, False, 0.0, True)
 
 
@@ -711,7 +711,7 @@ def test_an_engine_that_fails_is_no_failure_of_the_policy(qwen: HermesFormat) ->
         return qwen.answer(Action("Done.") if turn else Action.call("wait"))
 
     task = episodes_of("orders", 1)[0]
-    played = rollout("orders", ToolAgent(Puppet(say), qwen), [task] * 3)
+    played = rollout("orders", LLMAgent(Puppet(say), qwen), [task] * 3)
     failed = played[1]
     assert (failed.stop, failed.success, failed.reward) == (StopReason.INFRASTRUCTURE, None, 0.0)
     assert failed.reward_parts == {}
@@ -741,7 +741,7 @@ class Broken(Echo):
 @pytest.mark.parametrize(("where", "kind"), [("setup", KeyError), ("success", ZeroDivisionError)])
 def test_a_bug_of_the_environment_raises_as_it_is(qwen: HermesFormat, where: str, kind: type[Exception]) -> None:
     broken = type("Broken", (Broken,), {"where": where, "solve": ToolEnv.solve})  # no expert: it would raise first
-    agent = ToolAgent(Puppet(lambda s, turn: qwen.answer(Action("Done."))), qwen)
+    agent = LLMAgent(Puppet(lambda s, turn: qwen.answer(Action("Done."))), qwen)
     with pytest.raises(kind, match="a bug"):
         rollout(broken, agent, episodes_of("echo", 3))
 
@@ -785,7 +785,7 @@ def success(name: str, faults: str, n: int = 40) -> float:
 
 @pytest.mark.parametrize("faults", ["", "count=1", "count=2", "count=1:impossible"])
 def test_the_oracle_solves_everything_and_nothing_solves_nothing(faults: str) -> None:
-    assert success("oracle", faults) == 1.0
+    assert success("expert", faults) == 1.0
     if "impossible" not in faults:
         assert success("do-nothing", faults) == 0.0
     assert success("random", faults, 10) <= 0.1
@@ -794,14 +794,14 @@ def test_the_oracle_solves_everything_and_nothing_solves_nothing(faults: str) ->
 def test_simple_strategies_lose_under_faults() -> None:
     assert success("blind-retry", "") == success("give-up", "") == 1.0
     blind, give_up = success("blind-retry", "count=1"), success("give-up", "count=1")
-    assert give_up <= 0.2 < 0.3 < blind < 0.9  # retrying mends what passes by itself, and no more
+    assert give_up <= 0.2 < 0.3 < blind < 0.9  # retrying fixes what passes by itself, and no more
     assert success("blind-retry", "count=1:timeout_landed") < 0.2  # it pays twice
     assert success("give-up", "count=1:impossible") == 1.0
     assert success("do-nothing", "count=1:impossible") == 0.0
 
 
 def test_unknown_scripts_are_named() -> None:
-    with pytest.raises(UnknownName, match="Did you mean 'oracle'"):
+    with pytest.raises(UnknownName, match="Did you mean 'expert'"):
         scripted("orcale")
 
 
@@ -866,7 +866,7 @@ def done(env: Orders) -> Action:
 )
 def test_the_first_mistake_is_found_and_mended(steps: tuple[Any, ...], turn: int) -> None:
     task = refund_task()
-    (failed,) = rollout("orders", script(*steps), [Episode(task)])
+    (failed,) = rollout("orders", script(*steps), [EpisodeSpec(task)])
     assert failed.success is False
     found = first_mistake(make("orders"), failed)
     assert found is not None
@@ -885,7 +885,7 @@ def test_the_first_mistake_is_found_and_mended(steps: tuple[Any, ...], turn: int
 
 def test_a_failure_by_fault_is_no_mistake() -> None:
     """Under `unavailable` the first call fails through no fault of the agent; giving up after it is the mistake."""
-    episode = Episode(refund_task(), FaultPlan.parse("unavailable:1.0"))
+    episode = EpisodeSpec(refund_task(), FaultPlan.parse("unavailable:1.0"))
     env = make("orders")
     (failed,) = rollout("orders", script(find, done), [episode])
     assert failed.turns[0].results[0].cause is Cause.INJECTED
@@ -900,9 +900,9 @@ def test_corrections_meet_the_same_faults() -> None:
     episodes = episodes_of("orders", 30, f"count=1:{told}")
     failed = [t for t in rollout("orders", scripted("give-up"), episodes) if not t.success]
     assert len(failed) > 15
-    mended = corrections(failed)
-    assert len(mended) == len(failed)  # stopping early leaves everything to be mended
-    for original, corrected in mended:
+    fixed = corrections(failed)
+    assert len(fixed) == len(failed)  # stopping early leaves everything to be fixed
+    for original, corrected in fixed:
         assert corrected.faults == original.faults
         assert corrected.faults_hit[: len(original.faults_hit)] == original.faults_hit
         assert corrected.success
@@ -916,12 +916,12 @@ def test_what_the_expert_cannot_do_is_not_corrected() -> None:
         def solve(self, task: Task) -> Any:
             yield "Done."
 
-    (failed,) = rollout(Hopeless, script(find, done), [Episode(refund_task())])
+    (failed,) = rollout(Hopeless, script(find, done), [EpisodeSpec(refund_task())])
     assert first_mistake(Hopeless(), failed) is None
 
 
 def test_replay_gives_the_states_before_each_turn_and_sees_a_changed_environment() -> None:
-    (t,) = rollout("orders", scripted("oracle"), [Episode(refund_task(), FaultPlan.parse("count=1@4"))])
+    (t,) = rollout("orders", scripted("expert"), [EpisodeSpec(refund_task(), FaultPlan.parse("count=1@4"))])
     env = make("orders")
     snapshots = list(replay(env, t))
     assert len(snapshots) == len(t.turns)
@@ -943,11 +943,11 @@ def test_replay_gives_the_states_before_each_turn_and_sees_a_changed_environment
 def test_a_correction_keeps_the_ids_of_the_episode_that_it_forked_from(qwen: HermesFormat) -> None:
     """The parent sampled its call letter by letter where the renderer has one token: these very ids stay."""
     task = refund_task()
-    (plan,) = rollout("orders", script(find, refund_unknown, done), [Episode(task)])
+    (plan,) = rollout("orders", script(find, refund_unknown, done), [EpisodeSpec(task)])
     marked = [qwen.answer(turn.action) for turn in plan.turns]
     spelt = [[*qwen._text(qwen.tokenizer.decode(ids[:-1])), END] for ids in marked]
     assert spelt[0] != marked[0]
-    (parent,) = rollout("orders", ToolAgent(Puppet(lambda s, turn: spelt[turn]), qwen), [Episode(task)])
+    (parent,) = rollout("orders", LLMAgent(Puppet(lambda s, turn: spelt[turn]), qwen), [EpisodeSpec(task)])
     assert [t.results for t in parent.turns] == [t.results for t in plan.turns]
 
     ((_, corrected),) = corrections([Trajectory.from_json(parent.to_json())])
@@ -980,7 +980,7 @@ def test_a_model_goes_on_from_a_fork_with_the_ids_that_were_sampled(
     parents = [t for t in rollout("orders", agent, episodes_of("orders", 5, "count=1")) if len(t.turns) > 2]
     assert parents
     forks = [
-        Episode(t.task, FaultPlan.parse(t.faults), t.seed + 1, list(replay(make("orders"), t))[at], t, at)
+        EpisodeSpec(t.task, FaultPlan.parse(t.faults), t.seed + 1, list(replay(make("orders"), t))[at], t, at)
         for t in parents
         for at in (0, 2)
     ]
@@ -995,14 +995,14 @@ def test_a_model_goes_on_from_a_fork_with_the_ids_that_were_sampled(
 
 def test_a_model_of_another_format_goes_on_from_what_it_can_read(qwen: HermesFormat, tiny_qwen3: Path) -> None:
     """What others sampled is rendered in its own format, as text that it is given; nobody is trained on its ids."""
-    other = HermesFormat(load_tokenizer(tiny_qwen3), tools="schema")
+    other = HermesFormat(load_tokenizer(tiny_qwen3), tool_style="schema")
     task = refund_task()
-    (plan,) = rollout("orders", script(find, refund_unknown, done), [Episode(task)])
+    (plan,) = rollout("orders", script(find, refund_unknown, done), [EpisodeSpec(task)])
     lines = [qwen.answer(turn.action) for turn in plan.turns]
-    (parent,) = rollout("orders", ToolAgent(Puppet(lambda s, turn: lines[turn]), qwen), [Episode(task)])
+    (parent,) = rollout("orders", LLMAgent(Puppet(lambda s, turn: lines[turn]), qwen), [EpisodeSpec(task)])
     snapshot = list(replay(make("orders"), parent))[1]
-    agent = ToolAgent(Puppet(lambda s, turn: other.answer(Action("Done."))), other, max_context=100_000)
-    (forked,) = rollout("orders", agent, [Episode(task, FaultPlan(), 0, snapshot, parent, 1)])
+    agent = LLMAgent(Puppet(lambda s, turn: other.answer(Action("Done."))), other, max_context=100_000)
+    (forked,) = rollout("orders", agent, [EpisodeSpec(task, FaultPlan(), 0, snapshot, parent, 1)])
     given = [
         *other.start(parent.prompt, parent.tools),
         *other.answer(plan.turns[0].action),
@@ -1017,7 +1017,7 @@ def test_a_model_of_another_format_goes_on_from_what_it_can_read(qwen: HermesFor
     wrong = [other.answer(Action("Done."))] * 2
     tried = iter([wrong, right])
     by_session: dict[str, list[list[int]]] = {}
-    second = ToolAgent(
+    second = LLMAgent(
         Puppet(lambda s, turn: by_session.setdefault(s, by_session.get(s) or next(tried))[turn]),
         other,
         max_context=100_000,
@@ -1027,4 +1027,4 @@ def test_a_model_of_another_format_goes_on_from_what_it_can_read(qwen: HermesFor
     assert corrected.success
     assert corrected.tokens is None
     assert [t.span for t in corrected.turns] == [None] * len(corrected.turns)
-    assert corrections([parent], ToolAgent(Puppet(lambda s, turn: wrong[turn]), other, max_context=100_000)) == []
+    assert corrections([parent], LLMAgent(Puppet(lambda s, turn: wrong[turn]), other, max_context=100_000)) == []

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from sparring.tools import InvalidArguments, Tool, Toolbox
 from sparring.tools.builtin import calculator, files_tools, http_tool, python_tool, search_tool, sql_tools
-from sparring.tools.builtin.calculator import calculate
+from sparring.tools.builtin.arithmetic import calculate
 from sparring.tools.builtin.http import _Client
 from sparring.tools.sandbox import BubblewrapSandbox, MontySandbox, Sandbox
 from sparring.trajectories import Cause, ConfigError, Outcome, SparringError, ToolCall, ToolResult
@@ -68,7 +68,7 @@ def test_python(sandbox: Sandbox) -> None:
     assert "so far" in failed.content
     assert "IndexError" in failed.content
     late = call(tool, "python", code="while True: pass")
-    assert (late.outcome, late.landed) == (Outcome.TIMEOUT, False)
+    assert (late.outcome, late.took_effect) == (Outcome.TIMEOUT, False)
     assert call(tool, "python", code="[0] * 10**9").outcome is Outcome.TOOL_ERROR
     assert not tool.effect
 
@@ -225,7 +225,7 @@ def test_search_survives_any_text(documents: dict[str, str], query: str) -> None
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A folder with all that an attacker could have put there, beside a file that must stay unread."""
+    """A folder with all that an attacker could have put there, next to a file that must stay unread."""
     (tmp_path / "secret.txt").write_text("secret")
     folder = tmp_path / "root"
     (folder / "deep").mkdir(parents=True)
@@ -375,7 +375,7 @@ def database() -> Iterator[sqlite3.Connection]:
 
 
 def test_sql(database: sqlite3.Connection) -> None:
-    tools = sql_tools(database, tables=["orders"], writable=True, max_rows=3)
+    tools = sql_tools(database, tables=["orders"], writable=True, parallel=3)
     assert call(tools, "list_tables").value == {"orders": ["id INTEGER", "item TEXT", "price REAL"]}
     result = call(tools, "query", sql="SELECT id, item FROM orders WHERE price > 1 ORDER BY id").value
     assert result == {"columns": ["id", "item"], "rows": [[3, "item 3"], [4, "item 4"], [5, "item 5"]], "more": True}
@@ -469,9 +469,9 @@ def test_sql_ends_at_its_deadline(database: sqlite3.Connection, sql: str) -> Non
     began = time.monotonic()
     result = call(sql_tools(database, writable=True, deadline=0.3), "execute", sql=sql)
     assert time.monotonic() - began < 3
-    assert result.landed in (False, True)
+    assert result.took_effect in (False, True)
     if result.outcome is Outcome.TIMEOUT:
-        assert result.landed is False
+        assert result.took_effect is False
     assert list(database.iterdump()) == before
 
 
@@ -640,7 +640,7 @@ def test_http_failures_are_typed(port: int, path: str, outcome: Outcome) -> None
     result = get(port, path)
     assert result.outcome is outcome, result.content
     assert result.cause is Cause.TOOL
-    assert result.landed is False
+    assert result.took_effect is False
 
 
 @pytest.mark.parametrize(
@@ -689,9 +689,9 @@ def test_http_sends(port: int) -> None:
     assert headers["Authorization"] == "Bearer canary"
     assert headers["Host"] == f"127.0.0.1:{port}"
     lost = call(tool, "http_request", url=f"http://127.0.0.1:{port}/reset", method="POST", body="x")
-    assert (lost.outcome, lost.landed) == (Outcome.UNAVAILABLE, None)
+    assert (lost.outcome, lost.took_effect) == (Outcome.UNAVAILABLE, None)
     late = call(tool, "http_request", url=f"http://127.0.0.1:{port}/silent", method="POST", body="x")
-    assert (late.outcome, late.landed) == (Outcome.TIMEOUT, None)
+    assert (late.outcome, late.took_effect) == (Outcome.TIMEOUT, None)
     refused = call(tool, "http_request", url=f"http://127.0.0.1:{port}/ok", method="DELETE")
     assert refused.outcome is Outcome.FORBIDDEN
 
@@ -802,7 +802,7 @@ def test_http_hosts(port: int) -> None:
     closed.close()
     tool = http_tool(allow=[f"127.0.0.1:{free}"], private=["127.0.0.0/8"])
     refused = call(tool, "http_request", url=f"http://127.0.0.1:{free}/")
-    assert (refused.outcome, refused.landed) == (Outcome.UNAVAILABLE, False)
+    assert (refused.outcome, refused.took_effect) == (Outcome.UNAVAILABLE, False)
     starred = http_tool(allow=["*.example.org"])
     assert call(starred, "http_request", url="http://example.org/").outcome is Outcome.FORBIDDEN
     assert call(starred, "http_request", url="http://example.org.evil/").outcome is Outcome.FORBIDDEN

@@ -548,7 +548,7 @@ FAULTY: list[tuple[type[ToolEnv], str, str, str]] = [
     (NanReward, "error", "reward part 'style' is nan", "finite"),
     (BigReward, "warning", "reward is -5", "between -1 and 1"),
     (RewardsFailure, "error", "a failure is rewarded with 1", "full reward"),
-    (Raises, "error", r"KeyError: 'opened' \(test_check.py, line \d+, in success\)", "mend that line"),
+    (Raises, "error", r"KeyError: 'opened' \(test_check.py, line \d+, in success\)", "fix that line"),
     (ByChance, "error", "does not go the same way twice: open_door gave", "no clock, no global random"),
     (UnseenChance, "warning", "draws from the global random generator", r"self\._rng"),
     (Remembers, "error", "a task goes another way after another task: known gave", "must not outlive it"),
@@ -565,13 +565,13 @@ FAULTY: list[tuple[type[ToolEnv], str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("cls", "severity", "what", "mend"), FAULTY, ids=[case[0].__name__ for case in FAULTY])
-def test_one_mistake_is_one_finding(cls: type[ToolEnv], severity: str, what: str, mend: str) -> None:
+@pytest.mark.parametrize(("cls", "severity", "what", "fix"), FAULTY, ids=[case[0].__name__ for case in FAULTY])
+def test_one_mistake_is_one_finding(cls: type[ToolEnv], severity: str, what: str, fix: str) -> None:
     findings = check_env(cls)
     assert len(findings) == 1, findings
     assert findings[0].severity == severity
     assert re.search(what, findings[0].what), findings[0]
-    assert re.search(mend, findings[0].how_to_mend), findings[0]
+    assert re.search(fix, findings[0].how_to_fix), findings[0]
 
 
 @pytest.mark.parametrize("cls", [UsedHelper, Typed])
@@ -599,7 +599,7 @@ def test_the_checks_leave_the_global_generators_alone() -> None:
 def test_findings_are_sorted_and_plain() -> None:
     findings = check_env(ToolEnv)
     assert findings == sorted(findings, key=lambda finding: finding.severity)
-    assert all(isinstance(finding, Finding) and finding.what and finding.how_to_mend for finding in findings)
+    assert all(isinstance(finding, Finding) and finding.what and finding.how_to_fix for finding in findings)
 
 
 # ---- Gymnasium's border: make, make_vec, wrappers, seeds -------------------------------------------------------------
@@ -644,8 +644,8 @@ def played(vector: gymnasium.vector.VectorEnv[Any, Any, Any], steps: int = 12) -
 def test_behind_each_other_and_beside_each_other_is_the_same(name: str) -> None:
     """`shared_memory=False`: messages have no fixed size."""
     sync = played(gymnasium.make_vec(name, 3, vectorization_mode="sync"))
-    beside = gymnasium.make_vec(name, 3, vectorization_mode="async", vector_kwargs={"shared_memory": False})
-    assert played(beside) == sync
+    side_by_side = gymnasium.make_vec(name, 3, vectorization_mode="async", vector_kwargs={"shared_memory": False})
+    assert played(side_by_side) == sync
     assert any(all(step[2]) for step in sync[1:])
     assert len({observation.messages[-1].content for observation in sync[0]}) > 1
 

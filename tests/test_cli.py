@@ -22,9 +22,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sparring import Trajectory
-from sparring.cli import app
-from sparring.console import LiveWatch, PlainWatch, duration
-from sparring.exits import end, resume_command
+from sparring.app.console import LiveWatch, PlainWatch, duration
+from sparring.cli.exits import end, resume_command
+from sparring.cli.root import app
 from sparring.tools import FaultPlan
 from sparring.trajectories.errors import DataError
 
@@ -72,7 +72,7 @@ def fails(command: str) -> str:
 
 
 def start(
-    *arguments: str, code: str = "from sparring.cli import main; main()", **options: Any
+    *arguments: str, code: str = "from sparring.cli.root import main; main()", **options: Any
 ) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     return subprocess.Popen(
@@ -122,9 +122,9 @@ def examples() -> list[str]:
 QUICKER = {
     "train sft": "--steps 2 --batch 2",
     "train dpo": "--steps 1 --batch 2 --min-chosen -1e9",
-    "train grpo": "--steps 1 --groups 2 --group 2 --max-tokens 8",
-    "rollout orders --model": "--max-tokens 8",
-    "evaluate orders --model": "--max-tokens 8",
+    "train grpo": "--steps 1 --groups 2 --group 2 --max-turn-tokens 8",
+    "rollout orders --model": "--max-turn-tokens 8",
+    "evaluate orders --model": "--max-turn-tokens 8",
 }
 
 
@@ -153,9 +153,9 @@ def test_every_example_works(here: Path, tiny_qwen3: Path) -> None:
 
 
 def test_defaults_are_those_of_the_settings(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparring import training
+    from sparring.app import training
     from sparring.trainers.dpo import DpoSettings
-    from sparring.trainers.rl import GrpoSettings, Mixture
+    from sparring.trainers.grpo import GrpoSettings, Mixture
     from sparring.trainers.sft import SftSettings
 
     made: dict[str, Any] = {}
@@ -183,7 +183,7 @@ def test_defaults_are_those_of_the_settings(here: Path, monkeypatch: pytest.Monk
 
 def test_the_recipe_gets_what_was_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sparring.trainers import recipe
-    from sparring.trajectories.report import Arm
+    from sparring.trajectories.pages.report import Arm
 
     asked: list[Any] = []
 
@@ -205,12 +205,12 @@ def test_the_recipe_gets_what_was_asked_for(here: Path, monkeypatch: pytest.Monk
 
 
 def test_from_rollout_to_a_measured_model(here: Path, tiny_qwen3: Path) -> None:
-    run("rollout echo --agent oracle --out gold.jsonl")
+    run("rollout echo --agent expert --out gold.jsonl")
     trained = run("train sft --data gold.jsonl --model tiny-qwen3 --steps 3 --batch 4 --out runs/sft")
     assert trained.stdout == "model: runs/sft/model\n"
     assert "kept 4 of 4 trajectories" in trained.stderr
     assert json.loads((here / "runs/sft/model/sparring.json").read_text()) == {"tools": "signature"}
-    table = run("evaluate echo --model runs/sft/model --max-tokens 8 --out eval").stdout
+    table = run("evaluate echo --model runs/sft/model --max-turn-tokens 8 --out eval").stdout
     assert re.search(r"runs/sft +0% \[0, 49\]", table)
     assert re.search(r"do-nothing +0% \[0, 49\]", table)
     assert re.search(r"clean +one fault", table)
@@ -236,14 +236,14 @@ def test_a_rollout_goes_on_where_it_was(here: Path) -> None:
     assert "part.jsonl holds episodes of other tasks, faults or seeds" in fails(
         "rollout orders --seed 1 --out part.jsonl"
     )
-    assert "of agent oracle" in fails("rollout orders --n 6 --agent give-up --out part.jsonl")
+    assert "of agent expert" in fails("rollout orders --n 6 --agent give-up --out part.jsonl")
     run("rollout orders --n 2 --agent give-up --out part.jsonl --overwrite")
     assert len(read(here / "part.jsonl")) == 2
 
 
 def test_a_file_of_an_older_model_is_not_taken_up(here: Path, tiny_qwen3: Path) -> None:
     shutil.copytree(tiny_qwen3, here / "mine")
-    command = "rollout echo --model ./mine --n 1 --max-tokens 4 --out some.jsonl"
+    command = "rollout echo --model ./mine --n 1 --max-turn-tokens 4 --out some.jsonl"
     run(command)
     assert "1 episode of 1 stood in some.jsonl already" in run(command).stderr
     assert "other settings" in fails(f"{command} --temperature 0.5")
@@ -292,7 +292,7 @@ def test_unknown_names(here: Path) -> None:
     assert fails("rollout ordrs") == "unknown environment 'ordrs'. Did you mean 'orders'?"
     assert "Did you mean 'echo'?" in fails("train grpo ekko --out x")
     assert "Did you mean 'orders'?" in fails("recipe order")
-    assert fails("rollout echo --agent orcale") == "unknown agent 'orcale'. Did you mean 'oracle'?"
+    assert fails("rollout echo --agent orcale") == "unknown agent 'orcale'. Did you mean 'expert'?"
     assert fails("rollout echo --model tiny-qwen") == "unknown model 'tiny-qwen'. Did you mean 'tiny-qwen3'?"
     assert "there is no model folder ./none" in fails("evaluate echo --model ./none")
     assert fails("model fetch smollm") == "unknown model 'smollm'. Did you mean 'smollm2-135m'?"
@@ -361,7 +361,7 @@ def test_an_environment_that_is_wrong(here: Path) -> None:
     (here / "wrong_cli.py").write_text(UNTYPED)
     assert "type" in fails("rollout wrong_cli:Untyped")
     found = run("check wrong_cli:Untyped", 1)
-    assert re.search(r"error: .*find.*\n +mend: ", found.stdout, re.DOTALL)
+    assert re.search(r"error: .*find.*\n +fix: ", found.stdout, re.DOTALL)
     assert "1 error, 0 warnings" in found.stdout
     line = fails("rollout wrong_cli:Broken --agent do-nothing")
     assert "KeyError: 'books' (wrong_cli.py, line 19, in setup)" in line
@@ -386,7 +386,7 @@ def test_groups_of_exceptions_do_not_leak(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_missing_extra(here: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; from sparring.cli import main; main()"
+    code = "import sys; sys.modules['torch'] = None; from sparring.cli.root import main; main()"
     run("rollout echo --out gold.jsonl")
     for command in ("rollout echo --model tiny-qwen3", "train sft --data gold.jsonl --out x"):
         process = start(*command.split(), code=code, cwd=here)
@@ -553,23 +553,28 @@ def test_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (-1, 0.4, 59.4, 59.6, 3599, 8100)] == [
-        "0 s", "0 s", "59 s", "1:00 min", "59:59 min", "2:15 h"
-    ]  # fmt: skip
+        "0 s",
+        "0 s",
+        "59 s",
+        "1:00 min",
+        "59:59 min",
+        "2:15 h",
+    ]
 
 
 def test_a_file_of_episodes_has_one_writer(here: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
-    run("rollout echo --agent oracle --n 2 --out a.jsonl")
+    run("rollout echo --agent expert --n 2 --out a.jsonl")
     with (here / "a.jsonl").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "another process is writing a.jsonl" in fails(
-            "rollout echo --agent oracle --n 3 --out a.jsonl --overwrite"
+            "rollout echo --agent expert --n 3 --out a.jsonl --overwrite"
         )
     assert len((here / "a.jsonl").read_bytes().splitlines()) == 2
 
 
 def test_an_episode_that_stands_twice_is_no_second_episode(here: Path) -> None:
-    run("rollout echo --agent oracle --n 2 --out a.jsonl")
+    run("rollout echo --agent expert --n 2 --out a.jsonl")
     lines = (here / "a.jsonl").read_bytes()
     (here / "b.jsonl").write_bytes(lines + lines.splitlines(keepends=True)[0])
     assert "line 3: the episode" in fails("show b.jsonl")
@@ -583,4 +588,4 @@ def test_an_environment_in_another_folder(here: Path, monkeypatch: pytest.Monkey
     (here / "a" / "mine.py").write_text("from sparring.envs.echo import Echo\nclass Mine(Echo):\n    pass\n")
     monkeypatch.chdir(here / "b")
     for path in ("../a/mine.py", f"{here}/b/../a/mine"):
-        assert "success 100%" in run(f"rollout {path}:Mine --agent oracle --n 2").output
+        assert "success 100%" in run(f"rollout {path}:Mine --agent expert --n 2").output

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.envs import SPLITS, make, optimum, play, task_set
+from sparring.envs import SPLITS, expert_turns, make, play, task_set
 from sparring.envs.code_repair import CodeRepair
 from sparring.envs.code_repair.package import TESTS, Broken, function_in, rename, run_visible
 from sparring.envs.code_repair.recipes import HIDDEN, RECIPES, VISIBLE, cases, sources
@@ -78,7 +78,7 @@ def test_levels_take_as_many_calls_as_they_say(env: CodeRepair) -> None:
     for level, calls in {1: 3, 2: 4, 3: 5, 4: 8}.items():
         for task in task_set(env, "train", 12, levels=[level]):
             env.start(task)
-            assert optimum(env) == calls + 1, task
+            assert expert_turns(env) == calls + 1, task
     families = {bug.family for recipe in RECIPES.values() for bug in recipe.bugs}
     assert len(families) >= 6
     assert {part for task in task_set(env, "train", 300) for part in task.kind.split("+")} == families
@@ -319,7 +319,7 @@ def test_the_expert_mends_what_an_agent_broke(env: CodeRepair) -> None:
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_the_expert_recovers(env: CodeRepair, kind: str, struck: Struck) -> None:
-    verdicts = struck(env, task_set(env, "train", 16, seed=2), FaultPlan((kind,), 1), "oracle")
+    verdicts = struck(env, task_set(env, "train", 16, seed=2), FaultPlan((kind,), 1), "expert")
     assert len(verdicts) >= 3
     assert sum(verdicts) >= 0.95 * len(verdicts)
 
@@ -357,8 +357,10 @@ def test_rename_touches_imports_alone() -> None:
         TESTS: "from .a import a\n",
     }
     assert rename(files, "a", "z") == {
-        "z.py": "a = 'from a import b'\n", "b.py": "from z import a\nfrom ab import c\n", TESTS: "from .z import a\n"
-    }  # fmt: skip
+        "z.py": "a = 'from a import b'\n",
+        "b.py": "from z import a\nfrom ab import c\n",
+        TESTS: "from .z import a\n",
+    }
 
 
 def test_a_function_ends_where_the_next_thing_begins() -> None:

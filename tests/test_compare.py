@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sparring.cli import app
+from sparring.cli.root import app
 from sparring.trajectories.errors import ConfigError, DataError
 from sparring.trajectories.messages import Action, Cause, Outcome, ToolCall, ToolResult
 from sparring.trajectories.metrics import Comparison, compare
@@ -31,9 +31,15 @@ def episode(success: bool | None, task: str, agent: str = "a", **more: Any) -> T
     more = {"seed": 1, "stop": StopReason.FINISHED, "turns": (Turn(Action("Done.")),), **more}
     id = "/".join(str(part) for part in (agent, task, more.get("faults", ""), more["seed"], more.get("attempt", 0)))
     return Trajectory(
-        id=id, env=more.pop("env", "test/Env-v0"), task=Task("do it", id=task), prompt=(),
-        success=success, agent=agent, reward=float(success or 0), **more,
-    )  # fmt: skip
+        id=id,
+        env=more.pop("env", "test/Env-v0"),
+        task=Task("do it", id=task),
+        prompt=(),
+        success=success,
+        agent=agent,
+        reward=float(success or 0),
+        **more,
+    )
 
 
 def sides(pairs: Sequence[tuple[bool | None, bool | None]], **more: Any) -> tuple[list[Trajectory], list[Trajectory]]:
@@ -428,18 +434,18 @@ def test_two_files_of_one_name_are_told_apart(here: Path) -> None:
 
 def test_groups_show_how_reliable_an_agent_is(here: Path) -> None:
     faults = "count=1:unavailable,session_expired"
-    for name in ("blind-retry", "oracle"):
+    for name in ("blind-retry", "expert"):
         run(f"rollout orders --agent {name} --n 8 --group 2 --faults {faults} --out {name}.jsonl")
-    shown = run("compare blind-retry.jsonl oracle.jsonl").stdout
-    assert "oracle 1.00" in next(line for line in shown.splitlines() if line.startswith("pass^2: "))
+    shown = run("compare blind-retry.jsonl expert.jsonl").stdout
+    assert "expert 1.00" in next(line for line in shown.splitlines() if line.startswith("pass^2: "))
     assert "on 16 pairs of 8 paired tasks" in shown
 
 
 def test_real_agents(here: Path) -> None:
-    run("evaluate orders --agent give-up --agent oracle --n 12 --out runs/eval")
-    found = run("compare runs/eval/give-up.jsonl runs/eval/oracle.jsonl")
-    assert "oracle is better under one fault; no difference shown under clean" in found.stdout
-    told = strict(run("compare runs/eval runs/eval --a give-up --b oracle --json").stdout)
+    run("evaluate orders --agent give-up --agent expert --n 12 --out runs/eval")
+    found = run("compare runs/eval/give-up.jsonl runs/eval/expert.jsonl")
+    assert "expert is better under one fault; no difference shown under clean" in found.stdout
+    told = strict(run("compare runs/eval runs/eval --a give-up --b expert --json").stdout)
     rows = {row["name"]: row for row in told["measures"]}
     assert rows["recovery"]["b"]["value"] == 1.0
     assert rows["right strategy"]["b"]["value"] > rows["right strategy"]["a"]["value"]

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sparring.agents import Episode, HermesFormat, rollout, scripted
+from sparring.agents import EpisodeSpec, HermesFormat, rollout, scripted
 from sparring.agents.models import load_tokenizer
-from sparring.cli import app
+from sparring.cli.root import app
 from sparring.envs import make, task_set
 from sparring.tools import FaultPlan
 from sparring.trajectories.curation import (
@@ -407,9 +407,9 @@ def test_pairs_keep_their_promises(courses: list[tuple[str, float]], most: int, 
 def test_correction_pairs_fork_where_the_lineage_says() -> None:
     failed = sampled("failed", "a b x y")
     # the expert sets in after turn 1 and happens to say b as well: the fork stays that of the lineage
-    corrected = sampled("mended", "a b c", reward=1, forked_from=Fork("failed", 1))
+    corrected = sampled("fixed", "a b c", reward=1, forked_from=Fork("failed", 1))
     pairs = correction_pairs([(failed, corrected)])
-    assert names(pairs) == [("mended", "failed", 1)]
+    assert names(pairs) == [("fixed", "failed", 1)]
     assert pairs.items[0].source == "correction"
     assert pairs.card == Card(came_in=1, kept=1, unit="pairs")
 
@@ -542,12 +542,12 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, tiny_qwen3: Path) -> Path:
     folder = tmp_path_factory.mktemp("kitchen")
     tasks = task_set(make("orders"), "train", 5)
     plan = FaultPlan.parse("count=1:unavailable,rate_limited,internal_error@3")
-    episodes = {"gold": [Episode(t) for t in tasks], "faulty": [Episode(t, plan) for t in tasks]}
-    played = {name: rollout("orders", scripted("oracle"), wanted) for name, wanted in episodes.items()}
+    episodes = {"gold": [EpisodeSpec(t) for t in tasks], "faulty": [EpisodeSpec(t, plan) for t in tasks]}
+    played = {name: rollout("orders", scripted("expert"), wanted) for name, wanted in episodes.items()}
     agents = ("give-up", "do-nothing", "blind-retry")
     others = [t for agent in agents for t in rollout("orders", scripted(agent), episodes["faulty"])]
     played["groups"] = [*played["faulty"], *others]
-    chat = HermesFormat(load_tokenizer(tiny_qwen3), tools="signature")
+    chat = HermesFormat(load_tokenizer(tiny_qwen3), tool_style="signature")
     for t in played["groups"]:
         tokens, spans = chat.tokens(t)
         turns = tuple(replace(turn, span=span) for turn, span in zip(t.turns, spans, strict=True))
@@ -589,7 +589,7 @@ SEEDS = {
     "gold of a store, by a recipe": ("sft", "store --recipe rules.yaml"),
     "recovery demonstrations": ("sft", "gold.jsonl faulty.jsonl --rule recoveries"),
     "rejection sampling": ("sft", "sampled.jsonl --rule 'rejection_sampling k=2' --rule gold"),
-    "distillation": ("sft", "sampled.jsonl --rule 'distillation teacher=oracle student=do-nothing'"),
+    "distillation": ("sft", "sampled.jsonl --rule 'distillation teacher=expert student=do-nothing'"),
     "corrected episodes": ("sft", "sampled.jsonl --rule corrections"),
     "correction": ("dpo", "sampled.jsonl --rule 'pairs by=correction'"),
     "on-policy": ("dpo", "sampled.jsonl --rule duplicates --rule 'pairs by=reward max_per_group=2'"),
@@ -625,8 +625,10 @@ def test_a_seed_of_data_from_the_command_to_a_step_of_training(seed: str, cook: 
 
     out = kitchen / f"run {seed}"
     options = "--keep all" if trainer == "sft" else "--min-chosen -1e9"
-    cook(f"train {trainer} --data {shlex.quote(data.name)} {options} --model tiny-qwen3 --precision fp32 --steps 1 "
-         f"--batch 2 --max-tokens 9000 --micro-tokens 9000 --save-every 0 --out {shlex.quote(out.name)}")  # fmt: skip
+    cook(
+        f"train {trainer} --data {shlex.quote(data.name)} {options} --model tiny-qwen3 --precision fp32 --steps 1 "
+        f"--batch 2 --max-context 9000 --micro-tokens 9000 --save-every 0 --out {shlex.quote(out.name)}"
+    )
     (row,) = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     assert math.isfinite(row["loss"])
     assert row["loss"] > 0
@@ -664,12 +666,14 @@ def test_pairs_and_episodes_are_not_mixed(cook: Any, kitchen: Path) -> None:
 
 def test_decontaminated_by_a_split(cook: Any, kitchen: Path) -> None:
     """The test tasks that were played by mistake go, the others stay."""
-    leaked = rollout("orders", scripted("oracle"), [Episode(t) for t in task_set(make("orders"), "test", 2)])
+    leaked = rollout("orders", scripted("expert"), [EpisodeSpec(t) for t in task_set(make("orders"), "test", 2)])
     (kitchen / "leaked.jsonl").write_bytes(b"".join(t.to_json() + b"\n" for t in leaked))
     assert (
         "2 of 7 are of held-out tasks"
         in cook("curate gold.jsonl leaked.jsonl --rule gold --held-out test --out clean.jsonl", 1).stderr
     )
-    cook("curate gold.jsonl leaked.jsonl --rule gold --rule 'decontaminated against=test' --held-out test "
-         "--out clean.jsonl --overwrite")  # fmt: skip
+    cook(
+        "curate gold.jsonl leaked.jsonl --rule gold --rule 'decontaminated against=test' --held-out test "
+        "--out clean.jsonl --overwrite"
+    )
     assert json.loads((kitchen / "clean.card.json").read_text())["kept"] == 5

@@ -73,12 +73,19 @@ BAD = Outcome.UNAVAILABLE
 
 
 def turn(
-    tool: str, argument: str = "", outcome: Outcome = Outcome.OK, *, cause: Cause | None = None, landed: bool = False,
+    tool: str,
+    argument: str = "",
+    outcome: Outcome = Outcome.OK,
+    *,
+    cause: Cause | None = None,
+    took_effect: bool = False,
     content: str = "",
-) -> Turn:  # fmt: skip
+) -> Turn:
     cause = cause or (None if outcome is Outcome.OK else Cause.INJECTED)
     call = ToolCall(tool, {"x": argument}, id=f"{tool}-{argument}")
-    done = ToolResult(call.id, tool, outcome, content or outcome.value, cause=cause, landed=landed, latency_s=0.1)
+    done = ToolResult(
+        call.id, tool, outcome, content or outcome.value, cause=cause, took_effect=took_effect, latency_s=0.1
+    )
     return Turn(Action("", (call,)), (done,))
 
 
@@ -265,13 +272,13 @@ def test_quality_by_hand() -> None:
         "w",
         turn("look", "1", content="x"),
         turn("look", "1", content="x"),  # nothing new
-        turn("pay", "1", landed=True),
+        turn("pay", "1", took_effect=True),
         turn("look", "1", content="x"),  # the world changed: looking again is no waste
         turn("look", "2", Outcome.NOT_FOUND, cause=Cause.TOOL),  # a made-up id
         turn("pay", "2", BAD),  # nobody could know
         turn("pay", "2"),
         say("done"),
-        optimum=4,
+        expert_turns=4,
     )
     got = quality_of(wasteful, [episode("x", say("no"), success=False), episode("y", say("done"))])
     assert got == Quality(length=0.5, thrift=pytest.approx(5 / 7), margin=0.75)
@@ -281,8 +288,8 @@ def test_quality_by_hand() -> None:
 
 
 def test_quality_drops_below_a_score_or_a_share() -> None:
-    good = episode("g", turn("a"), say("done"), optimum=2)
-    long = episode("l", turn("a"), turn("b"), turn("c"), say("done"), optimum=2, task="u")
+    good = episode("g", turn("a"), say("done"), expert_turns=2)
+    long = episode("l", turn("a"), turn("b"), turn("c"), say("done"), expert_turns=2, task="u")
     unknown = episode("i", say("x"), success=None)
     assert ids(quality([good, long, unknown], min=0.9)) == ["g"]
     done = quality([long, good, unknown], top=0.5)
@@ -492,9 +499,9 @@ def episodes(draw: st.DrawFn, n: int | None = None) -> list[Trajectory]:
         success = draw(st.sampled_from([True, True, False, None]))
         task = draw(st.sampled_from("pqr"))
         hit = tuple(draw(st.lists(st.sampled_from(["gone", "timeout"]), max_size=2)))
-        optimum = draw(st.sampled_from([None, 1, 2]))
+        expert_turns = draw(st.sampled_from([None, 1, 2]))
         agent = draw(st.sampled_from(["one", "two"]))
-        fields: dict[str, Any] = {"faults_hit": hit, "optimum": optimum, "agent": agent, "kind": task}
+        fields: dict[str, Any] = {"faults_hit": hit, "expert_turns": expert_turns, "agent": agent, "kind": task}
         out.append(episode(f"e{i}", *turns, success=success, task=task, **fields))
     return out
 
@@ -629,11 +636,11 @@ def test_a_recipe_makes_pairs() -> None:
     assert done.card()["unit"] == "pairs"
     assert done.card()["rules"][1]["rule"] == "pairs by score"
     assert "<lambda>" in done.card()["rules"][1]["settings"]["score"]
-    mended = episode("m", *HELD[1].turns[:1], say("done"), forked_from=Fork("b", 1))
-    fixed = curate(HELD, [{"pairs": {"by": "correction"}}], helpers={"corrections": lambda ts: [(ts[0], mended)]})
+    fixed = episode("m", *HELD[1].turns[:1], say("done"), forked_from=Fork("b", 1))
+    fixed = curate(HELD, [{"pairs": {"by": "correction"}}], helpers={"corrections": lambda ts: [(ts[0], fixed)]})
     assert sides(Curated(fixed.items, Card(0, 0))) == [("m", "b")]  # type: ignore[arg-type]
     assert balances(fixed.steps[0].card)
-    again = curate(HELD, ["corrections"], helpers={"corrections": lambda ts: [(ts[0], mended)]})
+    again = curate(HELD, ["corrections"], helpers={"corrections": lambda ts: [(ts[0], fixed)]})
     assert [turn.weight for turn in again.items[0].turns] == [0, 1]  # type: ignore[union-attr]
 
 
@@ -730,14 +737,14 @@ def test_every_rule_can_be_named_with_its_settings() -> None:
              "balanced": {"by": "agent"}, "coverage": {"n": 1}, "diverse": {"n": 1}, "sample": {"n": 1},
              "quality": {"top": 0.5}, "decontaminated": {"against": [Task("Else.")]}, "difficulty": {"min": 0.5},
              "distillation": {"teacher": "two"}}  # fmt: skip
-    mended = episode("m", turn("a"), say("done"), forked_from=Fork("b", 1))
+    fixed = episode("m", turn("a"), say("done"), forked_from=Fork("b", 1))
     sampled = [
         replace(t, tokens=Tokens((1,), (1,), (0.0,)), turns=tuple(replace(x, span=None) for x in t.turns)) for t in HELD
     ]
     for name in [*RULES, *(f"pairs by {by}" for by in PAIRS)]:
         rule: Any = {"pairs": {"by": name[9:], **ready.get(name, {})}} if name[9:] in PAIRS else {name: ready.get(name)}
-        held = [*HELD, mended] if name == "pairs by step" else sampled if name == "pairs by reward" else HELD
-        done = curate(held, [rule], helpers={"corrections": lambda ts: [(ts[0], mended)]})
+        held = [*HELD, fixed] if name == "pairs by step" else sampled if name == "pairs by reward" else HELD
+        done = curate(held, [rule], helpers={"corrections": lambda ts: [(ts[0], fixed)]})
         assert done.items, name
         assert balances(done.steps[0].card), name
 
@@ -803,9 +810,10 @@ def test_attempts_of_one_episode_are_told_apart() -> None:
 
 
 def test_the_hash_is_of_the_content() -> None:
-    slow = replace(HELD[0], turns=tuple(
-        replace(t, results=tuple(replace(r, latency_s=99.0) for r in t.results)) for t in HELD[0].turns
-    ))  # fmt: skip
+    slow = replace(
+        HELD[0],
+        turns=tuple(replace(t, results=tuple(replace(r, latency_s=99.0) for r in t.results)) for t in HELD[0].turns),
+    )
     assert digest([slow, HELD[1]]) == digest([HELD[1], HELD[0]])
     assert digest([HELD[0]]) != digest([HELD[0], HELD[0]]) != digest([HELD[1]])
     assert digest([replace(HELD[0], reward=0.5)]) != digest([HELD[0]])

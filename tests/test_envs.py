@@ -19,8 +19,8 @@ from sparring.envs import (
     ToolEnv,
     check_env,
     expert,
+    expert_turns,
     make,
-    optimum,
     play,
     register,
     registered,
@@ -196,7 +196,7 @@ def test_a_fork_goes_on_as_the_whole(env: ToolEnv, plan: str) -> None:
 def test_the_optimum_leaves_the_episode_alone(env: ToolEnv) -> None:
     env.start(some_tasks(env)[0])
     before = env.snapshot().turns
-    assert optimum(env) == len(play(env))
+    assert expert_turns(env) == len(play(env))
     assert before == 0
 
 
@@ -624,7 +624,7 @@ def test_a_good_environment_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "severity", "what", "mend"),
+    ("cls", "severity", "what", "fix"),
     [
         (NoHeadings, "warning", "lacks ## Tools, ## Rewards", "headings"),
         (NothingDone, "error", "24 of 24 tasks .* succeed when nothing is done", "let success"),
@@ -648,7 +648,7 @@ def test_a_good_environment_passes() -> None:
         (WeakExpert, "error", "clean, the expert fails 24 of 24 tasks", "let solve"),
         (ForgetfulExpert, "warning", "under the fault timeout_landed, the expert fails", "look whether it happened"),
         (NoSuccess, "error", "defines no success", "README"),
-        (FailingSuccess, "error", r"KeyError: 'opened' \(test_envs.py, line \d+, in success\)", "mend that line"),
+        (FailingSuccess, "error", r"KeyError: 'opened' \(test_envs.py, line \d+, in success\)", "fix that line"),
         (WrongRewards, "error", "a failure is rewarded with 1", "full reward"),
         (NanReward, "error", "reward part 'success' is nan", "finite"),
         (BigReward, "warning", "reward is -5", "between -1 and 1"),
@@ -657,12 +657,12 @@ def test_a_good_environment_passes() -> None:
         (ToolEnv, "error", "has no tools", "@tool"),
     ],
 )
-def test_each_fault_of_an_author_is_found(cls: type[ToolEnv], severity: str, what: str, mend: str) -> None:
+def test_each_fault_of_an_author_is_found(cls: type[ToolEnv], severity: str, what: str, fix: str) -> None:
     findings = check_env(cls)
     hits = [f for f in findings if re.search(what, f.what)]
     assert hits, findings
     assert hits[0].severity == severity
-    assert re.search(mend, hits[0].how_to_mend), hits[0]
+    assert re.search(fix, hits[0].how_to_fix), hits[0]
     assert findings == sorted(findings, key=lambda f: f.severity)
     assert len(findings) <= 6, findings  # one mistake is not told in ten ways
 
@@ -715,8 +715,14 @@ def test_a_class_in_a_file_of_this_folder(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "my_other_shelf.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
-    for name in ("my_shelf:Shelf", "my_shelf.py:Shelf", "./my_shelf.py:Shelf", "mine/Shelf-v0",
-                 "inner/my_other_shelf.py:Shelf", f"{tmp_path / 'inner' / 'my_other_shelf.py'}:Shelf"):  # fmt: skip
+    for name in (
+        "my_shelf:Shelf",
+        "my_shelf.py:Shelf",
+        "./my_shelf.py:Shelf",
+        "mine/Shelf-v0",
+        "inner/my_other_shelf.py:Shelf",
+        f"{tmp_path / 'inner' / 'my_other_shelf.py'}:Shelf",
+    ):
         env = make(name)
         env.reset(seed=0, options={"split": "test"})
         assert call(env, "put", thing="test").ok

@@ -32,7 +32,7 @@ from sparring import (
     Turn,
     UnknownName,
 )
-from sparring.cli_export import attach
+from sparring.cli.export import attach
 from sparring.trajectories import export, imports
 from sparring.trajectories.curation import Pair
 from sparring.trajectories.messages import Role, ToolSpec
@@ -55,7 +55,7 @@ def call(name: str, id: str, /, **arguments: Any) -> ToolCall:
 
 
 def ok(id: str, tool: str, content: str) -> ToolResult:
-    return ToolResult(id, tool, Outcome.OK, content, landed=True)
+    return ToolResult(id, tool, Outcome.OK, content, took_effect=True)
 
 
 BAD = ToolCall("find", None, '{"title": "Du', "c1", "not JSON")
@@ -210,8 +210,10 @@ def test_a_malformed_call_that_reads_as_arguments_is_reported(raw: str, tmp_path
 
 def test_openai_rows_are_what_the_fine_tuning_takes() -> None:
     (row,) = export.openai([STORY]).rows
-    assert row["tools"][0] == {"type": "function", "function": {"name": "find", "description": "Find é.",
-        "parameters": TOOLS[0].parameters}}  # fmt: skip
+    assert row["tools"][0] == {
+        "type": "function",
+        "function": {"name": "find", "description": "Find é.", "parameters": TOOLS[0].parameters},
+    }
     actions = [m for m in row["messages"] if m["role"] == "assistant"]
     assert [m.get("weight") for m in actions] == [0, None, None]
     sent = [c["function"]["arguments"] for m in actions for c in m.get("tool_calls", [])]
@@ -385,7 +387,13 @@ def test_outcomes_are_not_read_out_of_text(tmp_path: Path) -> None:
     assert [m.role for m in t.prompt] == ["system", "user"]
     assert t.task.instruction == "Lend\nDune"
     first, second = t.turns[0].results  # in the order of the calls
-    assert (first.call_id, first.outcome, first.cause, first.landed, first.inferred) == ("a", "ok", None, None, True)
+    assert (first.call_id, first.outcome, first.cause, first.took_effect, first.inferred) == (
+        "a",
+        "ok",
+        None,
+        None,
+        True,
+    )
     assert (second.outcome, second.cause, second.inferred) == (Outcome.UNKNOWN_TOOL, Cause.POLICY, True)
     assert t.success is None
     assert t.stop is StopReason.TERMINATED
@@ -400,8 +408,11 @@ def test_outcomes_are_not_read_out_of_text(tmp_path: Path) -> None:
 def test_a_logged_request_and_its_response(tmp_path: Path) -> None:
     asked = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
     answer = {"choices": [{"message": {"role": "assistant", "content": "Hello", "function_call": None}}]}
-    for row in ({"request": asked, "response": answer}, {"request": asked, "response": {"body": answer}},
-                asked | answer):  # fmt: skip
+    for row in (
+        {"request": asked, "response": answer},
+        {"request": asked, "response": {"body": answer}},
+        asked | answer,
+    ):
         (t,) = imports.read(lines(tmp_path / "x.jsonl", row), "openai").trajectories
         assert t.final_text == "Hello"
         assert t.stop is StopReason.FINISHED
@@ -607,9 +618,18 @@ DONE = {"role": "assistant", "content": "Done."}
 ASKS: dict[str, Any] = {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]}
 TELLS = {"role": "tool", "tool_call_id": "a", "content": "7"}
 
-DONE_OR_SO = st.sampled_from([USER, DONE, ASKS, TELLS, {"message": DONE, "parent": None},
-    {"nodes": [{"message": DONE}]},
-    {"from": "gpt", "value": "Hi"}, {"from": "function_call", "value": "[7]"}])  # fmt: skip
+DONE_OR_SO = st.sampled_from(
+    [
+        USER,
+        DONE,
+        ASKS,
+        TELLS,
+        {"message": DONE, "parent": None},
+        {"nodes": [{"message": DONE}]},
+        {"from": "gpt", "value": "Hi"},
+        {"from": "function_call", "value": "[7]"},
+    ]
+)
 
 HOSTILE: dict[str, tuple[str, bytes | Any, str]] = {
     "no JSON": ("openai", b"{nonsense", "not JSON"),
@@ -686,12 +706,15 @@ some = {"sharegpt": ["conversations"], "trl": ["messages", "prompt", "completion
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(form=st.sampled_from(sorted(imports.FORMS)), bare=st.booleans(), data=st.data())
 def test_no_row_brings_a_reader_down(form: str, bare: bool, data: st.DataObject, tmp_path: Path) -> None:
-    """Whatever JSON stands there: episodes that can be written, or the one kind of error."""
+    """Whatever JSON is there: episodes that can be written, or the one kind of error."""
     nearly = st.dictionaries(st.sampled_from(some[form]), anything | st.lists(anything | DONE_OR_SO, max_size=3))
     row = data.draw(anything if bare else nearly)
     path = tmp_path / ("x.json" if form == "inspect" else "x.jsonl")
-    path.write_text(json.dumps({"eval": row if bare and isinstance(row, dict) else {}, "samples": [row]} if
-                               form == "inspect" else row))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {"eval": row if bare and isinstance(row, dict) else {}, "samples": [row]} if form == "inspect" else row
+        )
+    )
     try:
         done = imports.read(path, form)
     except DataError as error:

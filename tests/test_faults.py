@@ -258,7 +258,7 @@ def test_a_stale_id_changes_the_world_once() -> None:
 def test_a_timeout_lands() -> None:
     call = desk("timeout_landed:1.0")
     result = call("add", id="a")
-    assert (result.outcome, result.landed, result.value) == (Outcome.TIMEOUT, True, None)
+    assert (result.outcome, result.took_effect, result.value) == (Outcome.TIMEOUT, True, None)
     assert call.env.state["n"] == 1  # type: ignore[attr-defined]
     assert call("enter").ok
 
@@ -318,8 +318,10 @@ def test_a_renamed_parameter_is_refused_under_its_old_name_for_good() -> None:
     while (result := call("add", id="a")).ok:
         pass
     assert (result.outcome, result.cause, result.fault) == (
-        Outcome.INVALID_ARGUMENTS, Cause.INJECTED, "schema_drift",
-    )  # fmt: skip
+        Outcome.INVALID_ARGUMENTS,
+        Cause.INJECTED,
+        "schema_drift",
+    )
     assert "id is now called id_text" in result.content
     assert call("add", id="a").fault == "schema_drift"
     assert call("add", id_text="a").ok
@@ -363,8 +365,9 @@ def test_the_rest_of_a_page() -> None:
     results = [call("books") for _ in range(4)]
     first = next(i for i, r in enumerate(results) if r.fault)
     assert [r.value for r in results[first : first + 2]] == [
-        {"page": ["Dune"], "more": "call again for the rest"}, {"page": ["Emma", "Ulysses"]},
-    ]  # fmt: skip
+        {"page": ["Dune"], "more": "call again for the rest"},
+        {"page": ["Emma", "Ulysses"]},
+    ]
     assert results[first + 2].value == ["Dune", "Emma", "Ulysses"]
 
 
@@ -794,9 +797,32 @@ def test_a_plan_from_a_file_replays_from_its_record(written: Callable[[str], str
 # ---- whatever is written ---------------------------------------------------------------------------------------------
 
 pieces = st.sampled_from(
-    ["count=", "unavailable", "stale_id", "refund", "@", ":", ",", "#", "+", "-", "2", "0.5", "-1", "1e3", " ", "\n",
-     "nan", "é", ".yaml", "²", "1_0", "@7", "٣"]
-)  # fmt: skip
+    [
+        "count=",
+        "unavailable",
+        "stale_id",
+        "refund",
+        "@",
+        ":",
+        ",",
+        "#",
+        "+",
+        "-",
+        "2",
+        "0.5",
+        "-1",
+        "1e3",
+        " ",
+        "\n",
+        "nan",
+        "é",
+        ".yaml",
+        "²",
+        "1_0",
+        "@7",
+        "٣",
+    ]
+)
 
 
 @settings(max_examples=600, deadline=None)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.envs import SPLITS, make, optimum, play, task_set
+from sparring.envs import SPLITS, expert_turns, make, play, task_set
 from sparring.envs.files import Files
 from sparring.envs.files.folder import Folder
 from sparring.tools import FAULTS, FaultPlan, ToolError
@@ -71,10 +71,14 @@ def test_levels_take_as_many_calls_as_they_say(env: Files) -> None:
     for level, calls in {1: 2, 2: 3, 3: 5, 4: 8}.items():
         for task in task_set(env, "train", 40, levels=[level]):
             env.start(task)
-            assert optimum(env) == calls + 1, task
+            assert expert_turns(env) == calls + 1, task
     assert {part for task in task_set(env, "train", 100) for part in task.kind.split("+")} == {
-        "append", "move", "trash", "set", "decide"
-    }  # fmt: skip
+        "append",
+        "move",
+        "trash",
+        "set",
+        "decide",
+    }
 
 
 def test_splits_ask_for_other_things(env: Files) -> None:
@@ -248,9 +252,7 @@ def test_a_folder_has_its_limits(env: Files) -> None:
 
 
 names = st.sampled_from(["a.txt", "b.txt", "c/d.txt", "c/e.txt", "f/g/h.txt", "c", "f", "../x", "a.txt/b", "Ä.txt"])
-steps = st.one_of(
-    st.tuples(st.just("write"), names, st.text(max_size=20)), st.tuples(st.just("move"), names, names)
-)  # fmt: skip
+steps = st.one_of(st.tuples(st.just("write"), names, st.text(max_size=20)), st.tuples(st.just("move"), names, names))
 
 
 @given(st.lists(steps, max_size=12), st.integers(0, 11))
@@ -293,7 +295,7 @@ def test_a_copy_goes_on_as_the_whole(actions: list[tuple[str, str, str]], at: in
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_the_expert_recovers(env: Files, kind: str, struck: Struck) -> None:
-    verdicts = struck(env, task_set(env, "train", 24, seed=2), FaultPlan((kind,), 1), "oracle")
+    verdicts = struck(env, task_set(env, "train", 24, seed=2), FaultPlan((kind,), 1), "expert")
     assert len(verdicts) >= 4
     assert sum(verdicts) >= 0.95 * len(verdicts)
 

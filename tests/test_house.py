@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("trajectories", "tools", "envs", "agents", "trainers")
 """Each may import itself and those before it."""
 
+SHELL = ("app", "cli")
+"""Folders of `src/sparring` that are no links."""
+
 HEAVY = {"accelerate", "datasets", "duckdb", "gguf", "peft", "pyarrow", "ray", "safetensors", "scipy", "tensorboard",
          "tokenizers", "torch", "transformers", "vllm", "wandb"}  # fmt: skip
 """Imported at the top of a module only in agents and trainers, and there only by modules that are about tensors."""
@@ -50,7 +53,13 @@ def modules(folder: str) -> list[Path]:
 
 
 def source_files() -> list[Path]:
-    return [*(p for folder in FOLDERS for p in modules(folder)), *sorted((ROOT / "src" / "sparring").glob("*.py"))]
+    return [*(p for folder in FOLDERS for p in modules(folder)), *shell()]
+
+
+def shell() -> list[Path]:
+    """The modules of `src/sparring` itself: public names, command line, what commands do."""
+    root = ROOT / "src" / "sparring"
+    return sorted([*root.glob("*.py"), *(p for folder in SHELL for p in (root / folder).rglob("*.py"))])
 
 
 def name(path: Path) -> str:
@@ -111,7 +120,9 @@ def at_import_time(tree: ast.Module) -> ast.Module:
 
 
 def package_of(path: Path) -> tuple[str, ...]:
-    return ("sparring", *path.relative_to(ROOT).parent.parts)
+    root = ROOT / "src" if path.is_relative_to(ROOT / "src") else ROOT
+    parts = path.relative_to(root).parent.parts
+    return parts if root != ROOT else ("sparring", *parts)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -158,10 +169,16 @@ def test_the_walk_sees_what_it_should() -> None:
     tree = ast.parse("if 1:\n" + code)
     everywhere = [n for n, _ in imports(tree, ("sparring", "envs"))]
     assert set(everywhere) == {
-        "torch", "sparring.tools.tool", "sparring.envs.env", "transformers", "peft", "scipy", "vllm"
-    }  # fmt: skip
+        "torch",
+        "sparring.tools.definition",
+        "sparring.envs.env",
+        "transformers",
+        "peft",
+        "scipy",
+        "vllm",
+    }
     early = [n for n, _ in imports(at_import_time(tree), ("sparring", "envs"))]
-    assert set(early) == {"torch", "sparring.tools.tool", "sparring.envs.env", "scipy"}
+    assert set(early) == {"torch", "sparring.tools.definition", "sparring.envs.env", "scipy"}
 
 
 def test_environments_load_no_model_library(tmp_path: Path) -> None:
@@ -179,7 +196,7 @@ def test_import_sparring_loads_nothing(tmp_path: Path) -> None:
 def test_the_command_line_starts_light(tmp_path: Path) -> None:
     """`sparring --help` has to be there within 0.6 s: what a command needs is imported when it runs."""
     late = HEAVY | {"gymnasium", "numpy", "pydantic"}
-    code = f"import sparring.cli, sys; print(sorted({late!r} & set(sys.modules)))"
+    code = f"import sparring.cli.root, sys; print(sorted({late!r} & set(sys.modules)))"
     assert run_python(code, cwd=tmp_path) == "[]"
 
 
@@ -275,9 +292,11 @@ def copy_of_the_repository(target: Path, *, links: bool = True) -> Path:
         shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
     package = target / "src" / "sparring"
     package.mkdir(parents=True)
-    for file in (ROOT / "src" / "sparring").iterdir():
-        if file.is_file():
-            shutil.copy(file, package / file.name)
+    for entry in (ROOT / "src" / "sparring").iterdir():
+        if entry.is_file():
+            shutil.copy(entry, package / entry.name)
+        elif entry.name in SHELL:
+            shutil.copytree(entry, package / entry.name, ignore=shutil.ignore_patterns("__pycache__"))
     if links:
         for folder in FOLDERS:
             (package / folder).symlink_to(Path("..", "..", folder), target_is_directory=True)
@@ -305,7 +324,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         held = set(archive.namelist())
     assert {n.split("/")[0] for n in held} == {"sparring", f"sparring-{sparring.__version__}.dist-info"}
     expected = {f"sparring/{p.relative_to(ROOT).as_posix()}" for folder in FOLDERS for p in modules(folder)}
-    expected |= {f"sparring/{p.name}" for p in (ROOT / "src/sparring").iterdir() if p.is_file()}
+    expected |= {p.relative_to(ROOT / "src").as_posix() for p in shell()}
     templates = {f"sparring/{name(p)}" for folder in FOLDERS for p in (ROOT / folder).rglob("*.j2")}
     assert templates
     assert expected | templates <= held
@@ -423,7 +442,7 @@ def test_every_command_has_help_with_an_example() -> None:
     import typer
     from typer.testing import CliRunner
 
-    from sparring.cli import app
+    from sparring.cli.root import app
 
     def walk(command: Any, path: list[str]) -> Iterator[list[str]]:
         yield path

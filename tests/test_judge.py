@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring import InfrastructureError
-from sparring.agents import Episode, HermesFormat, rollout, scripted
+from sparring.agents import EpisodeSpec, HermesFormat, rollout, scripted
 from sparring.agents.engines import Generated, Sampling
 from sparring.agents.engines.transformers import TransformersEngine
 from sparring.agents.judge import Judge, verdict_in
@@ -65,12 +65,12 @@ class Speaking:
 
 @pytest.fixture(scope="module")
 def groups() -> list[TrajectoryGroup]:
-    """The expert beside one that gives up, on the same orders under the same faults."""
+    """The expert next to one that gives up, on the same orders under the same faults."""
     tasks = task_set(make("orders"), "train", 3)
     plan = FaultPlan.parse("count=1:unavailable@3")
-    episodes = [Episode(task, plan) for task in tasks]
+    episodes = [EpisodeSpec(task, plan) for task in tasks]
     return TrajectoryGroup.by_task(
-        [t for name in ("oracle", "give-up") for t in rollout("orders", scripted(name), episodes)]
+        [t for name in ("expert", "give-up") for t in rollout("orders", scripted(name), episodes)]
     )
 
 
@@ -137,7 +137,7 @@ def test_pairs_by_a_judge(chat: HermesFormat, groups: list[TrajectoryGroup]) -> 
     engine = Speaking(chat, longer_is_better)
     judge = Judge(engine, chat, max_context=20_000)
     pairs = judged_pairs(groups, judge)
-    assert [pair.chosen.agent for pair in pairs] == ["oracle"] * 3
+    assert [pair.chosen.agent for pair in pairs] == ["expert"] * 3
     assert len(engine.prompts) == 6  # each in both orders
     assert not engine.open  # its cache may go
     first = judge(groups[0].trajectories[0], groups[0].trajectories[1])
@@ -220,7 +220,7 @@ def test_a_grade_in_the_midst_of_a_rollout(chat: HermesFormat) -> None:
         return env
 
     task = task_set(make("orders"), "train", 1)[0]
-    (played,) = rollout(graded, scripted("oracle"), [Episode(task)])  # type: ignore[arg-type]
+    (played,) = rollout(graded, scripted("expert"), [EpisodeSpec(task)])  # type: ignore[arg-type]
     assert played.reward_parts["graded"] == pytest.approx(0.7)
     judge.close()
 
@@ -242,7 +242,7 @@ def test_asking_for_a_grade_again_is_another_draw(chat: HermesFormat) -> None:
 
 def test_on_a_real_engine(tiny_qwen3: Path, chat: HermesFormat, groups: list[TrajectoryGroup]) -> None:
     """Random weights say nothing that can be read, twice the same, and all episodes are asked in one batch."""
-    judge = Judge(TransformersEngine(load_model(tiny_qwen3), max_rows=4), chat, max_tokens=8, tries=1)
+    judge = Judge(TransformersEngine(load_model(tiny_qwen3), parallel=4), chat, max_tokens=8, tries=1)
     asked = [(a, b) for group in groups for a, b in [group.trajectories, group.trajectories[::-1]]]
     verdicts = judge.many(asked)
     assert len(verdicts) == 6

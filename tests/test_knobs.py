@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring.agents import replay
-from sparring.agents.rollout import Episode, rollout
-from sparring.agents.scripted import scripted
+from sparring.agents.rollouts import EpisodeSpec, rollout
+from sparring.agents.scripts import scripted
 from sparring.envs import ToolEnv, check_env, make, play, register, task_set
 from sparring.envs.env import Verdict
 from sparring.envs.knobs import Knobs, harder
@@ -193,7 +193,7 @@ def test_a_trap_fails_the_task_once_it_has_landed(name: str) -> None:
         play(env)
         assert not env.judge()[0]
         env.start(task, FaultPlan.parse(f"count=1:timeout_lost@{trap.name}"))
-        assert call(env, trap.name, **arguments).landed is False  # refused: nothing has happened yet
+        assert call(env, trap.name, **arguments).took_effect is False  # refused: nothing has happened yet
         play(env)
         assert env.judge()[0]
 
@@ -322,7 +322,7 @@ def test_impossible_by_a_fault_where_the_environment_knows_no_other_way() -> Non
     env = harder("calendar", impossible=1.0)()
     for task in tasks_of(env, 20):
         assert task.data["knobs"] == {"impossible": "fault"}
-        env.start(task, FaultPlan.parse("count=1:unavailable"))  # beside the plan's own
+        env.start(task, FaultPlan.parse("count=1:unavailable"))  # next to the plan's own
         play(env)
         assert "impossible" in env.faults_hit
         assert env.judge()[0]
@@ -396,7 +396,7 @@ def test_records_name_the_knobs_and_replay() -> None:
     name = "sparring.envs.knobs:orders?distractors=3&missing=0.5&impossible=0.2&faults=count=1@4"
     env = make(name)
     assert type(env) is harder("orders", distractors=3, missing=0.5, impossible=0.2, faults="count=1@4")
-    played = rollout(name, scripted("oracle"), [Episode(t) for t in tasks_of(env, 15)])
+    played = rollout(name, scripted("expert"), [EpisodeSpec(t) for t in tasks_of(env, 15)])
     assert {t.env for t in played} == {name}
     assert all(t.success for t in played)
     assert sum(bool(t.faults_hit) for t in played) > 8

@@ -27,11 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sparring.cli import app
+from sparring.cli.root import app
 from sparring.trajectories.errors import ConfigError, DataError
-from sparring.trajectories.labelling import Comparison, LabelServer, comparisons
-from sparring.trajectories.labelling.queue import left_side
-from sparring.trajectories.labelling.server import Session
 from sparring.trajectories.labels import (
     Label,
     LabelFile,
@@ -43,6 +40,9 @@ from sparring.trajectories.labels import (
     read_labels,
 )
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
+from sparring.trajectories.pages.labelling import Comparison, LabelServer, comparisons
+from sparring.trajectories.pages.labelling.queue import left_side
+from sparring.trajectories.pages.labelling.server import Session
 from sparring.trajectories.store import Store
 from sparring.trajectories.trajectory import StopReason, Task, Tokens, Trajectory, Turn, dump_jsonl
 
@@ -56,13 +56,23 @@ HOSTILE = (
 def episode(id: str, said: str, task: str = "t0", text: str = "fine", **more: Any) -> Trajectory:
     """Two turns: a call that all episodes of a task share, and a last message of its own."""
     call = ToolCall("find", {"what": text})
-    result = ToolResult("c1", "find", Outcome.TIMEOUT, text, cause=Cause.INJECTED, landed=None, fault="timeout_lost")
+    result = ToolResult(
+        "c1", "find", Outcome.TIMEOUT, text, cause=Cause.INJECTED, took_effect=None, fault="timeout_lost"
+    )
     turns = (Turn(Action(text, (call,)), (result,)), Turn(Action(said)))
     prompt = (Message("system", "Be brief."), Message("user", f"Do {task} {text}"))
     base = Trajectory(
-        id, "test/Say-v0", Task(f"Do {task} {text}", id=task), prompt, turns, StopReason.FINISHED, success=True,
-        agent=f"agent-{id}", reward=1.0, faults="count=1:timeout_lost@3",
-    )  # fmt: skip
+        id,
+        "test/Say-v0",
+        Task(f"Do {task} {text}", id=task),
+        prompt,
+        turns,
+        StopReason.FINISHED,
+        success=True,
+        agent=f"agent-{id}",
+        reward=1.0,
+        faults="count=1:timeout_lost@3",
+    )
     return replace(base, **more)
 
 
@@ -79,8 +89,13 @@ def test_a_label_is_there_for_the_next_reader_in_the_agreed_form(tmp_path: Path)
     file.add(Label("x", "y", "a", "ada", "clearer"))
     record = json.loads(path.read_text())
     assert {k: record[k] for k in ("a", "b", "label", "labeller", "note", "schema_version")} == {
-        "a": "x", "b": "y", "label": "a", "labeller": "ada", "note": "clearer", "schema_version": 1,
-    }  # fmt: skip
+        "a": "x",
+        "b": "y",
+        "label": "a",
+        "labeller": "ada",
+        "note": "clearer",
+        "schema_version": 1,
+    }
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", record["time"])
     assert read_labels(path) == file.labels()
 
@@ -606,10 +621,21 @@ Opened = Callable[..., Any]
 def label_command(path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`sparring label` in a process of its own, and the address that it prints."""
     command = subprocess.Popen(
-        [sys.executable, "-c", "from sparring.cli import main; main()", "label", str(path), "--no-open",
-         "--labeller", "ada"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "from sparring.cli.root import main; main()",
+            "label",
+            str(path),
+            "--no-open",
+            "--labeller",
+            "ada",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )
     try:
         assert command.stdout is not None
         match = re.search(r"6 pairs of \S+ at (\S+)", command.stdout.readline())

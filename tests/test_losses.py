@@ -153,9 +153,15 @@ def test_micro_batches_add_up_to_one_batch(seed: int, cut: int, kind: str) -> No
         if kind in ("k2", "k3-ratio"):
             return kl_loss(lp, ref[at], w, estimator=kind, old_logps_N=old[at], denominator=denominator).value  # type: ignore[arg-type]
         return policy_gradient_loss(
-            lp, old[at], advantages[at], w, aggregation=kind, owner_N=owner[at],  # type: ignore[arg-type]
-            sampler_logps_N=sampler[at], denominator=denominator,
-        ).value  # fmt: skip
+            lp,
+            old[at],
+            advantages[at],
+            w,
+            aggregation=kind,
+            owner_N=owner[at],  # type: ignore[arg-type]
+            sampler_logps_N=sampler[at],
+            denominator=denominator,
+        ).value
 
     if kind == "sequence-mean":
         total = number((sequence_sums(weights, owner, 4) > 0).sum())
@@ -305,9 +311,14 @@ def test_policy_gradient_is_reinforce_where_the_policy_has_not_moved() -> None:
     assert number(loss.value) == -0.5
     assert gradient(loss.value, logps) == [-1, 0.5, 0]
     assert loss.logs == {
-        "ratio_mean": 1, "ratio_min": 1, "ratio_max": 1, "clip_fraction": 0, "clip_low_fraction": 0,
-        "clip_high_fraction": 0, "policy_kl": 0,
-    }  # fmt: skip
+        "ratio_mean": 1,
+        "ratio_min": 1,
+        "ratio_max": 1,
+        "clip_fraction": 0,
+        "clip_low_fraction": 0,
+        "clip_high_fraction": 0,
+        "policy_kl": 0,
+    }
     assert loss.weight == 2
 
 

@@ -19,7 +19,7 @@ from sparring.envs.math_tools.env import Expert
 from sparring.envs.math_tools.problems import PROBLEMS
 from sparring.envs.math_tools.world import Table, Unit, factor
 from sparring.tools import FAULTS, FaultPlan, InvalidArguments
-from sparring.tools.builtin.calculator import calculate
+from sparring.tools.builtin.arithmetic import calculate
 from sparring.trajectories import Action, Outcome, Task, ToolResult
 
 Struck = Callable[..., list[bool]]
@@ -143,7 +143,7 @@ def test_no_result_can_be_read_from_problem_or_table(env: ToolEnv, tasks: list[T
         env.start(task)
         known = re.findall(r"\d+(?:\.\d+)?", json.dumps([task.instruction, env.state["tables"]]))
         read += any(abs(float(figure) - right(env)) < 0.0051 for figure in known)
-    assert read <= 0.05 * len(tasks)  # remainders, mostly: a small figure stands in many a place
+    assert read <= 0.05 * len(tasks)  # remainders, mostly: a small figure is in many a place
 
 
 def test_splits_share_no_problem(env: ToolEnv) -> None:
@@ -339,7 +339,7 @@ def test_the_expert_recovers_and_wrong_strategies_do_not(
     env: ToolEnv, tasks: list[Task], kind: str, struck: Struck
 ) -> None:
     some, plan = tasks[:120], FaultPlan((kind,), 1)
-    verdicts = struck(env, some, plan, "oracle")
+    verdicts = struck(env, some, plan, "expert")
     assert len(verdicts) >= FEW.get(kind, 0.9) * len(some)
     assert all(verdicts)
     for agent, most in zip(("blind-retry", "give-up"), HARM.get(kind, (0.1, 0.1)), strict=True):
@@ -348,13 +348,13 @@ def test_the_expert_recovers_and_wrong_strategies_do_not(
 
 
 def test_nothing_here_has_an_id_that_could_go_stale(env: ToolEnv, tasks: list[Task], struck: Struck) -> None:
-    assert struck(env, tasks[:20], FaultPlan(("stale_id",), 1), "oracle") == []
+    assert struck(env, tasks[:20], FaultPlan(("stale_id",), 1), "expert") == []
 
 
 @pytest.mark.parametrize("line", ["count=1", "count=2", "count=3", "unavailable:0.2,forbidden:0.1,schema_drift:0.1"])
 def test_several_faults(env: ToolEnv, tasks: list[Task], line: str, struck: Struck) -> None:
     plan = FaultPlan.parse(line)
-    verdicts = struck(env, tasks[:120], plan, "oracle")
+    verdicts = struck(env, tasks[:120], plan, "expert")
     assert fmean(verdicts) >= 0.95
     assert len(verdicts) >= 90
     assert fmean(struck(env, tasks[:120], plan, "blind-retry")) <= 0.7

@@ -347,10 +347,10 @@ def test_slow_is_a_timeout_and_hanging_is_infrastructure(folder: Path, tmp_path:
         named = by_name(tools)
         with pytest.raises(ToolTimeout) as slow:
             named["slow_write"].fn(seconds=1.5)
-        assert slow.value.landed is None
+        assert slow.value.took_effect is None
         with pytest.raises(ToolTimeout) as read:
             named["slow_read"].fn(seconds=1.5)
-        assert read.value.landed is False
+        assert read.value.took_effect is False
     with mcp_tools(bare(folder), timeout=0.5) as tools:
         began = time.monotonic()
         with pytest.raises(InfrastructureError, match="did not answer"):
@@ -385,7 +385,7 @@ def test_the_protocol_decides_what_a_call_came_to(folder: Path) -> None:
             named["nosuch"].fn()
         with pytest.raises(ToolError, match="out of paper") as raised:  # a code that the client uses for a lost line
             named["custom"].fn()
-        assert raised.value.landed is None
+        assert raised.value.took_effect is None
         with pytest.raises(ToolError) as raised:  # the fixed words, but the server lists it
             named["echo"].fn()
         assert raised.value.outcome is Outcome.TOOL_ERROR
@@ -582,7 +582,7 @@ def test_typed_outcomes_survive_the_way_and_hide_what_a_model_must_not_see() -> 
         named["begin"].fn(seed=1)
         box = Toolbox(tools, World())
         there = box.execute(ToolCall("find_order", arguments))[1]
-        assert (there.outcome, there.landed, there.content) == (here.outcome, here.landed, here.content)
+        assert (there.outcome, there.took_effect, there.content) == (here.outcome, here.took_effect, here.content)
         with pytest.raises(Unavailable):
             named["find_order"].fn(**arguments)
     with mcp_tools(**served("orders")) as tools:
@@ -601,7 +601,7 @@ def test_what_a_model_sees_of_a_served_call() -> None:
     goal = session.env.task.data["goals"][0]
     reply = session.call("find_order", {"customer": goal["name"], "item": goal["item"]})
     assert set(reply.shown) == {"outcome", "stop"}
-    assert {"cause", "fault", "landed"} <= set(reply.record)
+    assert {"cause", "fault", "took_effect"} <= set(reply.record)
     assert session.call("begin", {"seed": "x"}).outcome is Outcome.INVALID_ARGUMENTS
     done = session.call("finish", {})
     assert done.shown["success"] is False
@@ -628,7 +628,7 @@ def test_an_environment_over_http() -> None:
 def test_the_command_line() -> None:
     from typer.testing import CliRunner
 
-    from sparring.cli_mcp import mcp
+    from sparring.cli.mcp import mcp
 
     runner = CliRunner()
     for words in (["--help"], ["serve", "--help"]):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.agents import Episode, rollout, scripted
+from sparring.agents import EpisodeSpec, rollout, scripted
 from sparring.envs import make, task_set
 from sparring.envs.roles import tool_roles
 from sparring.tools import FAULTS, FaultPlan
@@ -75,7 +75,7 @@ def call(
     *,
     amount: int | None = 1,
     cause: Cause = Cause.TOOL,
-    landed: bool | None = False,
+    took_effect: bool | None = False,
     raw: str = "",
     fault: str | None = None,
     content: str = "text",
@@ -84,7 +84,13 @@ def call(
     """A turn with one call; amount None: a call that could not be parsed."""
     said = None if amount is None else (arguments or {"amount": amount})
     result = ToolResult(
-        "c", name, outcome, content, cause=None if outcome is Outcome.OK else cause, landed=landed, fault=fault
+        "c",
+        name,
+        outcome,
+        content,
+        cause=None if outcome is Outcome.OK else cause,
+        took_effect=took_effect,
+        fault=fault,
     )
     return Turn(Action("", (ToolCall(name, said, raw),)), (result,))
 
@@ -102,13 +108,24 @@ def episode(
     faults: str = "",
     hit: tuple[str, ...] = (),
     attempt: int = 0,
-    optimum: int | None = None,
+    expert_turns: int | None = None,
     tokens: Tokens | None = None,
 ) -> Trajectory:
     return Trajectory(
-        id="e", env="test/Env-v0", task=Task("do it", id=task), prompt=(), turns=turns, stop=stop, success=success,
-        faults=faults, faults_hit=hit, attempt=attempt, optimum=optimum, tokens=tokens, reward=float(success or 0),
-    )  # fmt: skip
+        id="e",
+        env="test/Env-v0",
+        task=Task("do it", id=task),
+        prompt=(),
+        turns=turns,
+        stop=stop,
+        success=success,
+        faults=faults,
+        faults_hit=hit,
+        attempt=attempt,
+        expert_turns=expert_turns,
+        tokens=tokens,
+        reward=float(success or 0),
+    )
 
 
 SAID = Turn(Action("Done."))
@@ -295,11 +312,11 @@ def test_blind_retries() -> None:
 
 
 def test_an_effect_is_doubled_when_its_reply_was_lost() -> None:
-    lost_reply = call(outcome=Outcome.TIMEOUT, cause=Cause.INJECTED, landed=True)
-    paid = call(landed=True)
+    lost_reply = call(outcome=Outcome.TIMEOUT, cause=Cause.INJECTED, took_effect=True)
+    paid = call(took_effect=True)
     assert duplicate_effects(episode(True, lost_reply, paid)) == 1
     assert duplicate_effects(episode(True, paid, paid)) == 0  # the agent knew, so it was meant
-    assert duplicate_effects(episode(True, lost_reply, call(landed=True, amount=2))) == 0
+    assert duplicate_effects(episode(True, lost_reply, call(took_effect=True, amount=2))) == 0
     assert duplicate_effects(episode(True, DOWN, paid)) == 0
 
 
@@ -310,9 +327,9 @@ def test_outcome_mix_is_per_100_calls() -> None:
 
 
 def test_steps_over_optimal_is_about_successes() -> None:
-    steps = [episode(True, DOWN, call(), optimum=1), episode(False, optimum=3), episode(True, call())]
+    steps = [episode(True, DOWN, call(), expert_turns=1), episode(False, expert_turns=3), episode(True, call())]
     assert steps_over_optimal(steps) == 1.0
-    assert steps_over_optimal([episode(False, optimum=1)]) is None
+    assert steps_over_optimal([episode(False, expert_turns=1)]) is None
 
 
 def test_summary() -> None:
@@ -455,8 +472,9 @@ def test_tools_are_guessed_from_their_names_where_roles_are_not_known() -> None:
     assert counts == {("rate_limited", a): 1 for a in ("wait", "login", "other_tool")}
     looked = episode(True, struck("forbidden", Outcome.FORBIDDEN), call("look"), call("transfer"), SAID)
     assert [one.right for t in (looked, replace(looked, turns=looked.turns[:2])) for one in incidents(t, ROLES)] == [
-        True, False
-    ]  # fmt: skip
+        True,
+        False,
+    ]
     gone = episode(True, struck("tool_removed", Outcome.GONE), call("transfer"), SAID)
     assert right_strategy([gone]).value == 1.0  # it may be the second route
     assert right_strategy([gone], {"test/Env-v0": ToolRoles(alternatives={})}).value == 0.0
@@ -480,7 +498,9 @@ def test_a_fault_counts_once_and_unjudged_episodes_do_not() -> None:
 
 def test_right_strategy_by_hand() -> None:
     right = episode(True, struck("unavailable", Outcome.UNAVAILABLE), call(), SAID, task="a")
-    wrong = episode(False, struck("timeout_landed", Outcome.TIMEOUT, landed=True), call(landed=True), SAID, task="b")
+    wrong = episode(
+        False, struck("timeout_landed", Outcome.TIMEOUT, took_effect=True), call(took_effect=True), SAID, task="b"
+    )
     silent = episode(True, call(fault="empty_result"), call(), SAID, task="c")
     every = [right, wrong, silent]
     assert right_strategy(every).value == pytest.approx(2 / 3)
@@ -534,9 +554,9 @@ def test_turns_to_recovery_stand_beside_what_never_was() -> None:
             call(fault="empty_result"),
             False,
         ),  # an answer, but not a right one
-        (struck("timeout_lost", Outcome.TIMEOUT), struck("timeout_landed", Outcome.TIMEOUT, landed=True), True),
-        (struck("timeout_landed", Outcome.TIMEOUT, landed=True), call("look"), True),
-        (struck("timeout_landed", Outcome.TIMEOUT, landed=True), call(landed=True), False),  # paid twice
+        (struck("timeout_lost", Outcome.TIMEOUT), struck("timeout_landed", Outcome.TIMEOUT, took_effect=True), True),
+        (struck("timeout_landed", Outcome.TIMEOUT, took_effect=True), call("look"), True),
+        (struck("timeout_landed", Outcome.TIMEOUT, took_effect=True), call(took_effect=True), False),  # paid twice
     ],
 )
 def test_when_the_blocked_end_was_reached(blocked: Turn, then: Turn, reached: bool) -> None:
@@ -545,11 +565,18 @@ def test_when_the_blocked_end_was_reached(blocked: Turn, then: Turn, reached: bo
 
 
 def test_a_second_fault_on_the_way_is_an_incident_of_its_own_and_both_are_resolved() -> None:
-    t = episode(True, struck("unavailable", Outcome.UNAVAILABLE), struck("stale_id", Outcome.CONFLICT), call("look"),
-                call(amount=2), SAID)  # fmt: skip
+    t = episode(
+        True,
+        struck("unavailable", Outcome.UNAVAILABLE),
+        struck("stale_id", Outcome.CONFLICT),
+        call("look"),
+        call(amount=2),
+        SAID,
+    )
     assert [(one.fault, one.action, one.resolved) for one in incidents(t)] == [
-        ("unavailable", "retry_same", 3), ("stale_id", "other_tool", 3)
-    ]  # fmt: skip
+        ("unavailable", "retry_same", 3),
+        ("stale_id", "other_tool", 3),
+    ]
 
 
 def test_page_two_ends_what_page_one_began() -> None:
@@ -576,8 +603,8 @@ def test_the_expert_is_right_after_every_fault_and_its_opposites_are_not(kind: s
     plan = FaultPlan.parse(f"count=1:{kind}@1")
     roles = tool_roles({"sparring/Orders-v0"})
     played = {
-        name: rollout("orders", scripted(name), [Episode(task, plan) for task in tasks])
-        for name in ("oracle", "give-up")
+        name: rollout("orders", scripted(name), [EpisodeSpec(task, plan) for task in tasks])
+        for name in ("expert", "give-up")
     }
     expert, quits = (right_strategy(ts, roles, fault=kind) for ts in played.values())
     if expert.value is None:
@@ -586,7 +613,7 @@ def test_the_expert_is_right_after_every_fault_and_its_opposites_are_not(kind: s
     told = [t for t in played["give-up"] if t.failed_calls()]
     if told:
         assert right_strategy(told, roles, fault=kind).value == 0.0
-    recovered = recovery_by_fault(played["oracle"], roles)[kind].value
+    recovered = recovery_by_fault(played["expert"], roles)[kind].value
     assert recovered is not None
     assert recovered >= 0.8
     assert quits.n > 0
@@ -595,8 +622,8 @@ def test_the_expert_is_right_after_every_fault_and_its_opposites_are_not(kind: s
 def test_that_nothing_can_be_done_is_known_once_the_second_route_is_blocked_too() -> None:
     tasks = task_set(make("orders"), "train", 10)
     plan, roles = FaultPlan.parse("count=1:impossible@1"), tool_roles({"sparring/Orders-v0"})
-    for name, share in (("oracle", 1.0), ("give-up", 1.0), ("blind-retry", 0.0)):
-        played = rollout("orders", scripted(name), [Episode(task, plan) for task in tasks])
+    for name, share in (("expert", 1.0), ("give-up", 1.0), ("blind-retry", 0.0)):
+        played = rollout("orders", scripted(name), [EpisodeSpec(task, plan) for task in tasks])
         assert right_strategy(played, roles).value == share
         assert abstention(played).recall.value == share
         assert recovery_by_fault(played, roles)["impossible"].value == 0.0
@@ -627,7 +654,7 @@ def test_wasted_calls_by_hand() -> None:
     assert wasted_calls(episode(False, *[DOWN] * 6)) == 3
     lost = struck("timeout_lost", Outcome.TIMEOUT)
     assert wasted_calls(episode(True, look, lost, look, look)) == 1  # the second look was called for
-    paid = call(landed=True)
+    paid = call(took_effect=True)
     effects = {"test/Env-v0": ToolRoles(effects=frozenset({"pay"}))}
     assert wasted_calls(episode(True, look, paid, look), effects) == 0
     assert wasted_calls(episode(True, look, paid, look)) == 1
@@ -690,7 +717,7 @@ def test_plan_order_by_hand() -> None:
 
 def test_the_expert_keeps_the_order_that_its_results_dictate() -> None:
     tasks = task_set(make("orders"), "train", 6)
-    played = rollout("orders", scripted("oracle"), [Episode(task) for task in tasks])
+    played = rollout("orders", scripted("expert"), [EpisodeSpec(task) for task in tasks])
     gold = {t.task.id: precedence(t) for t in played}
     assert all(gold.values())
     assert plan_order(played, lambda t: gold[t.task.id]).value == 1.0
@@ -719,8 +746,9 @@ def test_forgetting_is_a_paired_difference_for_each_environment() -> None:
     other = [replace(t, env="other/Env-v0") for t in before]
     found = forgetting([*before, *other], [*after, *other])
     assert {env: one.difference for env, one in found.items()} == {
-        "test/Env-v0": pytest.approx(-2 / 3), "other/Env-v0": 0.0
-    }  # fmt: skip
+        "test/Env-v0": pytest.approx(-2 / 3),
+        "other/Env-v0": 0.0,
+    }
     assert forgetting(before, []) == {}
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sparring.cli import app
-from sparring.scaffold import class_name, new_env
+from sparring.app.scaffold import class_name, new_env
+from sparring.cli.root import app
 from sparring.trajectories import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,9 +25,12 @@ def run_python(*arguments: str, cwd: Path, path: Path | None = None) -> str:
     places = [str(ROOT / "src"), *([str(path)] if path else [])]
     done = subprocess.run(
         [sys.executable, *arguments],
-        capture_output=True, text=True, cwd=cwd, timeout=120,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "100"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -56,7 +59,7 @@ def test_its_own_tests_pass(made: Path) -> None:
 
 
 def test_the_check_finds_nothing(made: Path) -> None:
-    code = "from sparring.cli import main; main()"
+    code = "from sparring.cli.root import main; main()"
     assert run_python("-c", code, "check", "tea_shop:TeaShop", cwd=made) == "tea_shop:TeaShop: all is well\n"
 
 
@@ -83,8 +86,8 @@ def test_once_installed_it_is_known_by_its_name(made: Path, tmp_path: Path) -> N
         "print(known['tea-shop/TeaShop-v0'], late, type(sparring.make('tea-shop')).__name__)"
     )
     assert run_python("-W", "error", "-c", code, cwd=tmp_path, path=site) == "tea-shop True TeaShop\n"
-    cli = "from sparring.cli import main; main()"
-    played = run_python("-c", cli, "rollout", "tea-shop", "--agent", "oracle", "--n", "4", cwd=tmp_path, path=site)
+    cli = "from sparring.cli.root import main; main()"
+    played = run_python("-c", cli, "rollout", "tea-shop", "--agent", "expert", "--n", "4", cwd=tmp_path, path=site)
     assert played.startswith("success 100%")
     assert "Put a thing where it belongs." in run_python("-c", cli, "envs", cwd=tmp_path, path=site)
 

@@ -233,8 +233,13 @@ def test_operations_become_tools(service: Service, caplog: pytest.LogCaptureFixt
     assert list(named) == ["getItem", "putItem", "delete_items_by_id", "addItems", "search", "login"]
     assert "'upload' is left out" in caplog.text
     assert [(t.effect, t.idempotent) for t in tools] == [
-        (False, True), (True, True), (True, True), (True, False), (False, True), (True, False)
-    ]  # fmt: skip
+        (False, True),
+        (True, True),
+        (True, True),
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
     get = named["getItem"].spec
     assert get.description == "Read an item."
     assert set(get.parameters["properties"]) == {"id", "fields", "X-Trace"}
@@ -270,9 +275,13 @@ def test_requests_are_what_the_document_says(service: Service) -> None:
 
         named["search"].fn(q="a&b=c", ids=[1, 2], filter={"size": 3}, box={"a": [1]}, deep=True)
         assert service.seen[-1]["query"] == [
-            ("q", "a&b=c"), ("ids", "1,2"), ("filter[size]", "3"), ("box", '{"a":[1]}'), ("deep", "true"),
+            ("q", "a&b=c"),
+            ("ids", "1,2"),
+            ("filter[size]", "3"),
+            ("box", '{"a":[1]}'),
+            ("deep", "true"),
             ("api_key", CANARY),
-        ]  # fmt: skip
+        ]
         assert "authorization" not in service.seen[-1]["headers"]
 
         named["login"].fn(remember=True)
@@ -406,7 +415,7 @@ def test_documents_from_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "error", "landed"),
+    ("status", "error", "took_effect"),
     [
         (400, InvalidArguments, False), (422, InvalidArguments, False), (401, Unauthenticated, False),
         (403, Forbidden, False), (404, NotFound, False), (409, Conflict, False), (412, Conflict, False),
@@ -415,19 +424,19 @@ def test_documents_from_files(tmp_path: Path) -> None:
         (418, ToolError, False), (302, ToolError, None),
     ],
 )  # fmt: skip
-def test_statuses(service: Service, status: int, error: type[ToolError], landed: bool | None) -> None:
+def test_statuses(service: Service, status: int, error: type[ToolError], took_effect: bool | None) -> None:
     service.answer = lambda handler, asked: handler.reply(status, {"message": "so it is"}, location="/elsewhere")
     with openapi_tools(SHOP, base_url=service.url, auth=AUTH) as tools:
         named = by_name(tools)
         with pytest.raises(ToolError) as raised:
             named["addItems"].fn(body=[])
         assert type(raised.value) is error
-        assert raised.value.landed is landed
+        assert raised.value.took_effect is took_effect
         assert str(status) in str(raised.value)
         assert status == 302 or "so it is" in str(raised.value)
         with pytest.raises(error) as read:
             named["getItem"].fn(id="x")
-        assert read.value.landed is False
+        assert read.value.took_effect is False
     assert len(service.seen) == 2  # nothing was sent twice, no redirect followed
 
 
@@ -461,7 +470,7 @@ def test_answers(service: Service) -> None:
         service.answer = lambda handler, asked: handler.reply(201, b"x" * 2000, "text/plain")
         with pytest.raises(ToolError, match="larger than 1000 bytes") as raised:
             add.fn(body=[])
-        assert raised.value.landed is True
+        assert raised.value.took_effect is True
         service.answer = lambda handler, asked: handler.reply(200, b"x", "text/plain", content_encoding="gzip")
         with pytest.raises(ToolError, match="compressed"):
             get.fn(id="x")
@@ -502,12 +511,12 @@ def test_the_deadline_is_total(service: Service) -> None:
         with openapi_tools(SHOP, base_url=service.url, timeout=0.5) as tools:
             for answer in (drip, drip_headers, silent):
                 service.answer = quiet(answer)
-                for name, arguments, landed in (("getItem", {"id": "x"}, False), ("addItems", {"body": []}, None)):
+                for name, arguments, took_effect in (("getItem", {"id": "x"}, False), ("addItems", {"body": []}, None)):
                     began = time.monotonic()
                     with pytest.raises(ToolTimeout) as raised:
                         by_name(tools)[name].fn(**arguments)
                     assert 0.4 < time.monotonic() - began < 4
-                    assert raised.value.landed is landed
+                    assert raised.value.took_effect is took_effect
         assert len(service.seen) == 6
     finally:
         stop.set()
@@ -522,10 +531,10 @@ def test_broken_connections(service: Service) -> None:
     with openapi_tools(SHOP, base_url=service.url, auth=AUTH) as tools:
         with pytest.raises(Unavailable) as raised:
             by_name(tools)["addItems"].fn(body=[])
-        assert raised.value.landed is None
+        assert raised.value.took_effect is None
         with pytest.raises(Unavailable) as raised:
             by_name(tools)["getItem"].fn(id="x")
-        assert raised.value.landed is False
+        assert raised.value.took_effect is False
     assert len(service.seen) == 2
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -535,7 +544,7 @@ def test_broken_connections(service: Service) -> None:
             pytest.raises(Unavailable, match="cannot be reached") as none,
         ):
             by_name(tools)["addItems"].fn(body=[])
-        assert none.value.landed is False
+        assert none.value.took_effect is False
 
 
 def test_credentials_are_nowhere(service: Service, caplog: pytest.LogCaptureFixture) -> None:
@@ -557,9 +566,10 @@ def test_credentials_are_nowhere(service: Service, caplog: pytest.LogCaptureFixt
             for kind, body in bodies:
                 service.answer = lambda handler, asked, s=status, k=kind, b=body: handler.reply(s, b(asked), k)
                 for call in (
-                    ToolCall("getItem", {"id": "x"}), ToolCall("search", {"q": "x"}),
+                    ToolCall("getItem", {"id": "x"}),
+                    ToolCall("search", {"q": "x"}),
                     ToolCall("login", {"remember": True}),
-                ):  # fmt: skip
+                ):
                     result = box.execute(call)[1]
                     assert result.ok is (status == 200), result
                     texts.append(repr(result))

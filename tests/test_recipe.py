@@ -135,8 +135,11 @@ def test_training_goes_where_it_should(whole: Done) -> None:
 
     profile = recipe.PROFILES["smoke"]
     assert [len(rows(s)) for s in ("sft", "sft-recovery", "dpo", "grpo")] == [
-        profile.sft.steps, profile.recovery.steps, profile.dpo.steps, profile.grpo_steps,
-    ]  # fmt: skip
+        profile.sft.steps,
+        profile.recovery.steps,
+        profile.dpo.steps,
+        profile.grpo_steps,
+    ]
     assert rows("sft")[-1]["nll"] < 0.8 * rows("sft")[0]["nll"]
     assert rows("dpo")[0]["margin"] == pytest.approx(0, abs=1e-2)
     assert rows("dpo")[-1]["margin"] > 0

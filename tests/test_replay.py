@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sparring import NotFound, Task, ToolEnv, tool
-from sparring.agents import Episode, rollout, scripted
+from sparring.agents import EpisodeSpec, rollout, scripted
 from sparring.agents.agent import Decision
 from sparring.agents.replay import Difference, Kind, Replayer, corrections, replay_check
-from sparring.cli import app
+from sparring.cli.root import app
 from sparring.envs import make, task_set
 from sparring.envs.orders.env import Orders
 from sparring.tools import FaultPlan
@@ -30,7 +30,7 @@ from sparring.trajectories.trajectory import StopReason, Trajectory, dump_jsonl
 def played(env: Any, agent: str, n: int = 4, faults: str = "count=1@3", seed: int = 0) -> list[Trajectory]:
     """Episodes, as they come back from a file."""
     tasks = task_set(make(env) if isinstance(env, str) else env(), "train", n, seed=seed)
-    found = rollout(env, scripted(agent), [Episode(t, FaultPlan.parse(faults), i) for i, t in enumerate(tasks)])
+    found = rollout(env, scripted(agent), [EpisodeSpec(t, FaultPlan.parse(faults), i) for i, t in enumerate(tasks)])
     return [Trajectory.from_json(t.to_json()) for t in found]
 
 
@@ -60,7 +60,7 @@ class Counter(ToolEnv):
 
     @tool
     def read(self, what: str) -> Any:
-        """What stands there."""
+        """What is there."""
         if what != "n":
             raise NotFound(f"no {what}")
         return {"n": self.state["n"]}
@@ -77,7 +77,7 @@ class Counter(ToolEnv):
 # ---- as they were ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent", ["oracle", "blind-retry", "give-up", "random", "do-nothing"])
+@pytest.mark.parametrize("agent", ["expert", "blind-retry", "give-up", "random", "do-nothing"])
 @pytest.mark.parametrize("env", ["orders", "calendar", "shop", "incident"])
 def test_recorded_episodes_replay_identically_under_faults(env: str, agent: str) -> None:
     replayer = Replayer(wait=no_wait)
@@ -94,7 +94,7 @@ def test_episodes_that_a_limit_cut_replay_identically() -> None:
         name, parallel, version = "tired", 1, 0
 
         def begin(self, env: ToolEnv, seed: int) -> Any:
-            inner = scripted("oracle").begin(env, seed)
+            inner = scripted("expert").begin(env, seed)
 
             class Session:
                 turns = 0
@@ -114,7 +114,7 @@ def test_episodes_that_a_limit_cut_replay_identically() -> None:
             return Session()
 
     tasks = task_set(make("orders"), "train", 2)
-    cut = rollout("orders", Tired(), [Episode(t) for t in tasks])
+    cut = rollout("orders", Tired(), [EpisodeSpec(t) for t in tasks])
     assert {t.stop for t in cut} == {StopReason.TOKEN_LIMIT}
     limited = [t for t in played("orders", "random", 12) if t.stop is StopReason.TURN_LIMIT]
     assert limited
@@ -147,7 +147,7 @@ def test_an_altered_tool_shows_at_the_first_turn_that_uses_it() -> None:
             super().refund(payment_id)
             return "refund is on its way"
 
-    episodes = played("orders", "oracle", 6, "")
+    episodes = played("orders", "expert", 6, "")
     replayer = Replayer(Altered, wait=no_wait)
     seen = 0
     for t in episodes:
@@ -187,7 +187,7 @@ def broken(self: Any, task: Task, rng: Any) -> None:
     ],
 )
 def test_each_kind_of_difference(members: Any, kind: Kind, turn: int | None, recorded: str, now: str) -> None:
-    t = played(Counter, "oracle", 1, "")[0]
+    t = played(Counter, "expert", 1, "")[0]
     assert Replayer(Counter, wait=no_wait)(t).identical
     found = Replayer(change(**members), wait=no_wait)(t).difference
     assert found is not None
@@ -195,7 +195,7 @@ def test_each_kind_of_difference(members: Any, kind: Kind, turn: int | None, rec
 
 
 def test_a_value_that_changed_behind_the_same_text_is_a_difference_of_state() -> None:
-    t = played(Counter, "oracle", 1, "")[0]
+    t = played(Counter, "expert", 1, "")[0]
     turn = t.turns[3]
     altered = replace(turn, results=(replace(turn.results[0], value={"n": 4}),))
     found = replay_check(Counter(), replace(t, turns=(*t.turns[:3], altered, *t.turns[4:])))
@@ -203,7 +203,7 @@ def test_a_value_that_changed_behind_the_same_text_is_a_difference_of_state() ->
 
 
 def test_the_ending_and_the_faults_that_struck_are_compared() -> None:
-    t = played(Counter, "oracle", 1, "")[0]
+    t = played(Counter, "expert", 1, "")[0]
     env = Counter()
     terminated = replay_check(env, replace(t, stop=StopReason.TERMINATED))
     assert terminated == Difference(Kind.ENDING, len(t.turns) - 1, "the episode's end", "terminated", "finished")
@@ -214,7 +214,7 @@ def test_the_ending_and_the_faults_that_struck_are_compared() -> None:
 
 
 def test_a_tool_that_was_renamed_is_a_difference_before_the_first_turn() -> None:
-    t = played(Counter, "oracle", 1, "")[0]
+    t = played(Counter, "expert", 1, "")[0]
     other = tuple(replace(spec, name="look") if spec.name == "read" else spec for spec in t.tools)
     found = replay_check(Counter(), replace(t, tools=other))
     assert found is not None
@@ -225,12 +225,12 @@ def test_a_tool_that_was_renamed_is_a_difference_before_the_first_turn() -> None
     assert found.where == "the tool up, as it is described"
 
 
-EPISODES = [t for env in ("orders", "shop") for t in played(env, "oracle", 3, "count=1@3")]
+EPISODES = [t for env in ("orders", "shop") for t in played(env, "expert", 3, "count=1@3")]
 FIELDS: dict[str, tuple[Kind, Any]] = {
     "content": (Kind.OBSERVATION, lambda r: r.content + "?"),
     "outcome": (Kind.OUTCOME, lambda r: Outcome.GONE if r.outcome is not Outcome.GONE else Outcome.OK),
     "fault": (Kind.OUTCOME, lambda r: (r.fault or "") + "x"),
-    "landed": (Kind.STATE, lambda r: not r.landed),
+    "took_effect": (Kind.STATE, lambda r: not r.took_effect),
 }
 
 
@@ -260,7 +260,7 @@ def test_an_environment_with_a_live_clock_is_told_from_a_changed_one() -> None:
             self.state["n"] += 1
             return f"now {self.state['n']} at {time.monotonic_ns()}"
 
-    t = played(Clock, "oracle", 1, "")[0]
+    t = played(Clock, "expert", 1, "")[0]
     waits: list[float] = []
     replayer = Replayer(Clock, wait=waits.append)
     for _ in range(3):
@@ -270,7 +270,7 @@ def test_an_environment_with_a_live_clock_is_told_from_a_changed_one() -> None:
 
 
 def test_what_nothing_can_be_said_of_is_counted_apart() -> None:
-    t = played("orders", "oracle", 1)[0]
+    t = played("orders", "expert", 1)[0]
     replayer = Replayer(wait=no_wait)
     assert "unknown environment 'sparring/Ordes-v0'" in replayer(replace(t, env="sparring/Ordes-v0")).unreplayable
     assert "nowhere" in replayer(replace(t, env="nowhere:Env")).unreplayable
@@ -281,14 +281,14 @@ def test_what_nothing_can_be_said_of_is_counted_apart() -> None:
     def dies(self: Any, task: Task, rng: Any) -> None:
         raise InfrastructureError("no sandbox")
 
-    small = played(Counter, "oracle", 1, "")[0]
+    small = played(Counter, "expert", 1, "")[0]
     assert Replayer(change(setup=dies), wait=no_wait)(small).unreplayable == "infrastructure: no sandbox"
 
 
 def test_a_record_whose_outcomes_are_guesses_is_held_to_its_texts_only() -> None:
-    t = played(Counter, "oracle", 1, "")[0]
+    t = played(Counter, "expert", 1, "")[0]
     turn = t.turns[0]
-    guessed = replace(turn.results[0], outcome=Outcome.TOOL_ERROR, landed=None, inferred=True)
+    guessed = replace(turn.results[0], outcome=Outcome.TOOL_ERROR, took_effect=None, inferred=True)
     assert replay_check(Counter(), replace(t, turns=(replace(turn, results=(guessed,)), *t.turns[1:]))) is None
 
 
@@ -300,7 +300,7 @@ def run(*arguments: str) -> Any:
 
 
 def test_a_store_is_a_regression_test(tmp_path: Path) -> None:
-    episodes = [*played("orders", "oracle", 4), *played("shop", "give-up", 4)]
+    episodes = [*played("orders", "expert", 4), *played("shop", "give-up", 4)]
     with Store(tmp_path / "store") as store:
         for t in episodes:
             store.append(t)
@@ -334,7 +334,7 @@ def test_a_store_is_a_regression_test(tmp_path: Path) -> None:
 
 def test_one_episode_by_its_id_and_another_environment(tmp_path: Path) -> None:
     file = tmp_path / "some.jsonl"
-    episodes = played("orders", "oracle", 3)
+    episodes = played("orders", "expert", 3)
     file.write_bytes(dump_jsonl(episodes))
     assert "1 identical, 0 different" in run(str(file), episodes[1].id[:10]).stdout
     unknown = run(str(file), "zz")
@@ -359,9 +359,16 @@ def test_the_action_that_was_recorded_is_played_not_a_new_one() -> None:
     first = env.act(Action("", (ToolCall("up", None, "{up", error="not JSON"),))).turn
     last = env.act(Action("Done.")).turn
     t = Trajectory(
-        "m", "x", task, env.prompt(task), (first, last), StopReason.FINISHED, success=False, tools=env.toolbox.specs,
+        "m",
+        "x",
+        task,
+        env.prompt(task),
+        (first, last),
+        StopReason.FINISHED,
+        success=False,
+        tools=env.toolbox.specs,
         reward_parts={"success": 0.0},
-    )  # fmt: skip
+    )
     assert first.results[0].outcome is Outcome.MALFORMED
     assert replay_check(Counter(), Trajectory.from_json(t.to_json())) is None
 
@@ -379,7 +386,7 @@ def test_a_record_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_only_classes_of_environments_are_called() -> None:
-    for name in ("os:abort", "sparring.cli:main"):
+    for name in ("os:abort", "sparring.cli.root:main"):
         with pytest.raises(EnvError, match="not a class of environments"):
             make(name)
 

@@ -21,9 +21,9 @@ from rich.console import Console, RenderableType
 
 from sparring.trajectories.errors import ConfigError, UnknownName
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
-from sparring.trajectories.report import Arm, Report, show_trajectory, text_table, visible, write_report
-from sparring.trajectories.report.embed import sample
-from sparring.trajectories.report.svg import curves
+from sparring.trajectories.pages.report import Arm, Report, show_trajectory, text_table, visible, write_report
+from sparring.trajectories.pages.report.embed import sample
+from sparring.trajectories.pages.report.svg import curves
 from sparring.trajectories.trajectory import StopReason, Task, Trajectory, Turn
 
 HOSTILE = (
@@ -34,15 +34,24 @@ unhurried = settings(deadline=None, max_examples=50)
 
 
 def episode(i: int, success: bool | None, text: str = "fine", fault: str = "") -> Trajectory:
-    failed = ToolResult("c1", "pay", Outcome.TIMEOUT, text, cause=Cause.INJECTED, landed=None, fault=fault or "flaky")
-    worked = ToolResult("c2", "pay", Outcome.OK, text, value=1, landed=True, retry_of="c1")
+    failed = ToolResult(
+        "c1", "pay", Outcome.TIMEOUT, text, cause=Cause.INJECTED, took_effect=None, fault=fault or "flaky"
+    )
+    worked = ToolResult("c2", "pay", Outcome.OK, text, value=1, took_effect=True, retry_of="c1")
     action = Action(text, (ToolCall("pay", {"note": text}),))
     return Trajectory(
-        id=f"e{i}", env="test/Pay-v0", task=Task(f"pay {i} {text}", id=f"t{i}"), prompt=(Message("system", text),),
+        id=f"e{i}",
+        env="test/Pay-v0",
+        task=Task(f"pay {i} {text}", id=f"t{i}"),
+        prompt=(Message("system", text),),
         turns=(Turn(action, (failed,)), Turn(action, (worked,)), Turn(Action("", (ToolCall("", None, text),)))),
-        stop=StopReason.FINISHED if success is not None else StopReason.INFRASTRUCTURE, success=success,
-        faults=fault, faults_hit=(fault,) if fault else (), reward=float(success or 0), reward_parts={"state": 1.0},
-    )  # fmt: skip
+        stop=StopReason.FINISHED if success is not None else StopReason.INFRASTRUCTURE,
+        success=success,
+        faults=fault,
+        faults_hit=(fault,) if fault else (),
+        reward=float(success or 0),
+        reward_parts={"state": 1.0},
+    )
 
 
 def arms(n: int = 12) -> list[Arm]:

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sparring.agents import Episode, rollout, scripted
+from sparring.agents import EpisodeSpec, rollout, scripted
 from sparring.envs import ToolEnv, make, play, task_set
 from sparring.envs.rewards import (
     Check,
     Ended,
     Ran,
-    Term,
+    RewardTerm,
     answer_of,
     answer_schema,
     called_in_order,
@@ -94,13 +94,25 @@ LOOK, ADD, DONE = Action.call("look"), Action.call("add"), Action("Done.")
 
 def test_parts_by_hand() -> None:
     assert parts(LOOK, ADD, ADD, DONE) == {
-        "success": 1.0, "order": 0.1, "few": 0.2, "one look": 1.0, "cost": pytest.approx(-0.43), "claimed": 0.0,
-        "gave up": 0.0, "moved": 2.0,
-    }  # fmt: skip
+        "success": 1.0,
+        "order": 0.1,
+        "few": 0.2,
+        "one look": 1.0,
+        "cost": pytest.approx(-0.43),
+        "claimed": 0.0,
+        "gave up": 0.0,
+        "moved": 2.0,
+    }
     assert parts(ADD, LOOK, LOOK, Action.call("add", by=9), DONE) == {
-        "success": 0.0, "order": 0.0, "few": 0.0, "one look": 0.0, "cost": pytest.approx(-0.54), "claimed": -0.5,
-        "gave up": 0.0, "moved": 1.0,
-    }  # fmt: skip
+        "success": 0.0,
+        "order": 0.0,
+        "few": 0.0,
+        "one look": 0.0,
+        "cost": pytest.approx(-0.54),
+        "claimed": -0.5,
+        "gave up": 0.0,
+        "moved": 1.0,
+    }
     assert parts(Action("Cannot do it."))["gave up"] == -0.25
     assert parts(Action("Cannot do it."))["claimed"] == 0.0
 
@@ -140,7 +152,7 @@ def test_an_episode_that_is_over_is_judged_once_and_a_fork_anew() -> None:
 
 
 def test_a_rollout_keeps_the_parts() -> None:
-    (trajectory,) = rollout(Counter, scripted("do-nothing"), [Episode(Task("Count to two."))])
+    (trajectory,) = rollout(Counter, scripted("do-nothing"), [EpisodeSpec(Task("Count to two."))])
     assert trajectory.reward_parts["claimed"] == -0.5
     assert trajectory.reward == pytest.approx(sum(trajectory.reward_parts.values()))
 
@@ -148,7 +160,7 @@ def test_a_rollout_keeps_the_parts() -> None:
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
-def score(term: Term, said: str, answer: Any = None) -> float:
+def score(term: RewardTerm, said: str, answer: Any = None) -> float:
     task = Task("Answer.", {"answer": answer})
     return term(Ended(task, False, None, None, (), said, StopReason.FINISHED))
 
@@ -524,7 +536,7 @@ def test_answers_have_a_limit() -> None:
 
 def test_the_conversation_is_in_the_trajectory() -> None:
     task = task_set(make("shop"), "train", 1, levels=[2])[0]
-    (trajectory,) = rollout("shop", scripted("oracle"), [Episode(task)])
+    (trajectory,) = rollout("shop", scripted("expert"), [EpisodeSpec(task)])
     said = [(m.role, m.content) for m in trajectory.messages() if m.role in ("user", "assistant") and m.content]
     assert said[1] == ("assistant", "Which address?")
     assert said[2] == ("user", f"{task.data['address']}.")

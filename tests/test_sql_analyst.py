@@ -297,7 +297,7 @@ def test_the_expert_recovers_and_wrong_strategies_do_not(
     env: ToolEnv, tasks: list[Task], kind: str, struck: Struck
 ) -> None:
     some, plan = tasks[:32], FaultPlan((kind,), 1)
-    verdicts = struck(env, some, plan, "oracle")
+    verdicts = struck(env, some, plan, "expert")
     assert len(verdicts) >= (6 if kind == "partial_page" else 30)
     assert all(verdicts)
     for agent, most in zip(("blind-retry", "give-up"), HARM.get(kind, (0.1, 0.1)), strict=True):
@@ -308,7 +308,7 @@ def test_the_expert_recovers_and_wrong_strategies_do_not(
 @pytest.mark.parametrize("line", ["count=1", "count=2", "count=3", "unavailable:0.2,stale_id:0.2,truncated_output:0.2"])
 def test_several_faults(env: ToolEnv, tasks: list[Task], line: str, struck: Struck) -> None:
     plan = FaultPlan.parse(line)
-    verdicts = struck(env, tasks[:60], plan, "oracle")
+    verdicts = struck(env, tasks[:60], plan, "expert")
     assert fmean(verdicts) >= 0.95
     assert len(verdicts) >= 45
     assert fmean(struck(env, tasks[:60], plan, "blind-retry")) <= 0.6

@@ -98,7 +98,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_what_was_appended_is_read_live_and_sealed(store: Store) -> None:
     all_ = [episode(i, n_turns=i % 4, n_tokens=(i % 3) * 20) for i in range(30)]
-    odd = episode(99, error="boom", success=None, stop=StopReason.INFRASTRUCTURE, forked_from=Fork("e1", 1), optimum=4)
+    odd = episode(
+        99, error="boom", success=None, stop=StopReason.INFRASTRUCTURE, forked_from=Fork("e1", 1), expert_turns=4
+    )
     for t in [*all_, odd]:
         store.append(t)
     assert list(store.read()) == [*all_, odd]
@@ -761,7 +763,7 @@ def test_sync_and_a_store_that_may_only_be_read(tmp_path: Path) -> None:
 
 
 def run(command: str, code: int = 0) -> str:
-    from sparring.cli_store import store as app
+    from sparring.cli.store import store as app
 
     result = CliRunner().invoke(app, shlex.split(command))
     assert result.exit_code == code, f"{command}: {result.output} {result.exception!r}"

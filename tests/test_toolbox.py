@@ -1,4 +1,4 @@
-"""The toolbox under stress: deadlines that kill, calls beside each other, injected values, and hostile calls."""
+"""The toolbox under stress: deadlines that kill, calls next to each other, injected values, and hostile calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from sparring.envs import ToolEnv
 from sparring.tools import FaultPlan, NotFound, Tool, Toolbox, ToolTimeout, Unavailable, parse_call, tool
 from sparring.tools.deadline import GRACE, MAX_PAYLOAD, run_async, run_forked
-from sparring.tools.tool import IdempotencyKey, Injected
+from sparring.tools.definition import IdempotencyKey, Injected
 from sparring.trajectories import (
     Action,
     Cause,
@@ -156,7 +156,7 @@ def test_a_call_ends_at_its_deadline_and_leaves_nothing(
     took = time.monotonic() - start
     assert 1.0 <= took < 2.0
     assert (result.outcome, result.cause) == (Outcome.TIMEOUT, Cause.TOOL)
-    assert result.landed is (None if effect else False)
+    assert result.took_effect is (None if effect else False)
     pids = [int(line) for line in path.read_text().split()]
     assert pids
     if sys.platform == "linux":
@@ -201,7 +201,7 @@ def test_a_process_that_dies_is_a_crash(function: Callable[..., Any], said: str,
     for effect in (False, True):
         result = run(toolbox(function, deadline=5.0, effect=effect), function.__name__, path=str(path))
         assert (result.outcome, result.cause) == (Outcome.CRASHED, Cause.TOOL)
-        assert result.landed is (None if effect else False)
+        assert result.took_effect is (None if effect else False)
         assert said in str(result.error)
         assert said not in result.content
     assert soon_dead([int(line) for line in path.read_text().split()])
@@ -216,17 +216,22 @@ def test_what_a_killable_tool_returns_and_raises_is_as_it_would_be_here() -> Non
             return "é" * 5000
         if how == "missing":
             raise NotFound("nothing", hint="look elsewhere")
-        if how == "landed":
-            raise ToolTimeout("slow", landed=None)
+        if how == "took_effect":
+            raise ToolTimeout("slow", took_effect=None)
         if how == "exit":
             sys.exit(3)
         return {}[how]
 
     here, there = toolbox(work), toolbox(work, deadline=20.0)
-    for how in ("value", "text", "missing", "landed", "exit", "bug"):
+    for how in ("value", "text", "missing", "took_effect", "exit", "bug"):
         near, far = run(here, "work", how=how), run(there, "work", how=how)
         assert near.content == far.content
-        assert (near.outcome, near.value, near.landed, near.cause) == (far.outcome, far.value, far.landed, far.cause)
+        assert (near.outcome, near.value, near.took_effect, near.cause) == (
+            far.outcome,
+            far.value,
+            far.took_effect,
+            far.cause,
+        )
         assert (near.error is None) == (far.error is None)
 
 
@@ -291,7 +296,7 @@ def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fork", refuse)
     result = run(toolbox(work, deadline=1.0, effect=True), "work")
-    assert (result.outcome, result.cause, result.landed) == (Outcome.CRASHED, Cause.INFRASTRUCTURE, False)
+    assert (result.outcome, result.cause, result.took_effect) == (Outcome.CRASHED, Cause.INFRASTRUCTURE, False)
 
 
 # ---- asynchronous tools ---------------------------------------------------------------------------------------------
@@ -378,7 +383,7 @@ def test_an_async_tool_ends_at_its_deadline(how: str) -> None:
     start = time.monotonic()
     result = run(toolbox(wait, deadline=0.3, effect=True), "wait")
     assert 0.3 <= time.monotonic() - start < 1.3
-    assert (result.outcome, result.landed) == (Outcome.TIMEOUT, None)
+    assert (result.outcome, result.took_effect) == (Outcome.TIMEOUT, None)
     assert run(toolbox(double), "double", n=1).ok  # on a new loop where the old one is blocked
 
 
@@ -476,8 +481,13 @@ def test_a_bad_call_among_concurrent_ones() -> None:
     bad = [ToolCall("nothing", {}), ToolCall("double", {"n": "x"}), parse_call("{"), ToolCall(None, {})]  # type: ignore[arg-type]  # on purpose
     done = box.execute_all([ToolCall("double", {"n": 1}), *bad, ToolCall("double", {"n": 2})])
     assert [r.outcome for _, r in done] == [
-        Outcome.OK, Outcome.UNKNOWN_TOOL, Outcome.INVALID_ARGUMENTS, Outcome.MALFORMED, Outcome.MALFORMED, Outcome.OK,
-    ]  # fmt: skip
+        Outcome.OK,
+        Outcome.UNKNOWN_TOOL,
+        Outcome.INVALID_ARGUMENTS,
+        Outcome.MALFORMED,
+        Outcome.MALFORMED,
+        Outcome.OK,
+    ]
     assert [r.value for _, r in done] == [2, None, None, None, None, 4]
 
 
@@ -548,7 +558,7 @@ def test_a_call_and_its_retries_share_a_key() -> None:
         """Pay."""
         keys.append(key)
         if fails.pop(0):
-            raise ToolTimeout("no answer", landed=None)
+            raise ToolTimeout("no answer", took_effect=None)
         return "paid"
 
     box = toolbox(pay, effect=True)
@@ -584,7 +594,7 @@ def test_tools_that_return_their_errors() -> None:
     assert run(named, "ask", what="bad").outcome is Outcome.NOT_FOUND
     said = run(toolbox(ask, is_error=lambda r: "it said no", effect=True), "ask", what="good")
     assert json.loads(said.content)["message"] == "it said no"
-    assert said.landed is None
+    assert said.took_effect is None
     assert run(toolbox(ask, is_error=lambda r: 1 / 0), "ask", what="bad").outcome is Outcome.TOOL_ERROR
 
 
@@ -682,9 +692,13 @@ def test_calls_of_every_kind_end_as_they_were_made_to(hostile: ModuleType) -> No
     assert [wrong for _, _, wrong in played if wrong][:5] == []
     assert len({kind for kind, _, _ in played}) >= 25
     assert {outcome for _, outcome, _ in played} == {
-        Outcome.OK, Outcome.MALFORMED, Outcome.UNKNOWN_TOOL, Outcome.INVALID_ARGUMENTS, Outcome.NOT_FOUND,
+        Outcome.OK,
+        Outcome.MALFORMED,
+        Outcome.UNKNOWN_TOOL,
+        Outcome.INVALID_ARGUMENTS,
+        Outcome.NOT_FOUND,
         Outcome.TOOL_ERROR,
-    }  # fmt: skip
+    }
 
 
 def test_the_hostile_calls_would_find_a_mistake(hostile: ModuleType) -> None:

@@ -38,7 +38,7 @@ from sparring.tools import (
     tools_of,
 )
 from sparring.tools.calls import MAX_CALL_BYTES, MAX_DEPTH
-from sparring.tools.tool import toolset
+from sparring.tools.definition import toolset
 from sparring.trajectories import Cause, EnvError, Outcome, Task, ToolCall, ToolResult, ToolSpec, UnknownName
 
 
@@ -142,9 +142,14 @@ def test_lists_enums_dataclasses_and_models_arrive_as_python_values() -> None:
     assert properties["names"] == {"type": "array", "items": {"type": "string"}}
     assert made.spec.parameters["$defs"]["Size"] == {"enum": ["S", "L"], "type": "string"}
     result = run(
-        Toolbox([made], World()), "take", names=["a"], size="L", point={"x": 1},
-        home={"street": "Elm", "number": 2}, when="2026-01-31",
-    )  # fmt: skip
+        Toolbox([made], World()),
+        "take",
+        names=["a"],
+        size="L",
+        point={"x": 1},
+        home={"street": "Elm", "number": 2},
+        when="2026-01-31",
+    )
     assert result.ok, result
     home = Address(street="Elm", number=2)
     assert got == [(["a"], Size.LARGE, Point(1), home, datetime.date(2026, 1, 31))]
@@ -228,7 +233,7 @@ def opaque(title: np.random.Generator) -> None:
         (opaque, "no JSON Schema"),
     ],
 )
-def test_a_tool_that_is_defined_wrongly_says_how_to_mend_it(function: Callable[..., Any], message: str) -> None:
+def test_a_tool_that_is_defined_wrongly_says_how_to_fix_it(function: Callable[..., Any], message: str) -> None:
     with pytest.raises(EnvError, match=message):
         Tool.from_function(function)
 
@@ -302,8 +307,10 @@ def test_typed_dicts() -> None:
     assert schema["Basket"]["required"] == ["lines"]
     assert schema["Line"]["properties"]["count"] == {"minimum": 1, "type": "integer"}
     assert run(box, "buy", basket={"lines": [{"item": "a", "count": 2}], "size": "L"}).value == [
-        "dict", [{"item": "a", "count": 2}], "L",
-    ]  # fmt: skip
+        "dict",
+        [{"item": "a", "count": 2}],
+        "L",
+    ]
     for wrong in ({}, {"lines": [{"item": "a"}]}, {"lines": [{"item": "a", "count": 0}]}, {"lines": [], "size": "M"}):
         assert run(box, "buy", basket=wrong).outcome is Outcome.INVALID_ARGUMENTS
 
@@ -471,13 +478,15 @@ def test_forms() -> None:
     assert box.described() == box.described("hermes") == [{"type": "function", "function": function}]
     assert box.described("anthropic") == [
         {"name": "shout", "description": "Say it loudly.", "input_schema": schema},
-    ]  # fmt: skip
+    ]
     assert box.described("mcp") == [
         {
-            "name": "shout", "description": "Say it loudly.", "inputSchema": schema,
+            "name": "shout",
+            "description": "Say it loudly.",
+            "inputSchema": schema,
             "annotations": {"readOnlyHint": False, "idempotentHint": False},
         }
-    ]  # fmt: skip
+    ]
     with pytest.raises(UnknownName, match="Did you mean 'openai'"):
         box.described("openia")  # type: ignore[arg-type]  # on purpose
 
@@ -572,7 +581,7 @@ def test_a_call_that_is_right() -> None:
     call, result = toolbox(shout).execute(ToolCall("shout", {"text": "hi"}, raw="as sampled"))
     assert call.id == result.call_id == "c1"
     assert call.raw == "as sampled"
-    assert result == ToolResult("c1", "shout", Outcome.OK, "HI", "HI", landed=True)
+    assert result == ToolResult("c1", "shout", Outcome.OK, "HI", "HI", took_effect=True)
 
 
 def test_calls_that_never_reach_a_tool() -> None:
@@ -587,7 +596,7 @@ def test_calls_that_never_reach_a_tool() -> None:
     assert "loud" in wrong[2].content
     for result in (malformed, *wrong):
         assert result.cause is Cause.POLICY
-        assert result.landed is False
+        assert result.took_effect is False
 
 
 @pytest.mark.parametrize("bad", [{"text": object()}, {"text": "\ud800"}, {"text": "a", "times": 2**70}])
@@ -599,7 +608,7 @@ TYPED = [
     (ToolError("no"), Outcome.TOOL_ERROR), (NotFound("no"), Outcome.NOT_FOUND), (Conflict("no"), Outcome.CONFLICT),
     (Forbidden("no"), Outcome.FORBIDDEN), (Unavailable("no"), Outcome.UNAVAILABLE),
     (RateLimited("no", retry_after=3), Outcome.RATE_LIMITED), (Unauthenticated("no"), Outcome.UNAUTHENTICATED),
-    (Gone("no", successor="other"), Outcome.GONE), (ToolTimeout("no", landed=None), Outcome.TIMEOUT),
+    (Gone("no", successor="other"), Outcome.GONE), (ToolTimeout("no", took_effect=None), Outcome.TIMEOUT),
 ]  # fmt: skip
 
 
@@ -610,7 +619,7 @@ def test_typed_errors_keep_their_type(error: ToolError, outcome: Outcome) -> Non
         raise error
 
     result = run(toolbox(fail), "fail")
-    assert (result.outcome, result.cause, result.landed) == (outcome, Cause.TOOL, error.landed)
+    assert (result.outcome, result.cause, result.took_effect) == (outcome, Cause.TOOL, error.took_effect)
     assert json.loads(result.content)["message"] == "no"
     assert result.error is None
     assert result.fault is None
@@ -630,7 +639,7 @@ def test_a_bug_in_a_tool_shows_no_internals(effect: bool) -> None:
     assert result.error is not None
     assert "KeyError" in result.error
     assert "secret[key]" in result.error
-    assert result.landed is (None if effect else False)
+    assert result.took_effect is (None if effect else False)
 
 
 @pytest.mark.parametrize("value", ["\ud800", 2**70, {"deep": [2**70]}])
@@ -804,11 +813,14 @@ def test_depth_and_size_are_limits_and_not_less() -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=("Cs",))),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=150, deadline=None)

@@ -24,14 +24,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sparring.agents import Episode, HermesFormat, ScriptedAgent, rollout, scripted
+from sparring.agents import EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
 from sparring.trainers import rl
 from sparring.trainers.batch import Sample, TreeBatch, micro_batches
 from sparring.trainers.dpo import DpoSettings, dpo
+from sparring.trainers.grpo import GrpoSettings, Mixture, grpo, sample_groups
 from sparring.trainers.model import Lora, Policy, TokenLogProbs
-from sparring.trainers.rl import GrpoSettings, Mixture, grpo, sample_groups
 from sparring.trainers.run import Interrupted, Optim, Run
 from sparring.trainers.sft import SftSettings, epoch_indices, samples_of, sft, sft_losses
 from sparring.trajectories import (
@@ -75,7 +75,7 @@ def loud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def policy_of(folder: Path, lora: Lora | None = None, seed: int = 0) -> Policy:
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # adapters are initialised at random
-        return Policy.load(folder, tools="signature", precision="fp32", lora=lora)
+        return Policy.load(folder, tool_style="signature", precision="fp32", lora=lora)
 
 
 def plain_of(folder: Path) -> Any:
@@ -246,7 +246,7 @@ def test_token_logprobs_equal_log_softmax() -> None:
 
 
 def test_bf16_trains_float32_weights(tiny_llama: Path) -> None:
-    policy = Policy.load(tiny_llama, tools="signature", precision="bf16")
+    policy = Policy.load(tiny_llama, tool_style="signature", precision="bf16")
     batch = TreeBatch.build([Sample(tuple(range(3, 60)), (1.0,) * 57), Sample(tuple(range(3, 90)), (1.0,) * 87)])
     seen = policy.predict(batch)
     exact = policy_of(tiny_llama).predict(batch)
@@ -271,18 +271,18 @@ def say(word: str) -> ScriptedAgent:
 
 def echo_gold() -> tuple[Trajectory, ...]:
     tasks = task_set(make("echo"), "train", 4)
-    return gold(rollout("echo", scripted("oracle"), [Episode(t) for t in tasks])).items
+    return gold(rollout("echo", scripted("expert"), [EpisodeSpec(t) for t in tasks])).items
 
 
 def echo_success(policy: Policy, each: int = 8) -> float:
     tasks = task_set(make("echo"), "train", 4)
-    played = rollout("echo", policy.agent(rows=16), [Episode(t, seed=s) for t in tasks for s in range(each)])
+    played = rollout("echo", policy.agent(parallel=16), [EpisodeSpec(t, seed=s) for t in tasks for s in range(each)])
     return sum(bool(t.success) for t in played) / len(played)
 
 
 def test_samples_are_what_the_policy_said(tiny_qwen3: Path) -> None:
-    chat = HermesFormat(load_tokenizer(tiny_qwen3), tools="signature")
-    (trajectory,) = rollout("echo", scripted("oracle"), [Episode(task_set(make("echo"), "train", 1)[0])])
+    chat = HermesFormat(load_tokenizer(tiny_qwen3), tool_style="signature")
+    (trajectory,) = rollout("echo", scripted("expert"), [EpisodeSpec(task_set(make("echo"), "train", 1)[0])])
     (sample,) = samples_of(chat, [trajectory], 4096)
     said = [*chat.answer(trajectory.turns[0].action), *chat.answer(trajectory.turns[1].action)]
     assert [id for id, w in zip(sample.ids, sample.weights, strict=True) if w] == said  # both stop tokens included
@@ -349,7 +349,7 @@ def warm(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     made = SftSettings(steps=100, batch=8, optim=Optim(lr=1e-2, schedule="linear", warmup=2), save_every=0)
     folder = tmp_path_factory.mktemp("warm")
     tasks = task_set(make("echo"), "train", 4)
-    idle = rollout("echo", scripted("do-nothing"), [Episode(t) for t in tasks])
+    idle = rollout("echo", scripted("do-nothing"), [EpisodeSpec(t) for t in tasks])
     data = [*echo_gold(), *idle]
     model = sft(policy_of(tiny_qwen3), data, made, folder, on_step=lambda run, row: rows.append(row))
     return model, rows
@@ -413,8 +413,8 @@ def start_lora(model: Path, folder: Path, on_step: Any = None) -> Path:
 
 def echo_pairs() -> list[Pair]:
     tasks = task_set(make("echo"), "train", 4)
-    chosen = rollout("echo", scripted("oracle"), [Episode(t) for t in tasks])
-    rejected = rollout("echo", say("no"), [Episode(t) for t in tasks])
+    chosen = rollout("echo", scripted("expert"), [EpisodeSpec(t) for t in tasks])
+    rejected = rollout("echo", say("no"), [EpisodeSpec(t) for t in tasks])
     return [Pair(c, r, 0, "made", 1.0) for c, r in zip(chosen, rejected, strict=True)]
 
 
@@ -424,9 +424,17 @@ def start_dpo(model: Path, folder: Path, on_step: Any = None) -> Path:
 
 
 GRPO = GrpoSettings(
-    Mixture("echo", (("", 1.0), ("count=1:unavailable", 1.0))), steps=6, groups=2, group=4, redraws=1, kl=0.1, replay=2,
-    optim=Optim(lr=1e-3), rows=5, save_every=2,
-)  # fmt: skip
+    Mixture("echo", (("", 1.0), ("count=1:unavailable", 1.0))),
+    steps=6,
+    groups=2,
+    group=4,
+    redraws=1,
+    kl=0.1,
+    replay=2,
+    optim=Optim(lr=1e-3),
+    parallel=5,
+    save_every=2,
+)
 
 
 def start_grpo(model: Path, folder: Path, on_step: Any = None) -> Path:
@@ -687,7 +695,7 @@ def test_lora_trains_adapters_and_acts_as_the_merged_model(
     bare = plain_of(model)
     bare.load_state_dict(merged)
     torch.testing.assert_close(logps_of(bare, ids)[1:].detach(), now, rtol=1e-4, atol=1e-4)
-    engine = policy.agent(rows=2).engine.model.state_dict()
+    engine = policy.agent(parallel=2).engine.model.state_dict()
     assert all(torch.equal(engine[name], merged[name]) for name in merged)
     torch.testing.assert_close(logps_of(plain_of(tmp_path / "model"), ids)[1:].detach(), now, rtol=1e-4, atol=1e-4)
     assert (tmp_path / "model" / "adapter" / "adapter_model.safetensors").exists()
@@ -753,8 +761,16 @@ def test_the_second_dpo_step_by_hand(warm: tuple[Path, Any], tmp_path: Path) -> 
     """The loss after one update, from the weights of a checkpoint and the formula in plain Python."""
     policy = policy_of(warm[0])
     pairs = echo_pairs()
-    made = DpoSettings(steps=2, batch=4, nll=0.2, beta=0.1, replay=2, replay_weight=0.5, min_chosen=-1e9,
-                       optim=Optim(lr=1e-3, micro_tokens=600))  # fmt: skip
+    made = DpoSettings(
+        steps=2,
+        batch=4,
+        nll=0.2,
+        beta=0.1,
+        replay=2,
+        replay_weight=0.5,
+        min_chosen=-1e9,
+        optim=Optim(lr=1e-3, micro_tokens=600),
+    )
     rows: list[dict[str, float]] = []
     middle: dict[str, Tensor] = {}
 
@@ -806,7 +822,7 @@ def test_pairs_with_an_unlikely_chosen_side_are_left_out(warm: tuple[Path, Any],
 
 
 def groups_of(policy: Policy, n: int = 4, size: int = 4, seed: int = 0) -> list[TrajectoryGroup]:
-    return sample_groups(Mixture("echo", (("", 1.0),)), policy.agent(rows=8), n, size, seed=seed)
+    return sample_groups(Mixture("echo", (("", 1.0),)), policy.agent(parallel=8), n, size, seed=seed)
 
 
 def total_logp(plain: Any, t: Trajectory) -> float:
@@ -817,14 +833,14 @@ def total_logp(plain: Any, t: Trajectory) -> float:
 def test_groups_share_task_and_faults(warm: tuple[Path, Any]) -> None:
     policy = policy_of(warm[0])
     mixture = Mixture("echo", (("count=1:unavailable", 1.0),))
-    groups = sample_groups(mixture, policy.agent(rows=8, version=2), 3, 5, seed=2)
+    groups = sample_groups(mixture, policy.agent(parallel=8, version=2), 3, 5, seed=2)
     assert [len(g.trajectories) for g in groups] == [5, 5, 5]
     assert len({g.trajectories[0].task.id for g in groups}) == 3
     for g in groups:
         assert len({(t.task.id, t.faults) for t in g.trajectories}) == 1
         assert g.trajectories[0].faults
         assert len({t.seed for t in g.trajectories}) == 5
-    assert sample_groups(mixture, policy.agent(rows=8, version=2), 3, 5, seed=2) == groups
+    assert sample_groups(mixture, policy.agent(parallel=8, version=2), 3, 5, seed=2) == groups
     drawn = [text for _, text in Mixture("orders", (("", 0.25), ("count=1", 0.75))).draw(200, seed=0)]
     assert 30 < drawn.count("") < 70
     with pytest.raises(ConfigError, match="two episodes or more"):
@@ -915,9 +931,16 @@ def test_an_update_follows_the_advantages(warm: tuple[Path, Any], tmp_path: Path
 def test_grpo_raises_success(warm: tuple[Path, Any], tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
     made = GrpoSettings(
-        Mixture("echo", (("", 1.0),)), steps=8, groups=4, group=8, kl=0.01, replay=0,
-        optim=Optim(lr=3e-4, warmup=2), rows=32, save_every=0,
-    )  # fmt: skip
+        Mixture("echo", (("", 1.0),)),
+        steps=8,
+        groups=4,
+        group=8,
+        kl=0.01,
+        replay=0,
+        optim=Optim(lr=3e-4, warmup=2),
+        parallel=32,
+        save_every=0,
+    )
     model = grpo(policy_of(warm[0]), made, tmp_path, on_step=lambda run, row: rows.append(row))
     assert echo_success(policy_of(model), 16) > echo_success(policy_of(warm[0]), 16) + 0.25
     assert rows[0]["kl_k1"] == pytest.approx(0, abs=1e-5)
@@ -953,7 +976,7 @@ def test_groups_without_signal_change_nothing(tiny_llama: Path, tmp_path: Path) 
 def test_a_step_whose_episodes_all_failed_says_why(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def play(env: str, agent: Any, episodes: Sequence[Episode], **options: Any) -> list[Trajectory]:
+    def play(env: str, agent: Any, episodes: Sequence[EpisodeSpec], **options: Any) -> list[Trajectory]:
         lost = {"stop": StopReason.INFRASTRUCTURE, "error": "the server is gone"}
         return [Trajectory(f"t{i}", env, e.task, (), (), **lost) for i, e in enumerate(episodes)]
 
@@ -964,7 +987,7 @@ def test_a_step_whose_episodes_all_failed_says_why(
 
 def test_rl_needs_episodes_of_a_model(tiny_llama: Path) -> None:
     task = task_set(make("echo"), "train", 1)[0]
-    right, wrong = (rollout("echo", a, [Episode(task)])[0] for a in (scripted("oracle"), say("no")))
+    right, wrong = (rollout("echo", a, [EpisodeSpec(task)])[0] for a in (scripted("expert"), say("no")))
     with pytest.raises(ConfigError, match="no sampled tokens"):
         list(rl._losses(policy_of(tiny_llama), [TrajectoryGroup((right, wrong))], GRPO, [], 0))
 

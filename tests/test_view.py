@@ -20,24 +20,30 @@ import pytest
 
 from sparring.trajectories.errors import ConfigError, DataError
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
-from sparring.trajectories.report.embed import Lines
-from sparring.trajectories.report.tokenizer import find_tokenizer, token_texts
+from sparring.trajectories.pages.live import LiveView, ViewServer
+from sparring.trajectories.pages.report.embed import Lines
+from sparring.trajectories.pages.report.tokenizer import find_tokenizer, token_texts
 from sparring.trajectories.store import Store
 from sparring.trajectories.trajectory import StopReason, Task, Tokens, Trajectory, Turn, dump_jsonl
-from sparring.trajectories.view import LiveView, ViewServer
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "</script><script>window.ran = 1</script><img src=x onerror='window.ran = 2'>\x1b[31m\u202e<|im_end|>"
 
 
-def episode(i: int, success: bool | None = True, text: str = "fine", agent: str = "oracle") -> Trajectory:
-    failed = ToolResult("c1", "pay", Outcome.TIMEOUT, text, cause=Cause.INJECTED, landed=None, fault="flapping")
+def episode(i: int, success: bool | None = True, text: str = "fine", agent: str = "expert") -> Trajectory:
+    failed = ToolResult("c1", "pay", Outcome.TIMEOUT, text, cause=Cause.INJECTED, took_effect=None, fault="flapping")
     return Trajectory(
-        id=f"e{i}", env="test/Pay-v0", task=Task(f"pay bill {i} {text}", id=f"t{i}"), prompt=(Message("system", text),),
+        id=f"e{i}",
+        env="test/Pay-v0",
+        task=Task(f"pay bill {i} {text}", id=f"t{i}"),
+        prompt=(Message("system", text),),
         turns=(Turn(Action(text, (ToolCall("pay", {"note": text}),)), (failed,)), Turn(Action("Done."))),
-        stop=StopReason.FINISHED, success=success, reward=float(success or 0), agent=agent,
+        stop=StopReason.FINISHED,
+        success=success,
+        reward=float(success or 0),
+        agent=agent,
         tokens=Tokens((7, 8, 9), (0, 1, 1), (0.0, -0.5, -0.25)),
-    )  # fmt: skip
+    )
 
 
 def everything(view: LiveView) -> dict[str, Any]:
@@ -335,7 +341,7 @@ def started() -> Iterator[Started]:
 
     def start(*arguments: str) -> tuple[subprocess.Popen[str], str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from sparring.cli import main; main()", "view", "--no-open", *arguments],
+            [sys.executable, "-c", "from sparring.cli.root import main; main()", "view", "--no-open", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

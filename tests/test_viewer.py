@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sparring.trajectories.messages import Action, Cause, Json, Message, Outcome, ToolCall, ToolResult
-from sparring.trajectories.report import Arm, Report, show_trajectory, visible, write_report
+from sparring.trajectories.pages.report import Arm, Report, show_trajectory, visible, write_report
 from sparring.trajectories.trajectory import Fork, StopReason, Task, Tokens, Trajectory, Turn
 
 HOSTILE = (
@@ -29,20 +29,29 @@ def episode(
 ) -> Trajectory:
     """A call that fails, the same call again, and a last word."""
     call = ToolCall("pay", {"note": text} if arguments is None else arguments)
-    failed = ToolResult("c1", "pay", Outcome.TIMEOUT, text, cause=Cause.INJECTED, landed=None, fault=fault or "flaky")
-    worked = ToolResult("c2", "pay", Outcome.OK, text, value=1, landed=True, retry_of="c1")
+    failed = ToolResult(
+        "c1", "pay", Outcome.TIMEOUT, text, cause=Cause.INJECTED, took_effect=None, fault=fault or "flaky"
+    )
+    worked = ToolResult("c2", "pay", Outcome.OK, text, value=1, took_effect=True, retry_of="c1")
     return Trajectory(
-        id=f"e{i}", env="test/Pay-v0", task=Task(f"pay bill {i} {text}", id=f"t{i}"), prompt=(Message("system", text),),
+        id=f"e{i}",
+        env="test/Pay-v0",
+        task=Task(f"pay bill {i} {text}", id=f"t{i}"),
+        prompt=(Message("system", text),),
         turns=(
             Turn(Action(text, (call,)), (failed,), weight=0.0),
             Turn(Action("", (call,)), (worked,), messages=(Message("user", text),)),
             Turn(Action("", (ToolCall("", None, text, error=text),))),
             Turn(Action(f"Paid bill {i}.")),
         ),
-        stop=StopReason.FINISHED if success is not None else StopReason.INFRASTRUCTURE, success=success,
-        faults=fault, faults_hit=(fault,) if fault else (), reward=float(success or 0), reward_parts={text: 1.0},
+        stop=StopReason.FINISHED if success is not None else StopReason.INFRASTRUCTURE,
+        success=success,
+        faults=fault,
+        faults_hit=(fault,) if fault else (),
+        reward=float(success or 0),
+        reward_parts={text: 1.0},
         **more,
-    )  # fmt: skip
+    )
 
 
 def sampled(t: Trajectory) -> Trajectory:
@@ -64,7 +73,7 @@ def browser() -> Iterator[Any]:
 
 
 class Tab:
-    """A page that was opened, and what it did beside being shown."""
+    """A page that was opened, and what it did next to being shown."""
 
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
         self.page = browser.new_page(**{"viewport": {"width": 1400, "height": 1000}, **options})
@@ -339,7 +348,7 @@ def test_the_terminal_shows_what_nests_too_deeply() -> None:
 
 @pytest.mark.slow
 def test_five_thousand_episodes_stay_smooth(browser: Any, tmp_path: Path) -> None:
-    """Bounds are several times what an idle core takes; the measured figures stand in the documentation."""
+    """Bounds are several times what an idle core takes; the measured figures are in the documentation."""
     tokens = Tokens(tuple(range(400)), (0,) * 200 + (1,) * 200, (0.0,) * 200 + (-0.25,) * 200)
     every = [replace(episode(i, i % 3 == 0, f"words {i * 7919 % 10007} " * 20), tokens=tokens) for i in range(5_000)]
     path = write_report(Report("R", arms=[Arm("a", "", {"c": every})]), tmp_path / "r.html", episodes_per_cell=5_000)

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring.agents.replay import replay
-from sparring.agents.rollout import Episode, rollout
-from sparring.agents.scripted import ScriptedAgent, scripted
-from sparring.envs import SPLITS, ToolEnv, check_env, make, optimum, play, registered, task_set
+from sparring.agents.rollouts import EpisodeSpec, rollout
+from sparring.agents.scripts import ScriptedAgent, scripted
+from sparring.envs import SPLITS, ToolEnv, check_env, expert_turns, make, play, registered, task_set
 from sparring.envs.env import Clock, Verdict
 from sparring.envs.rewards import Ended
 from sparring.envs.task import tasks_from
 from sparring.tools import Conflict, FaultPlan, Injected, NotFound, Tool, Toolbox, merge, tool, tools_of, toolset
-from sparring.tools.tool import methods
+from sparring.tools.definition import methods
 from sparring.trajectories import (
     Action,
     Cause,
@@ -120,7 +120,7 @@ def test_only_what_is_on_offer_can_be_called() -> None:
     step = env.act(Action.call("shut"))
     assert names(step.observation.tools) == ["push"]
     late = call(env, "walk")
-    assert (late.outcome, late.cause, late.landed) == (Outcome.GONE, Cause.POLICY, False)
+    assert (late.outcome, late.cause, late.took_effect) == (Outcome.GONE, Cause.POLICY, False)
     assert json.loads(late.content) == {"error": "gone", "message": "walk is no longer there", "hint": "use push"}
     assert env.state["passed"] == 1
     assert "walk" in env.toolbox.state.gone
@@ -323,7 +323,7 @@ MOVES = (Action.call("push"), Action.call("walk"), Action.call("shut"), Action.c
 
 
 def test_the_record_has_it_all_and_replays() -> None:
-    (t,) = rollout(Door, script(*MOVES), [Episode(TASK)])
+    (t,) = rollout(Door, script(*MOVES), [EpisodeSpec(TASK)])
     assert t.success
     assert names(t.tools) == ["push"]  # what the first prompt shows
     assert [r.outcome.value for r in t.results()] == ["ok", "ok", "ok", "gone"]
@@ -340,7 +340,7 @@ def chat(tiny_qwen3: Path) -> Any:
 
 
 def test_a_scripted_episode_as_tokens(chat: Any) -> None:
-    (t,) = rollout(Door, script(*MOVES), [Episode(TASK)])
+    (t,) = rollout(Door, script(*MOVES), [EpisodeSpec(TASK)])
     tokens, spans = chat.tokens(t)
     env = Door()
     seen = env.start(TASK)
@@ -358,7 +358,7 @@ def test_a_scripted_episode_as_tokens(chat: Any) -> None:
 
 
 def test_a_models_episode_is_exact(tiny_qwen3: Path) -> None:
-    from sparring.agents.agent import ToolAgent
+    from sparring.agents.agent import LLMAgent
     from sparring.agents.chat import HermesFormat
     from sparring.agents.engines.transformers import TransformersEngine
     from sparring.agents.models import load_model, load_tokenizer
@@ -371,8 +371,8 @@ def test_a_models_episode_is_exact(tiny_qwen3: Path) -> None:
 
     moves = iter(MOVES)
     chat = Led(load_tokenizer(tiny_qwen3))
-    agent = ToolAgent(TransformersEngine(load_model(tiny_qwen3), max_rows=1), chat, max_tokens=6, max_context=8192)
-    (t,) = rollout(Door, agent, [Episode(TASK)])
+    agent = LLMAgent(TransformersEngine(load_model(tiny_qwen3), parallel=1), chat, max_turn_tokens=6, max_context=8192)
+    (t,) = rollout(Door, agent, [EpisodeSpec(TASK)])
     assert [r.outcome.value for r in t.results()] == ["ok", "ok", "ok", "gone"]
     assert t.tokens is not None
     ids = chat.start(t.prompt, t.tools)
@@ -532,8 +532,10 @@ def test_exceptions_become_the_first_that_fits() -> None:
         return object()
 
     box = Toolbox(
-        toolset(fail, later, odd), world=None, errors={TypeError: Conflict, Exception: NotFound}  # type: ignore[arg-type]  # no world
-    )  # fmt: skip
+        toolset(fail, later, odd),
+        world=None,
+        errors={TypeError: Conflict, Exception: NotFound},  # type: ignore[arg-type]  # no world
+    )
     for name in ("fail", "later"):
         outcomes = [box.execute(ToolCall(name, {"kind": kind}))[1].outcome for kind in ("own", "type", "value")]
         assert outcomes == [Outcome.NOT_FOUND, Outcome.CONFLICT, Outcome.NOT_FOUND]
@@ -554,8 +556,10 @@ def test_after_each_call() -> None:
 def test_after_call_on_a_toolbox_alone() -> None:
     seen: list[tuple[str, bool]] = []
     box = Toolbox(
-        toolset(Box.rules), world=None, after_call=lambda call, result: seen.append((call.id, result.ok))  # type: ignore[arg-type]  # no world
-    )  # fmt: skip
+        toolset(Box.rules),
+        world=None,
+        after_call=lambda call, result: seen.append((call.id, result.ok)),  # type: ignore[arg-type]  # no world
+    )
     box.execute_all([ToolCall("rules", {}), ToolCall("x", {})])
     assert seen == [("c1", True), ("c2", False)]
 
@@ -567,13 +571,12 @@ def test_others_act_on_the_same_world_and_are_recorded() -> None:
     assert len(step.turn.results) == 1  # the agent sees nothing of it
     assert env.state.box.items == ["cheese", "crumb"]
     assert [(who, c.name, r.outcome) for who, c, r in env.other_calls] == [
-        ("mouse", "put", Outcome.OK), ("mouse", "put", Outcome.NOT_FOUND)
-    ]  # fmt: skip
+        ("mouse", "put", Outcome.OK),
+        ("mouse", "put", Outcome.NOT_FOUND),
+    ]
     assert env.state.seen == [("put", "ok")]
     noted = env.notes["others"]
-    assert noted[0] == {
-        "who": "mouse", "tool": "put", "arguments": {"item": "crumb"}, "outcome": "ok", "content": "2"
-    }  # fmt: skip
+    assert noted[0] == {"who": "mouse", "tool": "put", "arguments": {"item": "crumb"}, "outcome": "ok", "content": "2"}
     assert json.loads(json.dumps(env.notes)) == env.notes
     env.restore(middle)
     assert env.other_calls == ()
@@ -730,8 +733,8 @@ def test_faults_strike_a_wrapped_suite_and_the_expert_recovers(name: str) -> Non
     env = make(name)
     kinds = "unavailable,internal_error,timeout_lost,timeout_landed,empty_result,schema_drift,malformed_output"
     tasks = task_set(env, "train", 24)
-    episodes = [Episode(task, FaultPlan.parse(f"count=1:{kinds}@{i}")) for i, task in enumerate(tasks)]
-    done = rollout(name, scripted("oracle"), episodes)
+    episodes = [EpisodeSpec(task, FaultPlan.parse(f"count=1:{kinds}@{i}")) for i, task in enumerate(tasks)]
+    done = rollout(name, scripted("expert"), episodes)
     assert sum(bool(t.success) for t in done) >= 0.95 * len(done)
     assert len({kind for t in done for kind in t.faults_hit}) >= 4
     blind = rollout(name, scripted("blind-retry"), episodes)
@@ -740,13 +743,13 @@ def test_faults_strike_a_wrapped_suite_and_the_expert_recovers(name: str) -> Non
         assert all(result.value is not None for result in t.results() if result.ok and result.fault is None)
         assert Trajectory.from_json(t.to_json()) == t
         list(replay(make(name), t))
-        assert t.optimum == len(t.turns)
+        assert t.expert_turns == len(t.turns)
 
 
 def test_the_airlines_tools_go_when_the_gate_takes_over() -> None:
     env = make(AIRLINE)
     task = task_set(env, "test", 1)[0]
-    (t,) = rollout(AIRLINE, scripted("oracle"), [Episode(task)])
+    (t,) = rollout(AIRLINE, scripted("expert"), [EpisodeSpec(task)])
     told = [m.content for turn in t.turns for m in turn.messages if m.content.startswith("No longer")]
     assert len(told) == 1
     assert told[0].startswith("No longer there: rebook, cancel.\nNew tools:\n")
@@ -773,7 +776,7 @@ def test_the_airline_says_why_not() -> None:
 def test_the_desks_time_is_its_own() -> None:
     env = make(DESK)
     env.start(task_set(env, "test", 1)[0])
-    assert optimum(env) == 4
+    assert expert_turns(env) == 4
     before = env.snapshot()
     env.max_turns = 50
     hours = [call(env, "get_ticket", ticket=11).value["waited_hours"] for _ in range(40)]
@@ -785,19 +788,26 @@ def test_the_desks_time_is_its_own() -> None:
 # ---- tasks from files ------------------------------------------------------------------------------------------------
 
 JSONISH = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn"), exclude_characters="\ufeff\x85\u2028\u2029")),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 WORDS = st.text(
     st.characters(exclude_categories=("Cs", "Cc", "Cn"), exclude_characters="\ufeff\x85\u2028\u2029"), min_size=1
 )
 ROW = st.fixed_dictionaries(
     {"instruction": WORDS},
-    optional={"data": st.dictionaries(st.text("xyz"), JSONISH, max_size=3), "seed": st.integers(0, 99),
-              "kind": st.text("k"), "level": st.integers(1, 4)},
-)  # fmt: skip
+    optional={
+        "data": st.dictionaries(st.text("xyz"), JSONISH, max_size=3),
+        "seed": st.integers(0, 99),
+        "kind": st.text("k"),
+        "level": st.integers(1, 4),
+    },
+)
 
 
 def written(folder: Path, rows: Sequence[Any], suffix: str) -> Path:
@@ -921,9 +931,7 @@ def test_wrong_files_and_splits(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: part is one of train, validation, test, got none"):
         tasks_from(path, "test", field="part")
     path.write_text('{"instruction": "Do.", "part": "test"}\n{"instruction": "Do.", "part": "train", "seed": 1}')
-    with pytest.raises(
-        DataError, match="line 2: the same task stands in line 1 in the split 'test'; splits share none"
-    ):
+    with pytest.raises(DataError, match="line 2: the same task is in line 1 in the split 'test'; splits share none"):
         tasks_from(path, "test", field="part")
     path.write_text('{"instruction": "Do.", "part": "test"}')
     with pytest.raises(DataError, match="none of its 1 tasks falls into the split 'train'; give some rows part: train"):
@@ -1001,7 +1009,7 @@ def test_an_installed_package_is_found_and_imported_late(site: Path) -> None:
         env.reset(seed=0)
         assert call(env, "light").ok
     assert isinstance(gymnasium.make("lamp/Lamp-v0").unwrapped, type(env))
-    (t,) = rollout("lamp", script(Action.call("light"), Action("Done.")), [Episode(Task("Light it."))])
+    (t,) = rollout("lamp", script(Action.call("light"), Action("Done.")), [EpisodeSpec(Task("Light it."))])
     assert t.success
     assert t.env == "lamp/Lamp-v0"
     with pytest.raises(UnknownName, match="Did you mean 'lamp'"):
@@ -1036,7 +1044,7 @@ def test_a_broken_package_is_named_and_breaks_no_other(site: Path, value: str, m
 
 
 def test_a_broken_package_in_the_list_of_environments(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sparring.commands import envs
+    from sparring.cli.commands import envs
 
     install(site, "broken-envs", {"broken": "broken_envs:Lamp"}, broken_envs="import nothing_of_this_name")
     install(site, "lamp-envs", {"lamp": "lamp_envs:Lamp"}, lamp_envs=PLUGIN)

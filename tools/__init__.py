@@ -1,9 +1,7 @@
 """What an agent can do: tools, their execution, and failure on purpose."""
 
 from .calls import parse_call
-from .faults import FAULTS, Fault, FaultState
-from .plans import Curriculum, FaultPlan
-from .tool import (
+from .definition import (
     Conflict,
     Forbidden,
     Gone,
@@ -23,6 +21,8 @@ from .tool import (
     tools_of,
     toolset,
 )
+from .faults import FAULTS, Fault, FaultState
+from .plans import Curriculum, FaultPlan
 from .toolbox import Toolbox, Validation
 
 __all__ = [

@@ -19,7 +19,7 @@ import orjson
 
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.messages import Json
-from .tool import (
+from .definition import (
     Conflict,
     Forbidden,
     Gone,
@@ -76,9 +76,16 @@ class FaultState:
 
     def copy(self) -> FaultState:
         return FaultState(
-            list(self.pending), dict(self.rates), self.key, self.calls, self.ticks, dict(self.per_tool),
-            {kind: dict(left) for kind, left in self.memory.items()}, set(self.lost), list(self.hit),
-        )  # fmt: skip
+            list(self.pending),
+            dict(self.rates),
+            self.key,
+            self.calls,
+            self.ticks,
+            dict(self.per_tool),
+            {kind: dict(left) for kind, left in self.memory.items()},
+            set(self.lost),
+            list(self.hit),
+        )
 
     @property
     def impossible(self) -> bool:
@@ -97,7 +104,7 @@ class FaultState:
     def before(
         self, tool: Tool, arguments: dict[str, Json], tools: Mapping[str, Tool], world: World
     ) -> Injection | None:
-        """What stands in this call's way; None lets it run. Called once for each valid call."""
+        """What is in this call's way; None lets it run. Called once for each valid call."""
         index, self.calls = self.calls, self.calls + 1
         self.ticks += 1
         nth = self.per_tool[tool.name] = self.per_tool.get(tool.name, 0) + 1
@@ -175,7 +182,7 @@ Alter = Callable[[str, Json], "tuple[str, Json] | None"]
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What the toolbox does instead of, or beside, running the tool."""
+    """What the toolbox does instead of, or next to, running the tool."""
 
     fault: str
     error: ToolError | None = None

@@ -39,7 +39,7 @@ from pydantic import ValidationError
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError, MissingExtra, SparringError
 from ..trajectories.messages import Json, Outcome, ToolSpec
 from .background import Background
-from .tool import (
+from .definition import (
     Conflict,
     Forbidden,
     Gone,
@@ -165,9 +165,15 @@ def mcp_tools(
     except ImportError as error:
         raise MissingExtra("mcp", "mcp") from error
     server = _Server(
-        command=tuple(command or ()), url=url or "", env=dict(env or {}), cwd=cwd, headers=dict(headers or {}),
-        timeout=timeout, start_timeout=start_timeout, max_bytes=max_bytes,
-    )  # fmt: skip
+        command=tuple(command or ()),
+        url=url or "",
+        env=dict(env or {}),
+        cwd=cwd,
+        headers=dict(headers or {}),
+        timeout=timeout,
+        start_timeout=start_timeout,
+        max_bytes=max_bytes,
+    )
     try:
         listed = server.list_tools()
         names = [spec.name for spec in listed]
@@ -285,7 +291,7 @@ class _Server:
                 await self._drop(link, hung=link.watch.too_large)
                 if link.watch.too_large:
                     raise ToolError(
-                        f"the answer is larger than {self.max_bytes} bytes", landed=None if effect else False
+                        f"the answer is larger than {self.max_bytes} bytes", took_effect=None if effect else False
                     ) from None
                 if effect or repeated or self.background.loop.time() >= end:
                     raise self._unreachable(lost, link.watch, f"in a call of {name!r}") from None
@@ -310,7 +316,7 @@ class _Server:
                 raise InfrastructureError(
                     f"{self.name} did not answer a call of {name!r} in {seconds:.1f} s, nor anything else since"
                 ) from None
-            raise ToolTimeout(f"no answer in {seconds:.1f} s", landed=unknown) from None
+            raise ToolTimeout(f"no answer in {seconds:.1f} s", took_effect=unknown) from None
         except MCPError as error:
             if link.dead or refused or _from_transport(error):
                 why = f"HTTP status {refused[-1]}" if refused else link.watch.why or error.message
@@ -321,7 +327,7 @@ class _Server:
                 raise _Lost(link.watch.why or str(error)) from None
             # The tool ran, and answered with what its own output schema or the protocol forbids.
             _log.warning("%s answered a call of %r with what cannot be used: %s", self.name, name, error)
-            raise ToolError("the answer does not fit what the server itself declares", landed=effect) from None
+            raise ToolError("the answer does not fit what the server itself declares", took_effect=effect) from None
         if not result.is_error:
             return _value(result)
         raise await self._told(link, name, result, unknown)
@@ -334,7 +340,7 @@ class _Server:
             return UnknownTool(error.message)
         if error.code == INVALID_PARAMS:
             return InvalidArguments(error.message) if await self._lists(link, name) else UnknownTool(error.message)
-        return ToolError(error.message, landed=unknown)
+        return ToolError(error.message, took_effect=unknown)
 
     async def _told(self, link: _Link, name: str, result: types.CallToolResult, unknown: bool | None) -> ToolError:
         """The failure that a result tells of."""
@@ -345,7 +351,7 @@ class _Server:
         fixed = (f"Unknown tool: {name}", f"MCP error -32602: Tool {name} not found")  # Python's SDK, TypeScript's
         if text in fixed and not await self._lists(link, name):
             return UnknownTool(text)
-        return ToolError(text, landed=unknown)
+        return ToolError(text, took_effect=unknown)
 
     async def _lists(self, link: _Link, name: str) -> bool:
         """Whether the server lists the tool now. True, the cautious answer, where it cannot be asked."""
@@ -721,8 +727,8 @@ def _typed(result: types.CallToolResult) -> ToolError | None:
         if isinstance(told, dict):
             message, hint = str(told.get("message", "")), str(told.get("hint", ""))
     error = child(message, hint=hint)
-    landed = meta.get("landed")
-    error.landed = landed if isinstance(landed, bool) else None
+    took_effect = meta.get("took_effect")
+    error.took_effect = took_effect if isinstance(took_effect, bool) else None
     if isinstance(error, RateLimited):
         after = meta.get("retry_after")
         error.retry_after = after if isinstance(after, int) and not isinstance(after, bool) else None

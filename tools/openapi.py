@@ -15,7 +15,7 @@ or records, and struck out of whatever comes back.
     no answer within the deadline, 408      ToolTimeout
     any other status but 2xx                ToolError
 
-An effect may have landed (`landed=None`) where no answer, or a gateway's or server's failure, came back.
+An effect may have took_effect (`took_effect=None`) where no answer, or a gateway's or server's failure, came back.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pydantic import SecretStr
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError, MissingExtra
 from ..trajectories.messages import Json, ToolSpec
 from .background import Background
-from .tool import (
+from .definition import (
     Conflict,
     Forbidden,
     Gone,
@@ -163,9 +163,12 @@ def openapi_tools(
     secrets = {name: _reveal(value) for name, value in (auth or {}).items()}
     api.check_schemes(secrets)
     service = _Service(
-        base_url or api.server(), {name: (api.schemes[name], secret) for name, secret in secrets.items()},
-        dict(headers or {}), timeout, max_bytes,
-    )  # fmt: skip
+        base_url or api.server(),
+        {name: (api.schemes[name], secret) for name, secret in secrets.items()},
+        dict(headers or {}),
+        timeout,
+        max_bytes,
+    )
     try:
         tools: dict[str, Tool] = {}
         for made in api.operations(only, frozenset(secrets)):
@@ -336,8 +339,9 @@ class _Document:
             raise _Unsupported(f"a parameter in {place!r}")
         style = str(raw.get("style") or ("form" if place in ("query", "cookie") else "simple"))
         supported = {
-            "query": ("form", "spaceDelimited", "pipeDelimited", "deepObject"), "cookie": ("form",),
-        }.get(place, ("simple",))  # fmt: skip
+            "query": ("form", "spaceDelimited", "pipeDelimited", "deepObject"),
+            "cookie": ("form",),
+        }.get(place, ("simple",))
         if style not in supported:
             raise _Unsupported(f"parameter {name!r} in style {style!r}")
         content = raw.get("content") or {}
@@ -351,9 +355,14 @@ class _Document:
         if raw.get("description") and "description" not in converted:
             converted = {**converted, "description": str(raw["description"])}
         return _Parameter(
-            name, place, converted, place == "path" or raw.get("required") is True, style,
-            bool(raw.get("explode", style == "form")), as_json,
-        )  # fmt: skip
+            name,
+            place,
+            converted,
+            place == "path" or raw.get("required") is True,
+            style,
+            bool(raw.get("explode", style == "form")),
+            as_json,
+        )
 
     def _body(self, operation: dict[str, Json], schemas: _Schemas) -> tuple[str, list[_Parameter]]:
         """The body's content type, and its parameters: its properties, or all of it as `body`."""
@@ -446,7 +455,7 @@ class _Schemas:
         if "$ref" in node:
             ref = {"$ref": f"#/$defs/{self._define(node['$ref'])}"}
             if self.document.old:
-                return ref  # in 3.0 what stands beside a reference has no meaning
+                return ref  # in 3.0 what stands next to a reference has no meaning
             out.update(ref)
         for key in _MAPS:
             if isinstance(node.get(key), dict):
@@ -479,7 +488,7 @@ class _Schemas:
         return out
 
     def _define(self, ref: Json) -> str:
-        """The name under which what a reference points to stands in `$defs`."""
+        """The name under which what a reference points to is in `$defs`."""
         target = self.document.at(ref)
         if ref not in self._names:
             stem = _clean(unquote(ref.rsplit("/", 1)[-1])) or "schema"
@@ -586,7 +595,9 @@ class _Service:
         try:
             status, headers, body = self.background.run(self._send(operation, request), self.timeout + 5.0)
         except TimeoutError:
-            raise ToolTimeout(f"no answer in {self.timeout:g} s", landed=None if operation.effect else False) from None
+            raise ToolTimeout(
+                f"no answer in {self.timeout:g} s", took_effect=None if operation.effect else False
+            ) from None
         if not 200 <= status < 300:
             raise self._failure(operation, status, headers, self._said(headers, body))
         return self._value(operation, status, headers, body)
@@ -597,9 +608,11 @@ class _Service:
         if self.client is None:
             # Credentials are added below the client, whose log names the address of each request.
             self.client = httpx.AsyncClient(
-                transport=_signing_transport(), timeout=httpx.Timeout(None, connect=min(self.timeout, _CONNECT_S)),
-                follow_redirects=False, trust_env=False,
-            )  # fmt: skip
+                transport=_signing_transport(),
+                timeout=httpx.Timeout(None, connect=min(self.timeout, _CONNECT_S)),
+                follow_redirects=False,
+                trust_env=False,
+            )
         headers = {"accept": "application/json, */*;q=0.5", "accept-encoding": "identity", **request.headers}
         if request.cookies:
             headers["cookie"] = "; ".join(request.cookies)
@@ -617,21 +630,21 @@ class _Service:
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 raise Unavailable("the service cannot be reached") from None
             except httpx.TransportError as error:
-                raise Unavailable(f"the connection broke ({type(error).__name__})", landed=maybe) from None
+                raise Unavailable(f"the connection broke ({type(error).__name__})", took_effect=maybe) from None
             except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
                 raise InvalidArguments("the arguments do not make an address") from None
 
     async def _body(self, operation: _Operation, answer: httpx.Response) -> bytes:
-        landed = operation.effect and answer.is_success
+        took_effect = operation.effect and answer.is_success
         if answer.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-            raise ToolError("the answer is compressed, which was not asked for", landed=landed)
+            raise ToolError("the answer is compressed, which was not asked for", took_effect=took_effect)
         body = bytearray()
         async for chunk in answer.aiter_raw():
             body += chunk
             if len(body) > self.max_bytes:
                 if not answer.is_success:
                     break  # of an error, the beginning will do
-                raise ToolError(f"the answer is larger than {self.max_bytes} bytes", landed=landed)
+                raise ToolError(f"the answer is larger than {self.max_bytes} bytes", took_effect=took_effect)
         return bytes(body[: self.max_bytes])
 
     def _failure(self, operation: _Operation, status: int, headers: Mapping[str, str], said: str) -> ToolError:
@@ -640,13 +653,13 @@ class _Service:
         if status == 429:
             return RateLimited(message, retry_after=_retry_after(headers))
         if status in (502, 503, 504):
-            return Unavailable(message, landed=False if status == 503 else maybe)
+            return Unavailable(message, took_effect=False if status == 503 else maybe)
         if status == 408:
-            return ToolTimeout(message, landed=maybe)
+            return ToolTimeout(message, took_effect=maybe)
         if 300 <= status < 400:
-            return ToolError(f"HTTP {status}: a redirect, which is not followed", landed=maybe)
+            return ToolError(f"HTTP {status}: a redirect, which is not followed", took_effect=maybe)
         if status >= 500:
-            return ToolError(message, landed=maybe)
+            return ToolError(message, took_effect=maybe)
         return _STATUS.get(status, ToolError)(message)
 
     def _value(self, operation: _Operation, status: int, headers: Mapping[str, str], body: bytes) -> Json:
@@ -658,7 +671,7 @@ class _Service:
                 value = orjson.loads(body)
                 return self._strike_json(value) if self.secrets else value
             except (orjson.JSONDecodeError, RecursionError):
-                raise ToolError("the answer is no valid JSON", landed=operation.effect) from None
+                raise ToolError("the answer is no valid JSON", took_effect=operation.effect) from None
         if kind and not kind.startswith("text/") and b"\0" in body[:1024]:
             return f"[{kind}, {len(body)} bytes]"
         return self._strike(body.decode("utf-8", "replace"))
@@ -814,7 +827,7 @@ def _simple(parameter: _Parameter, value: Json) -> str:
 def _segment(argument: str, parameter: _Parameter, value: Json) -> str:
     text = _simple(parameter, value)
     if text in ("", ".", ".."):  # another address than the operation's
-        raise InvalidArguments(f"{argument}: {text!r} cannot stand in an address")
+        raise InvalidArguments(f"{argument}: {text!r} cannot are in an address")
     return quote(text, safe="")
 
 

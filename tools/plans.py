@@ -21,8 +21,8 @@ import orjson
 
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.trajectory import Task
+from .definition import Tool
 from .faults import FAULTS, FaultState, Target, World, call_range, target_of
-from .tool import Tool
 
 __all__ = ["Curriculum", "FaultPlan"]
 

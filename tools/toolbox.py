@@ -24,8 +24,8 @@ from pydantic import BaseModel, ValidationError
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Cause, Json, Outcome, ToolCall, ToolResult, ToolSpec
 from .deadline import GRACE, MAX_PAYLOAD, run_async, run_forked
+from .definition import Form, RateLimited, Tool, ToolError, merge
 from .faults import FaultState, Injection, World
-from .tool import Form, RateLimited, Tool, ToolError, merge
 
 __all__ = ["Toolbox", "ToolboxState", "Validation"]
 
@@ -72,7 +72,7 @@ class _Failure:
     outcome: Outcome
     message: str
     hint: str = ""
-    landed: bool | None = False
+    took_effect: bool | None = False
     retry_after: int | None = None
     trace: str | None = None
     cause: Cause = Cause.TOOL
@@ -247,9 +247,9 @@ class Toolbox:
         return self._close(pending, self._answer(pending.tool, pending.values))
 
     def execute_all(self, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]]:
-        """Runs the calls of one message; the results stand in call order.
+        """Runs the calls of one message; the results are in call order.
 
-        One after the other; beside each other where all tools concerned are `concurrent`. Ids, validation and faults
+        One after the other; next to each other where all tools concerned are `concurrent`. Ids, validation and faults
         follow call order in both cases.
         """
         if len(calls) > 1:
@@ -289,7 +289,7 @@ class Toolbox:
             pending.values = values if not tool.injects else self._injected(tool, values, pending)
         injection = pending.injection
         if injection is not None and injection.error is not None and not injection.run:
-            failure = _told(injection.error, Cause.INJECTED, landed=False)
+            failure = _told(injection.error, Cause.INJECTED, took_effect=False)
             pending.result = self._failed(pending, failure, injection.fault)
         else:
             pending.tool = tool
@@ -311,9 +311,12 @@ class Toolbox:
         other = known.alternative if known is not None and known.alternative in self._on_offer else ""
         untold = any(spec.name == name for spec in self.state.told)
         return self._refuse(
-            pending, Outcome.GONE, f"{name} is no longer there", hint=f"use {other}" if other else "",
+            pending,
+            Outcome.GONE,
+            f"{name} is no longer there",
+            hint=f"use {other}" if other else "",
             cause=Cause.TOOL if untold else Cause.POLICY,
-        )  # fmt: skip
+        )
 
     def _values(self, tool: Tool, arguments: dict[str, Json]) -> tuple[dict[str, Any], str]:
         """The values for the tool's function, and what is wrong with them (or "")."""
@@ -430,7 +433,7 @@ class Toolbox:
         return next(made for seen, made in self.errors.items() if isinstance(error, seen))(text)
 
     def _awaited(self, runs: Sequence[tuple[Tool, dict[str, Any]]]) -> list[_Answer]:
-        """Runs the tools beside each other on the private loop: async ones there, plain ones in threads."""
+        """Runs the tools next to each other on the private loop: async ones there, plain ones in threads."""
         if not runs:
             return []
         answers: list[_Answer | None] = [None] * len(runs)
@@ -473,7 +476,7 @@ class Toolbox:
             if isinstance(wrong, ToolError):
                 return _Answer(failure=_told(wrong, Cause.TOOL))
             message = wrong if isinstance(wrong, str) else text
-            return _Answer(failure=_Failure(Outcome.TOOL_ERROR, message, landed=None if tool.effect else False))
+            return _Answer(failure=_Failure(Outcome.TOOL_ERROR, message, took_effect=None if tool.effect else False))
         return _Answer(text, value)
 
     # ---- after it has run --------------------------------------------------------------------------------------------
@@ -504,7 +507,7 @@ class Toolbox:
         fault = injection.fault if injection else None
         content, value = answer.content, answer.value
         if injection is not None and injection.error is not None:
-            return self._failed(pending, _told(injection.error, Cause.INJECTED, landed=True), fault)
+            return self._failed(pending, _told(injection.error, Cause.INJECTED, took_effect=True), fault)
         if injection is not None and injection.alter is not None:
             altered = injection.alter(content, value)
             if altered is None:
@@ -515,7 +518,7 @@ class Toolbox:
         seconds = time.perf_counter() - pending.started
         return ToolResult(
             call.id, call.name, Outcome.OK, self._cut(content), value, None, True, fault, pending.retry_of, seconds
-        )  # fmt: skip
+        )
 
     def _missed(self, injection: Injection | None) -> None:
         if injection is not None and self.state.faults is not None:
@@ -525,9 +528,19 @@ class Toolbox:
         call, content = pending.call, self._error_text(failure.outcome, failure.message, failure.hint)
         seconds = time.perf_counter() - pending.started
         return ToolResult(
-            call.id, call.name, failure.outcome, content, None, failure.cause, failure.landed, fault, pending.retry_of,
-            seconds, failure.trace, retry_after=failure.retry_after,
-        )  # fmt: skip
+            call.id,
+            call.name,
+            failure.outcome,
+            content,
+            None,
+            failure.cause,
+            failure.took_effect,
+            fault,
+            pending.retry_of,
+            seconds,
+            failure.trace,
+            retry_after=failure.retry_after,
+        )
 
     def _cut(self, text: str) -> str:
         """What the agent sees of a long text."""
@@ -569,32 +582,37 @@ def _json_of(value: Any) -> Any:
     return text
 
 
-def _told(error: ToolError, cause: Cause, *, landed: bool | Literal["?"] | None = "?") -> _Failure:
-    """A typed error as a failure; `landed` where the error itself does not know best."""
+def _told(error: ToolError, cause: Cause, *, took_effect: bool | Literal["?"] | None = "?") -> _Failure:
+    """A typed error as a failure; `took_effect` where the error itself does not know best."""
     try:
         message = _clean(str(error))
     except Exception:  # a subclass whose text cannot be made
         message = ""
     after = error.retry_after if isinstance(error, RateLimited) else None
     return _Failure(
-        error.outcome, message, _clean(str(error.hint)), error.landed if landed == "?" else landed, after, cause=cause
+        error.outcome,
+        message,
+        _clean(str(error.hint)),
+        error.took_effect if took_effect == "?" else took_effect,
+        after,
+        cause=cause,
     )
 
 
 def _bug(tool: Tool, trace: str) -> _Answer:
-    landed = None if tool.effect else False
-    return _Answer(failure=_Failure(Outcome.TOOL_ERROR, "internal error", landed=landed, trace=trace))
+    took_effect = None if tool.effect else False
+    return _Answer(failure=_Failure(Outcome.TOOL_ERROR, "internal error", took_effect=took_effect, trace=trace))
 
 
 def _late(tool: Tool) -> _Answer:
     trace = f"no answer within {tool.deadline} s"
-    hint, landed = ("it may have happened, check", None) if tool.effect else ("retry", False)
-    return _Answer(failure=_Failure(Outcome.TIMEOUT, "no answer in time", hint, landed, trace=trace))
+    hint, took_effect = ("it may have happened, check", None) if tool.effect else ("retry", False)
+    return _Answer(failure=_Failure(Outcome.TIMEOUT, "no answer in time", hint, took_effect, trace=trace))
 
 
 def _lost(tool: Tool, message: str, trace: str) -> _Answer:
-    hint, landed = ("it may have happened, check", None) if tool.effect else ("retry", False)
-    return _Answer(failure=_Failure(Outcome.CRASHED, message, hint, landed, trace=trace))
+    hint, took_effect = ("it may have happened, check", None) if tool.effect else ("retry", False)
+    return _Answer(failure=_Failure(Outcome.CRASHED, message, hint, took_effect, trace=trace))
 
 
 def _traceback(error: BaseException) -> str:

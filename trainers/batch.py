@@ -1,6 +1,6 @@
 """Token sequences as one flat batch in which shared prefixes are computed once.
 
-Sorted, sequences that share a prefix stand beside each other; each adds to the batch only the tokens that its
+Sorted, sequences that share a prefix stand next to each other; each adds to the batch only the tokens that its
 predecessor does not have (a trie, laid out depth first), and attends to its whole root path. A loss is a weight on
 (position, trajectory). Where nothing is shared this is variable-length packing without padding.
 

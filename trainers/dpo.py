@@ -1,7 +1,7 @@
 """Direct preference optimisation on pairs of trajectories of one task under one fault seed.
 
 Only tokens that the policy sampled count, and of these only what follows the fork: the shared prefix is the same on
-both sides and cancels. Beside the preference loss stand the likelihood of the chosen side and replay of gold
+both sides and cancels. Next to the preference loss stand the likelihood of the chosen side and replay of gold
 episodes, both against forgetting.
 """
 
@@ -41,10 +41,10 @@ class DpoSettings:
     """Pairs whose chosen side has less than this log-probability (nats, summed after the fork) under the reference are
     left out: there DPO gains its margin by pushing everything else down, and what was known is lost."""
     replay: int = 4
-    """Gold trajectories a step, trained by cross-entropy beside the pairs."""
+    """Gold trajectories a step, trained by cross-entropy next to the pairs."""
     replay_weight: float = 0.2
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
-    max_tokens: int = 4096
+    max_context: int = 4096
     save_every: int = 10
     seed: int = 0
 
@@ -62,7 +62,7 @@ def dpo(
 
     Raises `DataError` when no pair has something to learn from on both sides.
     """
-    sides = [_sides(policy, pair, settings.max_tokens) for pair in pairs]
+    sides = [_sides(policy, pair, settings.max_context) for pair in pairs]
     sides = [both for both in sides if both[0].weight and both[1].weight]
     if not sides:
         raise DataError(f"none of {len(pairs)} pairs has a divergent turn on both sides")
@@ -77,16 +77,24 @@ def dpo(
             f"the chosen side of all {len(sides)} pairs is less likely than {settings.min_chosen} nats: train on "
             "demonstrations first, or lower min_chosen (--min-chosen)"
         )
-    replay = samples_of(policy.chat, gold, settings.max_tokens) if gold and settings.replay else []
+    replay = samples_of(policy.chat, gold, settings.max_context) if gold and settings.replay else []
     run = Run(folder, policy, settings.optim, settings.steps, settings=settings, save_every=settings.save_every)
 
     def preference(indices: list[int], n: int) -> Loss:
         sums, lengths = _sums(policy, sides, indices)
         ref = torch.stack([reference[i] for i in indices], 1)
         return dpo_loss(
-            sums[0], sums[1], ref[0], ref[1], beta=settings.beta, variant=settings.variant, nll_alpha=settings.nll,
-            chosen_tokens_P=lengths[0], rejected_tokens_P=lengths[1], denominator=n,
-        )  # fmt: skip
+            sums[0],
+            sums[1],
+            ref[0],
+            ref[1],
+            beta=settings.beta,
+            variant=settings.variant,
+            nll_alpha=settings.nll,
+            chosen_tokens_P=lengths[0],
+            rejected_tokens_P=lengths[1],
+            denominator=n,
+        )
 
     def losses(step: int) -> Iterable[Callable[[], Loss]]:
         size = min(settings.batch, len(kept))
@@ -111,26 +119,26 @@ def dpo(
     return run.finish()
 
 
-def _sides(policy: Policy, pair: Pair, max_tokens: int) -> tuple[Sample, Sample]:
+def _sides(policy: Policy, pair: Pair, max_context: int) -> tuple[Sample, Sample]:
     """Chosen and rejected, with weight on sampled tokens after the fork."""
     out = []
     for trajectory in (pair.chosen, pair.rejected):
         tokens, spans = policy.chat.tokens(trajectory, pair.rejected if trajectory is pair.chosen else None)
-        if len(tokens) > max_tokens:
-            raise DataError(f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_tokens}")
+        if len(tokens) > max_context:
+            raise DataError(f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}")
         start = spans[pair.fork][0] if pair.fork < len(spans) else len(tokens)
         out.append(Sample.of(tokens, weights=[float(t >= start) for t in range(len(tokens))]))
     return out[0], out[1]
 
 
-def _micro(sides: Sequence[tuple[Sample, Sample]], chosen: Iterable[int], max_tokens: int) -> Iterable[list[int]]:
+def _micro(sides: Sequence[tuple[Sample, Sample]], chosen: Iterable[int], max_context: int) -> Iterable[list[int]]:
     """Indices in batches that keep both sides of a pair together."""
     batch: list[int] = []
     size = 0
     for i in chosen:
         chosen_ids, rejected_ids = sides[i][0].ids, sides[i][1].ids
         new = len(chosen_ids) + len(rejected_ids) - common_prefix(chosen_ids, rejected_ids)
-        if batch and size + new > max_tokens:
+        if batch and size + new > max_context:
             yield batch
             batch, size = [], 0
         batch.append(i)

@@ -169,9 +169,13 @@ def dpo_loss(
     if not beta > 0:
         raise ConfigError(f"beta must be above 0, got {beta}")
     _aligned(
-        chosen_P=chosen_P, rejected_P=rejected_P, ref_chosen_P=ref_chosen_P, ref_rejected_P=ref_rejected_P,
-        chosen_tokens_P=chosen_tokens_P, rejected_tokens_P=rejected_tokens_P,
-    )  # fmt: skip
+        chosen_P=chosen_P,
+        rejected_P=rejected_P,
+        ref_chosen_P=ref_chosen_P,
+        ref_rejected_P=ref_rejected_P,
+        chosen_tokens_P=chosen_tokens_P,
+        rejected_tokens_P=rejected_tokens_P,
+    )
     chosen_P, rejected_P = _wide(chosen_P), _wide(rejected_P)
     chosen_change_P = chosen_P - _wide(ref_chosen_P).detach()
     rejected_change_P = rejected_P - _wide(ref_rejected_P).detach()
@@ -255,9 +259,13 @@ def policy_gradient_loss(
     if tis_cap is not None and not tis_cap > 0:
         raise ConfigError(f"tis_cap must be above 0 (None turns it off), got {tis_cap}")
     weights_N, weight = _weights(
-        weights_N, logps_N=logps_N, old_logps_N=old_logps_N, advantages_N=advantages_N, owner_N=owner_N,
+        weights_N,
+        logps_N=logps_N,
+        old_logps_N=old_logps_N,
+        advantages_N=advantages_N,
+        owner_N=owner_N,
         sampler_logps_N=sampler_logps_N,
-    )  # fmt: skip
+    )
     logps_N = _kept(logps_N, weights_N)
     advantages_N = _kept(advantages_N, weights_N).detach()
     old_N = (logps_N if old_logps_N is None else _kept(old_logps_N, weights_N)).detach()

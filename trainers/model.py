@@ -7,12 +7,12 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..agents.agent import ToolAgent
+from ..agents.agent import LLMAgent
 from ..agents.attention import forward_hidden, use_layouts
 from ..agents.chat import ChatFormat, HermesFormat, ToolStyle
 from ..agents.engines.transformers import TransformersEngine
@@ -22,7 +22,7 @@ from .batch import TreeBatch
 
 __all__ = ["Lora", "Policy", "Precision", "Predictions"]
 
-Precision = str
+Precision = Literal["fp32", "bf16"]
 """fp32: everything in float32. bf16: float32 master weights, bfloat16 autocast and generation."""
 
 _CHUNK = 256
@@ -54,14 +54,14 @@ class Policy:
         model: Any,
         tokenizer: Any,
         *,
-        tools: ToolStyle = "schema",
+        tool_style: ToolStyle = "schema",
         precision: Precision = "bf16",
         lora: Lora | None = None,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ConfigError(f"precision is fp32 or bf16, got {precision!r}")
         self.tokenizer = tokenizer
-        self.chat: ChatFormat = HermesFormat(tokenizer, tools=tools)
+        self.chat: ChatFormat = HermesFormat(tokenizer, tool_style=tool_style)
         self.precision = precision
         self.lora = lora
         use_layouts(model)
@@ -75,7 +75,7 @@ class Policy:
         cls,
         name: str | Path,
         *,
-        tools: ToolStyle = "schema",
+        tool_style: ToolStyle = "schema",
         precision: Precision = "bf16",
         lora: Lora | None = None,
         device: str | None = None,
@@ -83,7 +83,7 @@ class Policy:
         """From a known model, a folder or a hub name; master weights are float32."""
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(str(name), dtype=torch.float32, device=chosen)
-        return cls(model, load_tokenizer(str(name)), tools=tools, precision=precision, lora=lora)
+        return cls(model, load_tokenizer(str(name)), tool_style=tool_style, precision=precision, lora=lora)
 
     @property
     def device(self) -> torch.device:
@@ -118,26 +118,31 @@ class Policy:
         self,
         *,
         temperature: float = 1.0,
-        max_tokens: int = 64,
-        rows: int = 64,
+        max_turn_tokens: int = 64,
+        parallel: int = 64,
         name: str = "policy",
         version: int | None = None,
-    ) -> ToolAgent:
+    ) -> LLMAgent:
         """An agent that samples from the present weights.
 
         Args:
             version: Of the policy, as its trajectories record it: the step of a run, say. None: one more than before.
         """
-        if self._engine is None or self._engine.max_rows != rows:
+        if self._engine is None or self._engine.parallel != parallel:
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
             base = self.model.get_base_model() if self.lora else self.model
             twin = type(base)(copy.deepcopy(base.config)).to(device=self.device, dtype=dtype)
-            self._engine = TransformersEngine(twin.requires_grad_(False), max_rows=rows)
+            self._engine = TransformersEngine(twin.requires_grad_(False), parallel=parallel)
         self._engine.load(self.weights())
         if version is not None:
             self._engine.version = version
-        return ToolAgent(
-            self._engine, self.chat, name=name, temperature=temperature, max_tokens=max_tokens, parallel=rows
+        return LLMAgent(
+            self._engine,
+            self.chat,
+            name=name,
+            temperature=temperature,
+            max_turn_tokens=max_turn_tokens,
+            parallel=parallel,
         )
 
     def weights(self) -> dict[str, Tensor]:
@@ -155,7 +160,7 @@ class Policy:
         return {k.replace(".base_layer.", "."): v for k, v in merged.items()}
 
     def save(self, folder: Path) -> None:
-        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, adapters beside them."""
+        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, adapters next to them."""
         base = self.model.get_base_model() if self.lora else self.model
         bare = base
         if self.lora:
@@ -166,7 +171,9 @@ class Policy:
                 self.model.save_pretrained(folder / "adapter")
             bare.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        (folder / "sparring.json").write_text(json.dumps({"tools": self.chat.tools}))  # how this model is shown tools
+        (folder / "sparring.json").write_text(
+            json.dumps({"tool_style": self.chat.tool_style})
+        )  # how this model is shown tools
 
     # ---- forward ---------------------------------------------------------------------------------------------------
 

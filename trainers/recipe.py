@@ -26,9 +26,9 @@ from ..agents.agent import Agent
 from ..agents.chat import ToolStyle
 from ..agents.evaluation import Condition, evaluate, seed_of
 from ..agents.replay import corrections
-from ..agents.rollout import Episode, rollout
+from ..agents.rollouts import EpisodeSpec, rollout
 from ..agents.runtime import release_memory
-from ..agents.scripted import scripted
+from ..agents.scripts import scripted
 from ..envs.registry import make
 from ..envs.roles import tool_roles
 from ..envs.task import task_set
@@ -36,11 +36,11 @@ from ..tools.faults import FAULTS
 from ..tools.plans import FaultPlan
 from ..trajectories.curation import Pair, correction_pairs, gold, mixture, on_policy_pairs
 from ..trajectories.errors import ConfigError, DataError, UnknownName
-from ..trajectories.report import Arm, Report, find_tokenizer, token_texts, write_report
+from ..trajectories.pages.report import Arm, Report, find_tokenizer, token_texts, write_report
 from ..trajectories.trajectory import Trajectory
 from .dpo import DpoSettings, dpo
-from .model import Policy
-from .rl import GrpoSettings, Mixture, grpo, sample_groups
+from .grpo import GrpoSettings, Mixture, grpo, sample_groups
+from .model import Policy, Precision
 from .run import Optim, Run, only_process_in, write_text
 from .sft import SftSettings, sft
 
@@ -71,9 +71,9 @@ class Profile:
     """Evaluated clean, and under one fault."""
     other_episodes: int
     """Evaluated under two faults, and held-out."""
-    precision: str = "bf16"
-    tools: ToolStyle = "signature"
-    rows: int = 64
+    precision: Precision = "bf16"
+    tool_style: ToolStyle = "signature"
+    parallel: int = 64
     faults: tuple[str, ...] = ("tool_removed", "session_expired", "unavailable", "stale_id", "timeout_landed")
     """Kinds to train and evaluate with, of those that the environment can have."""
     control: bool = False
@@ -100,7 +100,7 @@ PROFILES: dict[str, Profile] = {
         episodes=6,
         other_episodes=4,
         precision="fp32",
-        rows=8,
+        parallel=8,
     ),
     "quick": Profile(
         model="smollm2-135m",
@@ -234,44 +234,61 @@ class _Recipe:
 
         clean = self._stage("gold", {"n": p.sft.steps * p.sft.batch, "levels": p.levels}, self._gold)
         demos = self._stage(
-            "demonstrations", {"n": p.recovery.steps * p.recovery.batch, "levels": p.levels, "kinds": kinds},
+            "demonstrations",
+            {"n": p.recovery.steps * p.recovery.batch, "levels": p.levels, "kinds": kinds},
             lambda folder: self._demos(folder, kinds, p.recovery.steps * p.recovery.batch),
-        )  # fmt: skip
+        )
         first = self._stage(
-            "sft", {"model": p.model, **self._how(), "settings": asdict(p.sft)},
-            lambda folder: self._sft(folder, p.model, _read(clean.folder), p.sft), clean,
-        )  # fmt: skip
+            "sft",
+            {"model": p.model, **self._how(), "settings": asdict(p.sft)},
+            lambda folder: self._sft(folder, p.model, _read(clean.folder), p.sft),
+            clean,
+        )
         self._evaluated("SFT", "clean gold only", first.key, first.model)
         second = self._stage(
-            "sft-recovery", {**self._how(), "settings": asdict(p.recovery), "share": p.recovery_share},
+            "sft-recovery",
+            {**self._how(), "settings": asdict(p.recovery), "share": p.recovery_share},
             lambda folder: self._sft(folder, first.model, self._mixed(clean, demos, p.recovery), p.recovery),
-            clean, demos, first,
-        )  # fmt: skip
+            clean,
+            demos,
+            first,
+        )
         self._evaluated("SFT+", f"then {p.recovery_share:.0%} recovery demonstrations", second.key, second.model)
 
         plans = self._plans(kinds)
         pairs = self._stage(
-            "pairs", {**self._how(), "groups": p.dpo_groups, "group": p.group, "plans": plans},
-            lambda folder: self._pairs(folder, second.model, plans), second,
-        )  # fmt: skip
+            "pairs",
+            {**self._how(), "groups": p.dpo_groups, "group": p.group, "plans": plans},
+            lambda folder: self._pairs(folder, second.model, plans),
+            second,
+        )
         third = self._stage(
-            "dpo", {**self._how(), "settings": asdict(p.dpo)},
-            lambda folder: self._dpo(folder, second.model, pairs, clean), second, pairs, clean,
-        )  # fmt: skip
+            "dpo",
+            {**self._how(), "settings": asdict(p.dpo)},
+            lambda folder: self._dpo(folder, second.model, pairs, clean),
+            second,
+            pairs,
+            clean,
+        )
         self._evaluated("DPO", "on its own pairs, then corrections", third.key, third.model)
         rl = self._grpo_settings(plans)
         fourth = self._stage(
-            "grpo", {**self._how(), "settings": asdict(rl)},
-            lambda folder: self._grpo(folder, third.model, rl, clean), third, clean,
-        )  # fmt: skip
+            "grpo",
+            {**self._how(), "settings": asdict(rl)},
+            lambda folder: self._grpo(folder, third.model, rl, clean),
+            third,
+            clean,
+        )
         self._evaluated("GRPO", "whole-episode reward under faults", fourth.key, fourth.model)
         if p.control:
             steps = p.sft.steps + p.recovery.steps
             fair = replace(p.sft, steps=steps)
             control = self._stage(
-                "control", {"model": p.model, **self._how(), "settings": asdict(fair), "kinds": kinds},
-                lambda folder: self._control(folder, fair, kinds, clean), clean,
-            )  # fmt: skip
+                "control",
+                {"model": p.model, **self._how(), "settings": asdict(fair), "kinds": kinds},
+                lambda folder: self._control(folder, fair, kinds, clean),
+                clean,
+            )
             self._evaluated("control", "SFT, half of it recovery demonstrations", control.key, control.model)
 
     # ---- stages ----------------------------------------------------------------------------------------------------
@@ -308,7 +325,7 @@ class _Recipe:
 
         def work(folder: Path) -> None:
             policy = self._policy(model or self.profile.model)
-            self._measure(folder, policy.agent(rows=self.profile.rows, name=arm), note)
+            self._measure(folder, policy.agent(parallel=self.profile.parallel, name=arm), note)
 
         self._keep_arms(self._stage(f"evaluate-{arm.lower()}", settings, work), arm)
 
@@ -322,20 +339,20 @@ class _Recipe:
 
     def _baselines(self, folder: Path) -> None:
         self._measure(folder, scripted("do-nothing"), "says Done at once")
-        self._measure(folder, _named("expert", "oracle"), "the environment's own")
+        self._measure(folder, _named("expert", "expert"), "the environment's own")
 
     def _gold(self, folder: Path) -> None:
         n = self.profile.sft.steps * self.profile.sft.batch
-        self._play_expert(folder, [Episode(task) for task in self._tasks(n)])
+        self._play_expert(folder, [EpisodeSpec(task) for task in self._tasks(n)])
 
     def _demos(self, folder: Path, kinds: Sequence[str], n: int) -> None:
         """Under one fault each; tasks other than the clean ones' as far as there are any."""
         tasks = self._tasks(n, shift=1)
         plan = FaultPlan.parse(f"count=1:{','.join(kinds)}@{self.seed + 1}")
-        self._play_expert(folder, [Episode(task, plan) for task in tasks])
+        self._play_expert(folder, [EpisodeSpec(task, plan) for task in tasks])
 
-    def _play_expert(self, folder: Path, episodes: Sequence[Episode]) -> None:
-        played = rollout(self.env, scripted("oracle"), episodes, on_done=self._counting(len(episodes)))
+    def _play_expert(self, folder: Path, episodes: Sequence[EpisodeSpec]) -> None:
+        played = rollout(self.env, scripted("expert"), episodes, on_done=self._counting(len(episodes)))
         kept = gold(played)
         self.watcher.say(str(kept.card))
         _write(folder / "episodes.jsonl", kept.items)
@@ -363,12 +380,16 @@ class _Recipe:
 
     def _pairs(self, folder: Path, model: Path, plans: tuple[tuple[str, float], ...]) -> None:
         p = self.profile
-        agent = self._policy(model).agent(rows=p.rows)
+        agent = self._policy(model).agent(parallel=p.parallel)
         n = p.dpo_groups * p.group
         groups = sample_groups(
-            Mixture(self.env, plans, p.levels), agent, p.dpo_groups, p.group, seed=seed_of(self.seed, "pairs") % 2**31,
+            Mixture(self.env, plans, p.levels),
+            agent,
+            p.dpo_groups,
+            p.group,
+            seed=seed_of(self.seed, "pairs") % 2**31,
             on_done=self._counting(n),
-        )  # fmt: skip
+        )
         _write(folder / "episodes.jsonl", [t for g in groups for t in g.trajectories])
         pairs: list[Pair] = []
         try:
@@ -378,9 +399,9 @@ class _Recipe:
         except DataError as error:
             self.watcher.say(str(error))
         failed = [g.trajectories[0] for g in groups if not any(t.success for t in g.trajectories)]
-        mended = corrections(failed)
-        if mended:
-            forked = correction_pairs(mended)
+        fixed = corrections(failed)
+        if fixed:
+            forked = correction_pairs(fixed)
             self.watcher.say(f"corrections: {forked.card}")
             pairs += forked.items
         _write(folder / "chosen.jsonl", [pair.chosen for pair in pairs])
@@ -397,26 +418,42 @@ class _Recipe:
     def _grpo_settings(self, plans: tuple[tuple[str, float], ...]) -> GrpoSettings:
         p = self.profile
         return GrpoSettings(
-            Mixture(self.env, plans, p.levels), steps=p.grpo_steps, groups=p.grpo_groups, group=p.group, kl=p.kl,
-            replay=p.replay, optim=p.grpo_optim, rows=p.rows, save_every=2, seed=self.seed,
-        )  # fmt: skip
+            Mixture(self.env, plans, p.levels),
+            steps=p.grpo_steps,
+            groups=p.grpo_groups,
+            group=p.group,
+            kl=p.kl,
+            replay=p.replay,
+            optim=p.grpo_optim,
+            parallel=p.parallel,
+            save_every=2,
+            seed=self.seed,
+        )
 
     def _grpo(self, folder: Path, model: Path, settings: GrpoSettings, clean: _Stage) -> None:
         def playing(run: Run, done: int, of: int) -> None:
             self.watcher.progress(run.step, run.total, f"playing episode {done} of {of}", run.seconds_left())
 
         grpo(
-            self._policy(model), settings, folder, gold=_read(clean.folder), on_step=self._training("success"),
+            self._policy(model),
+            settings,
+            folder,
+            gold=_read(clean.folder),
+            on_step=self._training("success"),
             on_episode=playing,
-        )  # fmt: skip
+        )
 
     # ---- pieces ----------------------------------------------------------------------------------------------------
 
     def _policy(self, model: str | Path) -> Policy:
-        return Policy.load(model, tools=self.profile.tools, precision=self.profile.precision)
+        return Policy.load(model, tool_style=self.profile.tool_style, precision=self.profile.precision)
 
     def _how(self) -> dict[str, Any]:
-        return {"precision": self.profile.precision, "tools": self.profile.tools, "rows": self.profile.rows}
+        return {
+            "precision": self.profile.precision,
+            "tool_style": self.profile.tool_style,
+            "parallel": self.profile.parallel,
+        }
 
     def _tasks(self, n: int, shift: int = 0) -> list[Any]:
         """Up to `n` training tasks; an environment that has fewer gives all it has, again and again."""
@@ -427,7 +464,7 @@ class _Recipe:
     def _kinds(self) -> tuple[str, ...]:
         """The faults of the profile that can strike this environment and that its expert survives."""
         tasks = task_set(make(self.env), "train", 12, seed=self.seed, levels=self.profile.levels)
-        clean = rollout(self.env, scripted("oracle"), [Episode(t) for t in tasks])
+        clean = rollout(self.env, scripted("expert"), [EpisodeSpec(t) for t in tasks])
         if failed := [t for t in clean if not t.success]:
             raise ConfigError(
                 f"without any fault, the expert fails {len(failed)} of {len(clean)} tasks of {self.env}: "
@@ -435,7 +472,7 @@ class _Recipe:
             )
         able = []
         for kind in self.profile.faults:
-            played = rollout(self.env, scripted("oracle"), [Episode(t, FaultPlan((kind,), 1)) for t in tasks])
+            played = rollout(self.env, scripted("expert"), [EpisodeSpec(t, FaultPlan((kind,), 1)) for t in tasks])
             struck = [t for t in played if t.faults_hit]
             if 2 * len(struck) >= len(played) and 10 * sum(bool(t.success) for t in struck) >= 9 * len(struck):
                 able.append(kind)

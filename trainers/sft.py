@@ -29,7 +29,7 @@ class SftSettings:
     batch: int = 16
     """Trajectories a step."""
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, schedule="linear", warmup=2))
-    max_tokens: int = 4096
+    max_context: int = 4096
     """A longer trajectory is refused, never cut."""
     save_every: int = 20
     seed: int = 0
@@ -47,7 +47,7 @@ def sft(
 
     Raises `DataError` when there is nothing to learn from, or a trajectory is too long.
     """
-    samples = samples_of(policy.chat, trajectories, settings.max_tokens)
+    samples = samples_of(policy.chat, trajectories, settings.max_context)
     run = Run(folder, policy, settings.optim, settings.steps, settings=settings, save_every=settings.save_every)
     with run.saving_on_interrupt():
         for step in run.steps():
@@ -59,14 +59,14 @@ def sft(
     return run.finish()
 
 
-def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_tokens: int) -> list[Sample]:
+def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context: int) -> list[Sample]:
     """What each trajectory teaches: its sampled tokens, by the weight of their turn."""
     samples = []
     for trajectory in trajectories:
         tokens, spans = chat.tokens(trajectory)
-        if len(tokens) > max_tokens:
+        if len(tokens) > max_context:
             raise DataError(
-                f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_tokens}: raise it, "
+                f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}: raise it, "
                 "or leave it out"
             )
         weights = [0.0] * len(tokens)

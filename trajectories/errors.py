@@ -3,12 +3,12 @@
     SparringError                  root; the CLI prints it as one line and exits with 1
     |-- ConfigError (ValueError)   a setting, an argument or a file says something that cannot be meant
     |-- UnknownName (LookupError)  no such environment, model, tool ...; names the nearest known one
-    |-- MissingExtra (ImportError) an optional package is needed; says which `pip install` mends it
+    |-- MissingExtra (ImportError) an optional package is needed; says which `pip install` fixes it
     |-- DataError (ValueError)     a data set, store or record cannot be used as it is
-    |-- EnvError (TypeError)       an environment or tool is defined wrongly; says how to mend it
+    |-- EnvError (TypeError)       an environment or tool is defined wrongly; says how to fix it
     `-- InfrastructureError (RuntimeError)  engine, sandbox or network failed: nobody's policy is to blame
 
-What a *tool* may raise to tell the agent of a failure (`ToolError`, `NotFound`, ...) stands in `sparring.tools`:
+What a *tool* may raise to tell the agent of a failure (`ToolError`, `NotFound`, ...) is in `sparring.tools`:
 those are observations, not errors of the program.
 """
 

@@ -101,7 +101,7 @@ class Label:
         return (self.b, self.attempt_b) if self.label == "b" else self.label
 
     def record(self) -> dict[str, Any]:
-        """As it stands in the file."""
+        """As it is in the file."""
         out: dict[str, Any] = {
             "schema_version": LABELS_VERSION, "id": self.id, "a": self.a, "b": self.b, "label": self.label,
             "labeller": self.labeller, "note": self.note, "time": self.time,

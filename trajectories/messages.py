@@ -89,10 +89,10 @@ class ToolResult:
     content: str
     """The text that the agent sees."""
     value: Json = None
-    """The raw result beside the text; None for a failed call."""
+    """The raw result next to the text; None for a failed call."""
     cause: Cause | None = None
     """None exactly when the outcome is ok."""
-    landed: bool | None = False
+    took_effect: bool | None = False
     """Whether the call's effect happened; None: it cannot be known."""
     fault: str | None = None
     """Kind of the injected fault that shaped this result, seen by the agent or not."""

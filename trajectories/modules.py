@@ -31,7 +31,7 @@ def load_object(path: str, kind: str, fits: Callable[[Any], bool]) -> Any:
         here, module_name = file.parent, file.name
     module_name = module_name.removesuffix(".py")
     if str(here) not in sys.path:
-        sys.path.insert(0, str(here))  # `mine:Library` means mine.py beside the user
+        sys.path.insert(0, str(here))  # `mine:Library` means mine.py next to the user
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

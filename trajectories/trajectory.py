@@ -101,7 +101,7 @@ class Turn:
     """What came after the results: a user's next message, say."""
     reward: float = 0.0
     span: tuple[int, int] | None = None
-    """Where the action's sampled tokens stand in `Tokens.ids`: [start, end)."""
+    """Where the action's sampled tokens are in `Tokens.ids`: [start, end)."""
     weight: float = 1.0
     """Weight of this turn in supervised losses; 0 keeps it as context only."""
 
@@ -148,7 +148,7 @@ class Trajectory:
     """None for scripted agents."""
     agent: str = ""
     policy_version: int = 0
-    optimum: int | None = None
+    expert_turns: int | None = None
     """Turns that the expert needs for this task under the same faults, where known."""
     forked_from: Fork | None = None
     attempt: int = 0

@@ -75,27 +75,27 @@ class EngineStats:
 class TransformersEngine:
     """Generates with a model in this process."""
 
-    def __init__(self, model: PreTrainedModel, *, max_rows: int = 64, max_context: int = 4096) -> None:
+    def __init__(self, model: PreTrainedModel, *, parallel: int = 64, max_context: int = 4096) -> None:
         """
         Args:
             model: In the dtype to generate in; taken over (its attention is switched), so not to be used elsewhere.
-            max_rows: Episodes that are generated at once.
+            parallel: Episodes that are generated at once.
             max_context: Tokens of an episode; a longer prompt is refused.
         """
         use_layouts(model)
         self.model = model.eval()
         self.head = model.get_output_embeddings()
-        self.max_rows = max_rows
+        self.parallel = parallel
         self.max_context = max_context
         self.version = 0
         self.stats = EngineStats()
-        self._rows = [_Row(i) for i in range(max_rows)]
+        self._rows = [_Row(i) for i in range(parallel)]
         self._by_session: OrderedDict[str, _Row] = OrderedDict()
         self._waiting: list[_Request] = []
         self._active: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._cache = KeyValueCache(model.config, max_rows, model.dtype, model.device)
+        self._cache = KeyValueCache(model.config, parallel, model.dtype, model.device)
         self._shared: tuple[list[str | None], int] = ([], 0)
         """Sessions of the last step, and the length of the prefix that they have in common."""
 
@@ -114,7 +114,7 @@ class TransformersEngine:
 
     def reset(self) -> None:
         """Forgets every cached token."""
-        self._rows = [_Row(i) for i in range(self.max_rows)]
+        self._rows = [_Row(i) for i in range(self.parallel)]
         self._by_session.clear()
         self._shared = ([], 0)
 

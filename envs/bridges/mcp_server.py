@@ -7,8 +7,8 @@
 `finish` hands over with the agent's last message and tells the verdict. One server holds one episode at a time: a
 second `begin` is refused (outcome conflict) until `finish`, so that two clients cannot spoil each other's episode.
 
-What a model may see stands in the result: the text, `isError`, and in the structured content the typed outcome and why
-the episode stopped. What it must not see (cause, injected fault, whether an effect landed) is for the program
+What a model may see is in the result: the text, `isError`, and in the structured content the typed outcome and why
+the episode stopped. What it must not see (cause, injected fault, whether an effect took place) is for the program
 that drives it: `_meta`, key `sparring/result`. `sparring.tools.mcp` reads it, so typed outcomes survive the way.
 """
 
@@ -132,14 +132,15 @@ class Session:
         return Reply(text, outcome, shown, record)
 
     def _refuse(self, outcome: Outcome, message: str) -> Reply:
-        record = {"outcome": outcome.value, "cause": Cause.POLICY.value, "landed": False}
+        record = {"outcome": outcome.value, "cause": Cause.POLICY.value, "took_effect": False}
         return Reply(message, outcome, {"outcome": outcome.value, "stop": None}, record)
 
 
 def _record(result: ToolResult) -> dict[str, Json]:
     return {
         "outcome": result.outcome.value, "cause": result.cause.value if result.cause else None, "value": result.value,
-        "landed": result.landed, "fault": result.fault, "retry_of": result.retry_of, "retry_after": result.retry_after,
+        "took_effect": result.took_effect, "fault": result.fault, "retry_of": result.retry_of,
+        "retry_after": result.retry_after,
         "call_id": result.call_id,
     }  # fmt: skip
 
@@ -187,10 +188,12 @@ def _server(name: str, options: dict[str, Json], split: str, faults: str) -> tup
         )
 
     server = Server(
-        "sparring", on_list_tools=on_list_tools, on_call_tool=on_call_tool,
+        "sparring",
+        on_list_tools=on_list_tools,
+        on_call_tool=on_call_tool,
         instructions=f"Call {session.begin_name} for a task, work on it with the other tools, then call "
         f"{session.finish_name}.",
-    )  # fmt: skip
+    )
     return server, lambda: worker.shutdown(wait=False, cancel_futures=True)
 
 

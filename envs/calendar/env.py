@@ -155,7 +155,7 @@ class Calendar(ToolEnv):
             old = next((v for v in arguments.values() if v in records), None)
             if old is not None:
                 new = self._rng.choice([i for n in range(100, 1000) if (i := f"{old[0]}{n}") not in records])
-                # Rebuilt in the old order: where a record stands in a list does not change with its id.
+                # Rebuilt in the old order: where a record is in a list does not change with its id.
                 self.state[kind] = {new if i == old else i: record for i, record in records.items()}
                 return True
         return False

@@ -1,4 +1,4 @@
-"""A small Python package whose tests fail: find the bug, mend it, run the tests in the sandbox."""
+"""A small Python package whose tests fail: find the bug, fix it, run the tests in the sandbox."""
 
 from .env import CodeRepair
 

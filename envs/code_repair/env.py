@@ -29,9 +29,9 @@ Calls = tuple[str, dict[str, Json]]
 
 
 class CodeRepair(ToolEnv):
-    """Mend a small Python package: run its tests, find the wrong line, change it, run them again.
+    """Fix a small Python package: run its tests, find the wrong line, change it, run them again.
 
-    The world is a plain dict: the files as text, and beside them, out of every tool's reach, the right ones and hidden
+    The world is a plain dict: the files as text, and next to them, out of every tool's reach, the right ones and hidden
     tests with other inputs. The agent's code runs in a sandbox, by default Monty (`sparring[sandbox]`), and what raises
     there is tried on CPython where bubblewrap is present; where neither works no episode begins.
 
@@ -54,7 +54,7 @@ class CodeRepair(ToolEnv):
     """
 
     system = (
-        "Mend the Python code with the tools, one call at a time. Change no test: others judge the code. When the "
+        "Fix the Python code with the tools, one call at a time. Change no test: others judge the code. When the "
         "tests pass answer Done. If it cannot be done answer Cannot."
     )
 
@@ -222,8 +222,8 @@ class CodeRepair(ToolEnv):
             failing = self._failing((yield "run_tests", {}))
         for part in task.data["parts"]:
             if part["names"][0] in (failing or ()):
-                mended = yield from self._mend(part["names"])
-                if not mended:
+                fixed = yield from self._mend(part["names"])
+                if not fixed:
                     yield "Cannot change it."
                     return
         yield "run_tests", {}

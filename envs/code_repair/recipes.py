@@ -329,9 +329,9 @@ def _split_of(recipe: str, names: str, bug: int) -> Split:
 
 
 def tasks(split: Split, rng: random.Random) -> Iterator[Task]:
-    """Endless, levels in turn; each has one function beside it that is right.
+    """Endless, levels in turn; each has one function next to it that is right.
 
-    Level 1: the function is named, and the bug stands in it (3 calls). 2: it is not named (4). 3: the bug stands in the
+    Level 1: the function is named, and the bug is in it (3 calls). 2: it is not named (4). 3: the bug is in the
     helper (5). 4: two functions, one of them wrong in itself and in its helper (8).
     """
     known: list[tuple[str, str, tuple[int, ...]]] = [
@@ -358,12 +358,15 @@ def tasks(split: Split, rng: random.Random) -> Iterator[Task]:
         families = sorted({RECIPES[recipe].bugs[bug].family for recipe, _, bugs in broken for bug in bugs})
         text = rng.choice(_WORDINGS[level == 1]).format(f=first[1].split()[0])
         yield Task(
-            text, {"parts": [{"recipe": r, "names": names.split(), "bugs": list(bugs)} for r, names, bugs in broken]},
-            seed=rng.randrange(2**31), kind="+".join(families), level=level,
-        )  # fmt: skip
+            text,
+            {"parts": [{"recipe": r, "names": names.split(), "bugs": list(bugs)} for r, names, bugs in broken]},
+            seed=rng.randrange(2**31),
+            kind="+".join(families),
+            level=level,
+        )
 
 
 _WORDINGS = (
-    ("Some tests fail. Mend the code.", "Make the tests pass.", "The code is wrong somewhere. Mend it."),
-    ("{f} is wrong. Mend it.", "A test of {f} fails. Mend {f}.", "Make the tests of {f} pass."),
+    ("Some tests fail. Fix the code.", "Make the tests pass.", "The code is wrong somewhere. Fix it."),
+    ("{f} is wrong. Fix it.", "A test of {f} fails. Fix {f}.", "Make the tests of {f} pass."),
 )

@@ -44,7 +44,7 @@ class Files(ToolEnv):
 
     ## Rewards
     1 when the folder is just as it was asked for: one file more, less or other is a failure, and so is a line that was
-    added twice. What was put into the trash beside what was asked for, and stood nowhere before, does not count.
+    added twice. What was put into the trash next to what was asked for, and stood nowhere before, does not count.
 
     ## Episode End
     A message without a call, or the turn limit.

@@ -81,7 +81,7 @@ class Folder:
         return {path: content[path].decode("utf-8", "replace") for path in sorted(content)}
 
     def strange(self) -> bool:
-        """Whether something stands there that is neither a folder nor a plain file with one name: a link, say."""
+        """Whether something is there that is neither a folder nor a plain file with one name: a link, say."""
         return self._image is None and any(not _plain(status) for _, _, status in _walk(self.root))
 
     def read(self, path: str) -> str:

@@ -29,7 +29,7 @@ Record = dict[str, Json]
 
 
 class Incident(ToolEnv):
-    """Mend services that are failing: find the cause among what they depend on, and do no harm on the way.
+    """Fix services that are failing: find the cause among what they depend on, and do no harm on the way.
 
     The world is a plain dict: services, each with a release, a cause of failure or none, and at most one other service
     that it needs. A service fails while what it needs fails. One look shows one service. A mistake can be undone: a
@@ -51,7 +51,7 @@ class Incident(ToolEnv):
     """
 
     system = (
-        "Mend the failing services with the tools, one call at a time. Read the logs before you act. When all is done "
+        "Fix the failing services with the tools, one call at a time. Read the logs before you act. When all is done "
         "answer Done. If it cannot be done answer Cannot."
     )
     state: Record
@@ -263,7 +263,7 @@ def _split_of(name: str, cause: str) -> Split:
 
 def _tasks(split: Split, rng: random.Random) -> Iterator[Task]:
     """Endless, levels in turn. Level 1: the service itself (4 turns). 2: what it needs (6). 3: one further (8).
-    4: another one beside it, rolled back by mistake (9)."""
+    4: another one next to it, rolled back by mistake (9)."""
     pairs = [(name, cause) for name in SERVICES for cause in CAUSES if _split_of(name, cause) == split]
     level = 0
     while True:
@@ -277,9 +277,12 @@ def _tasks(split: Split, rng: random.Random) -> Iterator[Task]:
             chains.append({"services": [others[2]], "cause": "old"})
         failing = " and ".join(chain["services"][0] for chain in chains)
         verb = "are" if level == 4 else "is"
-        text = rng.choice(("{0} {1} failing. Mend it.", "Find out why {0} {1} failing, and mend it."))
+        text = rng.choice(("{0} {1} failing. Fix it.", "Find out why {0} {1} failing, and fix it."))
         text = text.format(failing, verb)
         yield Task(
             text[0].upper() + text[1:] if text.startswith("Find") else text,
-            {"chains": chains}, seed=rng.randrange(2**31), kind=cause, level=level,
-        )  # fmt: skip
+            {"chains": chains},
+            seed=rng.randrange(2**31),
+            kind=cause,
+            level=level,
+        )

@@ -15,7 +15,7 @@ from ...tools import InvalidArguments, NotFound, ToolError, tool
 from ...tools.builtin import calculator
 from ...trajectories import Json, Task
 from ..env import Solution, ToolEnv
-from ..expert import Asked, ask
+from ..experts import Asked, ask
 from ..rewards import Ended, numeric_answer
 from ..task import Split
 from .problems import PROBLEMS, tasks, wanted

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ...trajectories.messages import Json
 from ...trajectories.trajectory import Task
-from ..expert import Asked
+from ..experts import Asked
 from ..task import Split
 from .world import NAMES, Record
 

@@ -82,7 +82,7 @@ _DRAW: Mapping[str, Callable[[random.Random], Record]] = {
 
 def new_tables(wanted: Mapping[str, list[str]], rng: random.Random) -> tuple[dict[str, list[Record]], tuple[int, int]]:
     """All tables, with the records that are wanted among others; and the price of a chair and of a table in cents,
-    which stands in no table: the receipts are of these."""
+    which is in no table: the receipts are of these."""
     tables: dict[str, list[Record]] = {}
     chair, desk = rng.randrange(1500, 9000), rng.randrange(9000, 40000)
     for table in get_args(Table):

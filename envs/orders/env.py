@@ -72,8 +72,9 @@ class Orders(ToolEnv):
         row = self._one(
             "SELECT item, order_id, payment_id FROM orders JOIN customers c ON c.rowid = customer JOIN items i ON"
             " i.order_row = orders.rowid JOIN payments p ON p.order_row = orders.rowid WHERE c.name = ? AND item = ?",
-            customer, item,
-        )  # fmt: skip
+            customer,
+            item,
+        )
         if row is None:
             raise NotFound(f"{customer} has no {item}")
         return row
@@ -280,8 +281,9 @@ class Orders(ToolEnv):
         row = self._one(
             "SELECT orders.rowid FROM orders JOIN customers c ON c.rowid = customer JOIN items i ON i.order_row ="
             " orders.rowid WHERE c.name = ? AND item = ?",
-            goal["name"], goal["item"],
-        )  # fmt: skip
+            goal["name"],
+            goal["item"],
+        )
         assert row is not None
         return int(row["rowid"])
 

@@ -1,4 +1,4 @@
-"""Tools of the order desk that no task needs: `harder` offers them beside the others. `self` is an `Orders`."""
+"""Tools of the order desk that no task needs: `harder` offers them next to the others. `self` is an `Orders`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions about a real SQLite database, answered by reading it: what a row means stands in its notes."""
+"""Questions about a real SQLite database, answered by reading it: what a row means is in its notes."""
 
 from .env import SqlAnalyst
 

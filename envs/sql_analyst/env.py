@@ -11,7 +11,7 @@ from ...tools import InvalidArguments, NotFound, ToolError, tool
 from ...tools.builtin import sql_tools
 from ...trajectories import Json, Task
 from ..env import Solution, ToolEnv
-from ..expert import Asked, ask
+from ..experts import Asked, ask
 from ..task import Split
 from .questions import QUESTIONS, compare, prepared, statement, tasks
 from .world import DOMAINS, Names, notes
@@ -29,7 +29,7 @@ class SqlAnalyst(ToolEnv):
 
     The world is an SQLite database in memory, one per episode: a shop's, a clinic's or a library's, four tables, a few
     hundred rows, whose tables and columns are called otherwise each time. Values are missing, some rows do not count or
-    are there twice, and an event has two dates: what holds stands in the notes. The database is only read. The truth
+    are there twice, and an event has two dates: what holds is in the notes. The database is only read. The truth
     is computed from the records, without SQL, and a wrong reading of the notes gives another answer.
 
     ## Tools
@@ -59,7 +59,7 @@ class SqlAnalyst(ToolEnv):
         self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=0)
         self._loaded = b""
         """The image that `_db` holds now: another episode, or a fork, may want another one."""
-        tools = sql_tools(self._db, max_rows=MAX_ROWS, max_bytes=MAX_BYTES, deadline=DEADLINE)
+        tools = sql_tools(self._db, parallel=MAX_ROWS, max_bytes=MAX_BYTES, deadline=DEADLINE)
         self._reader = next(t for t in tools if t.name == "query")
 
     def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:

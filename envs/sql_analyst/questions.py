@@ -273,9 +273,15 @@ def tasks(split: Split, rng: random.Random) -> Iterator[Task]:
                 break
         words = DOMAINS[domain]
         text = rng.choice(QUESTIONS[name].texts).format(
-            persons=words.persons, things=words.things, events=words.events, sites=words.sites, amount=words.amount,
-            count=words.count, when=when, **params,
-        )  # fmt: skip
+            persons=words.persons,
+            things=words.things,
+            events=words.events,
+            sites=words.sites,
+            amount=words.amount,
+            count=words.count,
+            when=when,
+            **params,
+        )
         data = {"domain": domain, "question": name, "params": params}
         yield Task(text, data, seed=rng.randrange(2**31), kind=name, level=level)
 
@@ -322,9 +328,12 @@ def _prepared(data: str, level: int, seed: int) -> Prepared:
     towns = [params[name] for name in ("town", "other") if name in params]
     deep = level == 4
     rules = Rules(
-        dated=rng.choice(("made", "settled")) if deep else "made", void=domain.void, once=deep, unknown=True,
+        dated=rng.choice(("made", "settled")) if deep else "made",
+        void=domain.void,
+        once=deep,
+        unknown=True,
         cents=rng.random() < 0.5,
-    )  # fmt: skip
+    )
     names = Names.draw(domain, rng)
     wrong = [misread(rules, reading) for reading in question.readings]
     best: tuple[int, World, Truth] | None = None
@@ -361,7 +370,7 @@ def misread(rules: Rules, reading: str) -> Rules:
 def compare(form: Form, given: Json, truth: Truth) -> bool:
     """Whether `given` is the truth.
 
-    A number may stand in a text, alone of its kind, and is right to half a hundredth. Case, quotes, a full stop and
+    A number may are in a text, alone of its kind, and is right to half a hundredth. Case, quotes, a full stop and
     space at the ends do not count in names. A list may be a JSON list or a text with commas, semicolons, line breaks or
     "and"; its order does not count. A list of guesses is no answer where one is asked for.
     """

@@ -207,7 +207,7 @@ class World:
 
 
 def draw(domain: Domain, rng: random.Random, rules: Rules, towns: list[str], most: int) -> World:
-    """Random records of `most` persons at most. `towns` are those of the question; there are three beside them.
+    """Random records of `most` persons at most. `towns` are those of the question; there are three next to them.
     Sizes and shares vary widely, so that no figure is a good guess."""
     towns = [*towns, *rng.sample([town for town in TOWNS if town not in towns], 3)]
     weights = [rng.uniform(0.2, 3) for _ in towns]
@@ -231,11 +231,19 @@ def draw(domain: Domain, rng: random.Random, rules: Rules, towns: list[str], mos
         return rng.choices(values, weights, k=number)  # all at once: most of an episode's set-up is spent here
 
     rows = zip(
-        rng.sample(range(1000, 10000), number), column(range(1, len(persons) + 1)), column(range(1, len(things) + 1)),
-        column(range(1, len(sites) + 1)), column(range(366)), column([None, *range(60)], [6, *[1] * 60]),
-        column(range(300, 20000) if rules.cents else range(3, 200)), column((True, False), (1, 12)), column(range(90)),
-        column((True, False), (1, 5)), column((domain.void, domain.fine, None), (2, 6, 2)), strict=True,
-    )  # fmt: skip
+        rng.sample(range(1000, 10000), number),
+        column(range(1, len(persons) + 1)),
+        column(range(1, len(things) + 1)),
+        column(range(1, len(sites) + 1)),
+        column(range(366)),
+        column([None, *range(60)], [6, *[1] * 60]),
+        column(range(300, 20000) if rules.cents else range(3, 200)),
+        column((True, False), (1, 12)),
+        column(range(90)),
+        column((True, False), (1, 5)),
+        column((domain.void, domain.fine, None), (2, 6, 2)),
+        strict=True,
+    )
     events = [
         Event(
             f"r{ref}", person, thing, site, _DATES[made], None if later is None else _DATES[made + later],

@@ -3,11 +3,11 @@
 Try it:  sparring check examples/foreign/airline.py:Airline
 """
 
-import airline_suite as suite  # beside this file; a real suite is installed
+import airline_suite as suite  # next to this file; a real suite is installed
 
 from sparring import Conflict, NotFound, Task, ToolEnv
 from sparring.envs.env import Verdict
-from sparring.tools.tool import methods
+from sparring.tools.definition import methods
 
 
 class Airline(ToolEnv):

@@ -5,7 +5,7 @@ Try it:  sparring check examples/foreign/desk.py:HelpDesk
 
 from pathlib import Path
 
-import desk_suite as suite  # beside this file; a real suite is installed
+import desk_suite as suite  # next to this file; a real suite is installed
 
 from sparring import NotFound, ToolEnv
 from sparring.envs.env import Clock

@@ -1,6 +1,6 @@
 """Sparring: train language-model agents to use tools that fail.
 
-Everything public stands in `__all__`; each name is loaded from its home when it is first used, so that
+Everything public is in `__all__`; each name is loaded from its home when it is first used, so that
 `import sparring` costs nothing. The five folders are packages of their own: `sparring.envs`, `sparring.tools`, ...
 """
 

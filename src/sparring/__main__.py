@@ -6,7 +6,7 @@ __all__ = ["main"]
 def main() -> None:
     """Runs the command line."""
     try:
-        from .cli import main as command_line
+        from .cli.root import main as command_line
 
         command_line()
     except KeyboardInterrupt:  # while modules were loaded: nothing has begun

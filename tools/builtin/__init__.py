@@ -1,6 +1,6 @@
 """Tools that many environments need, made by small functions: each returns `Tool` objects with their limits set."""
 
-from .calculator import calculator
+from .arithmetic import calculator
 from .files import files_tools
 from .http import http_tool
 from .python import python_tool

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ...trajectories.errors import ConfigError
 from ...trajectories.messages import Json
-from ..tool import Conflict, Forbidden, InvalidArguments, NotFound, Tool, ToolError
+from ..definition import Conflict, Forbidden, InvalidArguments, NotFound, Tool, ToolError
 
 __all__ = ["files_tools"]
 
@@ -202,7 +202,7 @@ def _is_link(name: str, folder: int) -> bool:
 
 def replace_file(top: Path, parts: list[str], path: str, data: bytes) -> None:
     """A new file takes the old one's name: a reader sees the one or the other, and no link is written through. Folders
-    on the way are made. Raises `ToolError` for what stands in the way, `OSError` where the disk does not take it."""
+    on the way are made. Raises `ToolError` for what is in the way, `OSError` where the disk does not take it."""
     with open_folder(top, parts[:-1], path, make=True) as folder:
         with contextlib.suppress(NotFound), open_file(parts[-1], folder, path):
             pass  # what is replaced has to be a plain file
@@ -219,7 +219,7 @@ def replace_file(top: Path, parts: list[str], path: str, data: bytes) -> None:
 
 
 def told(error: OSError, path: str, link: bool = False) -> ToolError:
-    """The failure that the agent is told of; no path of the host stands in it."""
+    """The failure that the agent is told of; no path of the host is in it."""
     if link or error.errno == errno.ELOOP:
         return Forbidden(f"{path!r} leads through a link")
     match error.errno:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...trajectories.errors import ConfigError, MissingExtra
 from ...trajectories.messages import Json
-from ..tool import (
+from ..definition import (
     Conflict,
     Forbidden,
     Gone,
@@ -134,11 +134,11 @@ class _Call:
         return max(0.001, self.end - time.monotonic())
 
     @property
-    def landed(self) -> bool | None:
+    def took_effect(self) -> bool | None:
         return None if self.sent and self.method not in _SAFE else False
 
     def timeout(self) -> ToolTimeout:
-        return ToolTimeout("no whole answer in time", landed=self.landed)
+        return ToolTimeout("no whole answer in time", took_effect=self.took_effect)
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Called by the HTTP library as it goes: keeps a second handle of each socket, to shut it down by."""
@@ -311,7 +311,9 @@ class _Client:
         """The body, unpacked, up to the limit; and whether there was more."""
         encoding = answer.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
-            raise ToolError(f"the answer is packed as {encoding[:50]!r}, which is not read", landed=call.landed)
+            raise ToolError(
+                f"the answer is packed as {encoding[:50]!r}, which is not read", took_effect=call.took_effect
+            )
         unpack = None if encoding in ("identity", "") else zlib.decompressobj(zlib.MAX_WBITS | 32)
         data = bytearray()
         for raw in answer.iter_raw():
@@ -321,7 +323,7 @@ class _Client:
             try:
                 data += unpack.decompress(raw, room) if unpack else raw[:room]
             except zlib.error:
-                raise ToolError("the answer is packed wrongly", landed=call.landed) from None
+                raise ToolError("the answer is packed wrongly", took_effect=call.took_effect) from None
             if len(data) > self.max_bytes:
                 return bytes(data[: self.max_bytes]), True
         if call.late:  # a socket that was shut down looks like a body without a length that ended
@@ -335,7 +337,9 @@ class _Client:
             return call.timeout()
         if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
             return InvalidArguments(f"this cannot be sent: {error}")
-        return Unavailable(f"the connection failed ({type(error).__name__})", hint="try again", landed=call.landed)
+        return Unavailable(
+            f"the connection failed ({type(error).__name__})", hint="try again", took_effect=call.took_effect
+        )
 
 
 def _charset(answer: httpx.Response) -> str:
@@ -363,11 +367,11 @@ def _meaning(status: int, text: str, headers: Mapping[str, str], call: _Call) ->
         case 429:
             return RateLimited(told, retry_after=_retry_after(headers.get("retry-after", "")))
         case 408 | 504:
-            return ToolTimeout(told, landed=call.landed)
+            return ToolTimeout(told, took_effect=call.took_effect)
         case 502 | 503:
-            return Unavailable(told, hint="try again", landed=call.landed)
+            return Unavailable(told, hint="try again", took_effect=call.took_effect)
         case _ if status >= 500 or status < 400:
-            return ToolError(told, landed=call.landed)
+            return ToolError(told, took_effect=call.took_effect)
     return InvalidArguments(told)
 
 

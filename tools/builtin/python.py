@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...trajectories.messages import Json
+from ..definition import Tool, ToolError, ToolTimeout
 from ..sandbox import DEADLINE, MEMORY, RunOutcome, Sandbox
-from ..tool import Tool, ToolError, ToolTimeout
 
 __all__ = ["python_tool"]
 
@@ -50,7 +50,7 @@ def python_tool(
             return {"stdout": result.stdout, "value": result.value}
         printed = f"{result.stdout[-_SHOWN:].rstrip()}\n" if result.stdout else ""
         if result.outcome is RunOutcome.TIMEOUT:
-            raise ToolTimeout(printed + result.error, hint="do less in one run", landed=False)
+            raise ToolTimeout(printed + result.error, hint="do less in one run", took_effect=False)
         raise ToolError(printed + result.error, hint=_HINTS[result.outcome])
 
     return Tool.from_function(python, idempotent=True)

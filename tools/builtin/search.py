@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ...trajectories.errors import ConfigError
 from ...trajectories.messages import Json
-from ..tool import InvalidArguments, Tool
+from ..definition import InvalidArguments, Tool
 
 __all__ = ["Bm25", "search_tool"]
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...trajectories.messages import Json
-from ..tool import Conflict, Forbidden, InvalidArguments, Tool, ToolError, ToolTimeout, Unavailable
+from ..definition import Conflict, Forbidden, InvalidArguments, Tool, ToolError, ToolTimeout, Unavailable
 
 __all__ = ["sql_tools"]
 
@@ -59,7 +59,7 @@ def sql_tools(
     *,
     tables: Sequence[str] | None = None,
     writable: bool = False,
-    max_rows: int = 100,
+    parallel: int = 100,
     max_bytes: int = 64 * 1024,
     deadline: float = 2.0,
 ) -> tuple[Tool, ...]:
@@ -72,7 +72,7 @@ def sql_tools(
         connection: Used in the thread that calls the tools.
         tables: Those that statements may name; None: all but SQLite's own.
         writable: Whether rows may be changed.
-        max_rows: Rows of a result.
+        parallel: Rows of a result.
         max_bytes: Characters of all values of a result, about.
         deadline: Seconds for one statement.
     """
@@ -127,7 +127,7 @@ def sql_tools(
         end = time.monotonic() + deadline
         with _savepoint(connection), _guarded(connection, authorize, lambda: time.monotonic() >= end):
             try:
-                return _rows(connection.execute(sql), max_rows, max_bytes)
+                return _rows(connection.execute(sql), parallel, max_bytes)
             except sqlite3.IntegrityError as error:
                 raise Conflict(str(error)) from None
             except (sqlite3.Error, sqlite3.Warning, ValueError) as error:  # ValueError: a NUL in the statement
@@ -136,7 +136,7 @@ def sql_tools(
                     raise Forbidden(f"not allowed here: {denied[0]}") from None
                 if code == sqlite3.SQLITE_INTERRUPT:
                     told = f"stopped after {deadline:g} s; nothing was changed"
-                    raise ToolTimeout(told, hint="ask for less", landed=False) from None
+                    raise ToolTimeout(told, hint="ask for less", took_effect=False) from None
                 if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     raise Unavailable("the database is busy", hint="try again") from None
                 if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM):
@@ -149,7 +149,7 @@ def sql_tools(
     return tuple(tools)
 
 
-def _rows(cursor: sqlite3.Cursor, max_rows: int, max_bytes: int) -> Json:
+def _rows(cursor: sqlite3.Cursor, parallel: int, max_bytes: int) -> Json:
     """The result; without columns for a statement that gives none. All steps run, so that a write is whole."""
     if cursor.description is None:
         return {"changed": max(cursor.rowcount, 0)}
@@ -160,7 +160,7 @@ def _rows(cursor: sqlite3.Cursor, max_rows: int, max_bytes: int) -> Json:
     while (row := cursor.fetchone()) is not None:
         values = [_plain(v) for v in row]
         size += sum(len(v) if isinstance(v, str) else 8 for v in values)
-        if len(rows) >= max_rows or size > max_bytes:
+        if len(rows) >= parallel or size > max_bytes:
             more = True
             break
         rows.append(values)

@@ -6,8 +6,7 @@ nothing would be left it raises `DataError` with that account: an empty data set
 `curate` runs several rules one after the other, named in code or in a file, and leaves one card of it all.
 """
 
-from .account import Card, Curated, digest
-from .courses import same_course, shared_turns
+from .card import Card, Curated, digest
 from .demonstrations import (
     best_of,
     distillation,
@@ -19,6 +18,7 @@ from .demonstrations import (
     weighted,
 )
 from .files import holds_pairs, read_pairs, write_pairs
+from .likeness import same_course, shared_turns
 from .mixing import mixture
 from .preferences import (
     Judge,
@@ -32,7 +32,7 @@ from .preferences import (
     step_pairs,
     style_pairs,
 )
-from .recipe import PAIRS, RULES, Curation, Step, curate, parse_rule, read_rules
+from .rules import PAIRS, RULES, Curation, Step, curate, parse_rule, read_rules
 from .selection import (
     Quality,
     balanced,

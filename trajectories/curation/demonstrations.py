@@ -10,8 +10,8 @@ from typing import Any
 from ..errors import ConfigError, UnknownName
 from ..messages import Action, Cause, Outcome, ToolResult
 from ..trajectory import Trajectory, TrajectoryGroup
-from .account import Curated, account, lot, not_successful, reward_of
-from .courses import same_course
+from .card import Curated, account, lot, not_successful, reward_of
+from .likeness import same_course
 
 __all__ = [
     "best_of",

@@ -35,7 +35,7 @@ def pair_line(pair: Pair) -> bytes:
 
 def write_pairs(pairs: Iterable[Pair], path: Path) -> None:
     """One pair a line. The file appears whole or not at all."""
-    from ..export import write_lines  # which knows of pairs, too
+    from ..interchange.export import write_lines  # which knows of pairs, too
 
     write_lines((pair_line(pair) for pair in pairs), path)
 

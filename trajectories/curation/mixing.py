@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ..errors import ConfigError, DataError, UnknownName
-from .account import Card, Curated
+from .card import Card, Curated
 
 __all__ = ["mixture"]
 

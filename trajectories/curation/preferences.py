@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 from ..errors import ConfigError, DataError
 from ..messages import Json
 from ..trajectory import Fork, Trajectory, TrajectoryGroup
-from .account import Curated, account, lot, not_judged, reward_of
-from .courses import shared_turns
+from .card import Curated, account, lot, not_judged, reward_of
+from .likeness import shared_turns
 
 __all__ = [
     "Judge",
@@ -84,9 +84,15 @@ def on_policy_pairs(
     The card counts pairs: every two trajectories of a group came in.
     """
     return _ranked(
-        "on_policy_pairs", groups, "on_policy", reward_of, _off_policy,
-        max_per_group=max_per_group, min_margin=min_margin, seed=seed,
-    )  # fmt: skip
+        "on_policy_pairs",
+        groups,
+        "on_policy",
+        reward_of,
+        _off_policy,
+        max_per_group=max_per_group,
+        min_margin=min_margin,
+        seed=seed,
+    )
 
 
 def scored_pairs(
@@ -117,9 +123,15 @@ def scored_pairs(
     if len(scores) > 1 and len(set(scores.values())) == 1:
         raise DataError(f"the scorer gave all {len(scores)} episodes {next(iter(scores.values())):g}: it tells nothing")
     return _ranked(
-        "scored_pairs", held, "score", lambda t: scores[id(t)], lambda t: "",
-        max_per_group=max_per_group, min_margin=min_margin, seed=seed,
-    )  # fmt: skip
+        "scored_pairs",
+        held,
+        "score",
+        lambda t: scores[id(t)],
+        lambda t: "",
+        max_per_group=max_per_group,
+        min_margin=min_margin,
+        seed=seed,
+    )
 
 
 def _ranked(
@@ -172,9 +184,11 @@ def _ranked(
             at = min(
                 range(len(candidates)),
                 key=lambda c: (
-                    -candidates[c][2].fork, used[candidates[c][0]] + used[candidates[c][1]], -candidates[c][2].margin
+                    -candidates[c][2].fork,
+                    used[candidates[c][0]] + used[candidates[c][1]],
+                    -candidates[c][2].margin,
                 ),
-            )  # fmt: skip
+            )
             i, j, pair = candidates.pop(at)
             used.update((i, j))
             kept.append(pair)
@@ -435,7 +449,7 @@ def _twos(items: list[Trajectory]) -> Iterator[tuple[Trajectory, Trajectory]]:
 
 
 def _place(members: list[Trajectory]) -> str:
-    """What a group's lot is drawn from beside the seed: it does not matter what other groups there are."""
+    """What a group's lot is drawn from next to the seed: it does not matter what other groups there are."""
     return f"{members[0].env}:{members[0].task.id}:{members[0].faults}" if members else ""
 
 

@@ -22,9 +22,9 @@ import numpy as np
 from ..errors import ConfigError, DataError
 from ..messages import Outcome, ToolResult
 from ..trajectory import Task, Trajectory
-from .account import Curated, account, lot, reward_of
-from .courses import identity, written
+from .card import Curated, account, lot, reward_of
 from .demonstrations import mistaken
+from .likeness import identity, written
 
 __all__ = [
     "Facet",
@@ -221,7 +221,7 @@ class Quality:
     """How good an episode is as an example, each part from 0 to 1; None where nothing says."""
 
     length: float | None
-    """The expert's turns over the agent's, at most 1; 0 without success; None where the optimum is not known."""
+    """The expert's turns over the agent's, at most 1; 0 without success; None where the expert_turns is not known."""
     thrift: float | None
     """Share of the calls that were not wasted: neither a mistake nor asking again for what was known. None: no call."""
     margin: float | None
@@ -236,7 +236,7 @@ class Quality:
 
 def quality_of(t: Trajectory, rivals: Sequence[Trajectory] = (), *, patience: int = 2) -> Quality:
     """Of one judged episode; `rivals` are the other judged ones of its task and faults."""
-    length = (min(1.0, t.optimum / len(t.turns)) if t.success else 0.0) if t.optimum and t.turns else None
+    length = (min(1.0, t.expert_turns / len(t.turns)) if t.success else 0.0) if t.expert_turns and t.turns else None
     calls = sum(len(turn.results) for turn in t.turns)
     thrift = 1 - wasted_calls(t, patience=patience) / calls if calls else None
     others = [reward_of(other) for other in rivals]
@@ -257,10 +257,10 @@ def wasted_calls(t: Trajectory, *, patience: int = 2) -> int:
             answer = (written(call), result.content)
             if mistaken(result, told, gone, patience):
                 wasted += 1
-            elif result.ok and result.landed is not True:
+            elif result.ok and result.took_effect is not True:
                 wasted += answer in known
                 known.add(answer)
-            if result.landed is not False:
+            if result.took_effect is not False:
                 known.clear()  # the world may have changed: looking again is no waste
         told.update((r.call_id, r) for r in turn.results)
         gone.update(r.tool for r in turn.results if r.outcome is Outcome.GONE)
@@ -371,7 +371,7 @@ def decontaminated(
 ) -> Curated[Trajectory]:
     """Without episodes of held-out tasks: of the same id or set-up, or whose instruction is nearly that of one of them.
 
-    Nearly: `share` or more of its runs of `words` words stand in one held-out instruction; a shorter instruction is
+    Nearly: `share` or more of its runs of `words` words are in one held-out instruction; a shorter instruction is
     compared as a whole. With `by="id"` instructions are not compared: for environments whose tasks say the same and
     differ in their worlds.
     """

@@ -29,7 +29,7 @@ from .behaviour import (
     steps_over_optimal,
     wasted_calls,
 )
-from .compare import Comparison, Contrast, MeasureRow, compare
+from .comparison import Comparison, Contrast, MeasureRow, compare
 from .paired import (
     McNemar,
     PairedDifference,
@@ -75,7 +75,7 @@ from .recovery import (
     turns_to_recovery,
     unresolved,
 )
-from .summary import MEASURES, EvalSummary, Measure, Seen, measure, summary
+from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, summary
 
 __all__ = [
     "ACTIONS",

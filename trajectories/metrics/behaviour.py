@@ -152,12 +152,12 @@ def _repeats(before: Sequence[ToolResult], result: ToolResult) -> bool:
 
 
 def duplicate_effects(trajectory: Trajectory) -> int:
-    """Calls whose effect landed although an identical earlier call, reported to the agent as failed, had landed too:
+    """Calls whose effect took place although that of an identical earlier call, reported as failed, had too:
     the payment made twice because the first one's reply was lost."""
     count = 0
     lost: list[ToolCall] = []
     for call, result in calls_of(trajectory):
-        if result.landed:
+        if result.took_effect:
             count += any(same_call(call, earlier) for earlier in lost)
             if not result.ok:
                 lost.append(call)
@@ -171,9 +171,13 @@ def outcome_mix(trajectories: Iterable[Trajectory]) -> dict[Outcome, float]:
 
 
 def steps_over_optimal(trajectories: Iterable[Trajectory]) -> float | None:
-    """Mean of turns - optimum over the *successful* episodes whose optimum is known. Failures are left out: giving up
-    in the first turn is no economy. The optimum is the expert's, under the same faults."""
-    return mean(len(t.turns) - t.optimum for t in split(trajectories)[0] if t.success is True and t.optimum is not None)
+    """Mean of turns - expert_turns over the *successful* episodes where it is known. Failures are left out: giving up
+    in the first turn is no economy. The count is the expert's, under the same faults."""
+    return mean(
+        len(t.turns) - t.expert_turns
+        for t in split(trajectories)[0]
+        if t.success is True and t.expert_turns is not None
+    )
 
 
 # ---- giving up, and claiming -----------------------------------------------------------------------------------------
@@ -214,7 +218,7 @@ def abstention(
 
 def precedence(reference: Trajectory) -> list[Edge]:
     """What has to come before what, read from a good episode: a call comes after the latest one whose result first
-    showed an argument that it uses. Arguments that stand in the prompt come from nowhere else.
+    showed an argument that it uses. Arguments that are in the prompt come from nowhere else.
 
     Steps name all their arguments, so edges hold for the same task (and its world), not for another.
     """

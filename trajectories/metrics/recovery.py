@@ -1,7 +1,7 @@
 """What an agent does about a failure, and whether it helps: `Incident`, `after_faults`, right strategies, recovery.
 
 Everything is decided from the record: outcomes, causes, faults, tools and arguments. A record does not say which tools
-wait, log in or stand in for another; `ToolRoles` does, and without it they are guessed from the tools' names.
+wait, log in or are in for another; `ToolRoles` does, and without it they are guessed from the tools' names.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class _Open:
     failures: int = 1
     resolved: int | None = None
     spoilt: bool = False
-    """Its effect had landed, and was made to land again."""
+    """Its effect had taken effect, and was made to land again."""
 
     def resolve(self, turn: int) -> None:
         if self.resolved is None and not self.spoilt:
@@ -194,14 +194,14 @@ def incidents(t: Trajectory, roles: Roles | None = None) -> list[Incident]:
     failures are nobody's to recover from, and are left out. Further failures of the same kind on the way to the same
     end belong to the incident; one of another kind begins another, and both are resolved together.
 
-    The end is reached by a later good, unchanged call, or a failed one whose effect landed, of
+    The end is reached by a later good, unchanged call, or a failed one whose effect took place, of
 
     - the same tool with the same arguments; with others, if the two share a value, or if the arguments were what was
       wrong (malformed, invalid_arguments, not_found, conflict);
     - a second route (`ToolRoles.alternatives`); where these are not known, none counts;
     - any tool, if the blocked call named one that does not exist and the two share a value.
 
-    Where the effect of the blocked call itself had landed (a lost reply), nothing was left to reach but knowledge: the
+    Where the effect of the blocked call itself had taken place (a lost reply), only knowledge was left to reach: the
     next good call of a later turn resolves it, unless it makes the same effect land again, and then nothing does.
     """
     of_env = (roles or {}).get(t.env, _GUESSED)
@@ -213,14 +213,14 @@ def incidents(t: Trajectory, roles: Roles | None = None) -> list[Incident]:
             waiting = [o for o in found if o.resolved is None and not o.spoilt]
             if result.ok:
                 for one in waiting:
-                    if one.result.landed and not one.result.ok and one.turn < i:
+                    if one.result.took_effect and not one.result.ok and one.turn < i:
                         one.spoilt = same_call(one.call, call)
                         one.resolve(i)
             same_end = [o for o in waiting if o.resolved is None and not o.spoilt and _same_end(o, call, of_env)]
             rest = result.fault == "partial_page" and any(o.result.fault == result.fault for o in same_end)
-            if (result.ok and (result.fault is None or rest)) or (not result.ok and result.landed):
+            if (result.ok and (result.fault is None or rest)) or (not result.ok and result.took_effect):
                 for one in same_end:
-                    one.spoilt = bool(not result.ok and one.result.landed and same_call(one.call, call))
+                    one.spoilt = bool(not result.ok and one.result.took_effect and same_call(one.call, call))
                     one.resolve(i)
             if rest or (result.ok and result.fault is None):
                 continue
@@ -320,7 +320,7 @@ def recovery_by_fault(trajectories: Iterable[Trajectory], roles: Roles | None = 
 
 
 def turns_to_recovery(trajectories: Iterable[Trajectory], roles: Roles | None = None) -> Estimate:
-    """Mean turns from failure to recovery over the incidents that were resolved. Read `unresolved` beside it: those
+    """Mean turns from failure to recovery over the incidents that were resolved. Read `unresolved` next to it: those
     that never were are not in this mean."""
     done = _by_episode(trajectories, roles, lambda one: one.told and one.resolved is not None)
     return ratio((task_of(t), sum(one.turns or 0 for one in of_t), len(of_t)) for t, of_t in done)

@@ -1,6 +1,6 @@
 """Sealed parts: Parquet files of whole episodes with columns to search by, and the manifest that says which ones count.
 
-A part is written beside the others, synced, and only then named in the manifest, which is replaced as a whole. A file
+A part is written next to the others, synced, and only then named in the manifest, which is replaced as a whole. A file
 that the manifest does not name does not count: a seal or a compaction that was killed left it, and the next one removes
 it.
 
@@ -94,7 +94,7 @@ class Manifest:
 
     parts: tuple[Part, ...] = ()
     covered: tuple[str, ...] = ()
-    """Segments whose episodes stand in the parts, and which may not have been removed yet."""
+    """Segments whose episodes are in the parts, and which may not have been removed yet."""
     generation: int = 0
     format: int = field(default=FORMAT)
 
@@ -135,7 +135,7 @@ def schema() -> Any:
             "arguments": pa.string(),
             "outcome": pa.string(),
             "cause": pa.string(),
-            "landed": pa.bool_(),
+            "took_effect": pa.bool_(),
             "fault": pa.string(),
             "retry_of": pa.string(),
             "latency_s": pa.float64(),
@@ -166,7 +166,7 @@ def schema() -> Any:
             "n_calls": pa.int32(),
             "n_failed": pa.int32(),
             "n_tokens": pa.int32(),
-            "optimum": pa.int64(),
+            "expert_turns": pa.int64(),
             "forked_from": pa.string(),
             "error": pa.string(),
             "schema_version": pa.int32(),
@@ -193,7 +193,7 @@ def _light(stored: Stored, n_tokens: int | None) -> dict[str, Any]:
                 "tool": r["tool"],
                 "arguments": None if arguments is None else _json(arguments),
                 "outcome": r["outcome"],
-                **{name: r.get(name) for name in ("cause", "landed", "fault", "retry_of", "latency_s")},
+                **{name: r.get(name) for name in ("cause", "took_effect", "fault", "retry_of", "latency_s")},
             }
         )
     task = body["task"]
@@ -223,7 +223,7 @@ def _light(stored: Stored, n_tokens: int | None) -> dict[str, Any]:
         "n_calls": len(results),
         "n_failed": sum(r["outcome"] != Outcome.OK for _, _, r in results),
         "n_tokens": n_tokens,
-        "optimum": body.get("optimum"),
+        "expert_turns": body.get("expert_turns"),
         "forked_from": fork["parent"] if fork else None,
         "error": body.get("error"),
         "schema_version": body["schema_version"],

@@ -3,7 +3,7 @@
 A writer holds the lock of its segment; a segment whose lock is free is complete. A line counts once its newline is
 there: what stands behind the last newline was never acknowledged.
 
-Defines `Segment`, `segments`, `scan`, `mend`, `Line`.
+Defines `Segment`, `segments`, `scan`, `fix`, `Line`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from .files import sync_folder, try_lock, write_all
 from .records import Damaged, Stored, decode
 
-__all__ = ["SUFFIX", "Line", "Segment", "mend", "scan", "segments"]
+__all__ = ["SUFFIX", "Line", "Segment", "fix", "scan", "segments"]
 
 SUFFIX = ".jsonl"
 _BLOCK = 1 << 16
@@ -127,7 +127,7 @@ def scan(path: Path) -> Iterator[Line]:
             start += len(line)
 
 
-def mend(path: Path) -> bool:
+def fix(path: Path) -> bool:
     """Cuts what stands behind the last newline, if the writer is gone. Whether it is gone. Raises OSError."""
     fd = os.open(path, os.O_RDWR)
     try:

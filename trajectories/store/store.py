@@ -33,7 +33,7 @@ from . import parts as sealed_parts
 from .files import locked, try_lock
 from .parts import Manifest, Part, PartWriter, Where, arrow, read_part, rows_table
 from .records import Damaged, Stored, encode, episode_key
-from .segments import Segment, mend, scan, segments
+from .segments import Segment, fix, scan, segments
 
 __all__ = ["Cleaned", "Result", "Sealed", "Store", "StoreWriteError", "Verified"]
 
@@ -128,7 +128,7 @@ class Store:
         segment_bytes: int = 64 << 20,
         part_episodes: int = 50_000,
     ) -> None:
-        """Opens a store, or makes one; mends what writers that were killed left behind.
+        """Opens a store, or makes one; fixes what writers that were killed left behind.
 
         `create`: False refuses a folder that is no store yet. `sync`: an append returns once the disk has it.
         `segment_bytes`: where a writer begins its next segment; `part_episodes`: the most that one sealed file holds.
@@ -148,7 +148,7 @@ class Store:
         Manifest.load(self.path)
         for name in segments(self.path / _LIVE):
             with suppress(FileNotFoundError, PermissionError):  # sealed by another; or we may only read
-                mend(self.path / _LIVE / name)
+                fix(self.path / _LIVE / name)
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Store:
         self.close()
         with self._upkeep("seal the store") as manifest:
             free = [n for n in segments(self.path / _LIVE) if n not in manifest.covered]
-            ready = [n for n in free if mend(self.path / _LIVE / n)]
+            ready = [n for n in free if fix(self.path / _LIVE / n)]
             snapshot = _Snapshot(manifest, tuple(ready))
             keys, damaged = self._live_keys(snapshot)
             repeated = self._sealed_among(keys, manifest)
@@ -374,7 +374,7 @@ class Store:
             if isinstance(error, DataError):
                 raise
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            hint = "make room and do it again" if full else "do it again once that is mended"
+            hint = "make room and do it again" if full else "do it again once that is fixed"
             said = error.strerror or str(error)
             failure = StoreWriteError(f"{self.path}: cannot {what}: {said}; what was stored before is safe, {hint}")
             failure.errno = error.errno

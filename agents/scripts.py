@@ -1,0 +1,135 @@
+"""Agents that need no model: the expert, and the simple strategies that any trained agent has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from ..envs.env import Solution, ToolEnv
+from ..envs.experts import SAID, expert
+from ..envs.spaces import sample_json
+from ..trajectories.errors import UnknownName
+from ..trajectories.messages import Action, Json, Observation, ToolResult
+from ..trajectories.trajectory import StopReason, Trajectory, Turn
+from .agent import Decision, Session
+
+__all__ = ["SCRIPTED", "ScriptedAgent", "scripted"]
+
+Script = Generator[Action, ToolResult, None]
+"""Yields actions; is sent the result of the action's only call."""
+
+
+def expert_script(env: ToolEnv, seed: int) -> Script:
+    """The environment's expert, recovery from faults included."""
+    return expert(env)
+
+
+def do_nothing(env: ToolEnv, seed: int) -> Script:
+    """Says that all is done."""
+    while True:
+        yield Action("Done.")
+
+
+def blind_retry(env: ToolEnv, seed: int) -> Script:
+    """The expert's calls, but a failed call is repeated as it is, up to three times, and then passed over."""
+    plan = env.solve(env.task)
+    wanted = next(plan, "Done.") if plan is not None else "Done."
+    while True:
+        if isinstance(wanted, str):
+            yield Action(wanted)
+            result = SAID
+        else:
+            for _ in range(4):
+                result = yield Action.call(wanted[0], **wanted[1])
+                if result.ok:
+                    break
+        wanted = _next(plan, result)
+
+
+def give_up(env: ToolEnv, seed: int) -> Script:
+    """The expert's calls until one fails; then it stops."""
+    plan = env.solve(env.task)
+    wanted = next(plan, "Done.") if plan is not None else "Done."
+    while True:
+        if isinstance(wanted, str):
+            yield Action(wanted)
+            result = SAID
+        else:
+            result = yield Action.call(wanted[0], **wanted[1])
+        wanted = _next(plan, result) if result.ok else "Cannot do it."
+
+
+def _next(plan: Solution | None, result: ToolResult) -> tuple[str, dict[str, Json]] | str:
+    """What the expert's course does after `result`; it knows nothing of failures, and stops at what it cannot use."""
+    try:
+        return plan.send(result) if plan is not None else "Done."
+    except (StopIteration, LookupError, TypeError, AttributeError):
+        return "Done."
+
+
+def random_calls(env: ToolEnv, seed: int) -> Script:
+    """Random schema-valid calls."""
+    rng = np.random.default_rng(seed)
+    specs = env.toolbox.specs
+    while True:
+        spec = specs[int(rng.integers(len(specs)))]
+        if rng.random() < 0.1:
+            yield Action("Done.")
+        else:
+            yield Action.call(spec.name, **sample_json(spec.parameters, rng))
+
+
+class ScriptedAgent:
+    """An agent that follows a script."""
+
+    version = 0
+    parallel = 1
+
+    def __init__(self, name: str, script: Callable[[ToolEnv, int], Script]) -> None:
+        self.name = name
+        self.script = script
+
+    def begin(self, env: ToolEnv, seed: int) -> Session:
+        return _ScriptedSession(self.script(env, seed), env)
+
+
+class _ScriptedSession:
+    def __init__(self, script: Script, env: ToolEnv) -> None:
+        self.script = script
+        self.env = env
+        self.started = False
+
+    def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
+        return parent.turns[:fork]  # a script looks at the world, not at what was said
+
+    async def act(self, observation: Observation) -> Decision:
+        result = self.env.last_result if self.started else None
+        self.started = True
+        try:
+            return Decision(next(self.script) if result is None else self.script.send(result))
+        except StopIteration:
+            return Decision(None, cut=StopReason.CANCELLED)
+
+    def tokens(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.script.close()
+
+
+SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {
+    "expert": expert_script,
+    "do-nothing": do_nothing,
+    "blind-retry": blind_retry,
+    "give-up": give_up,
+    "random": random_calls,
+}
+"""Scripts by name."""
+
+
+def scripted(name: str) -> ScriptedAgent:
+    """A scripted agent by name. Raises `UnknownName`."""
+    if name not in SCRIPTED:
+        raise UnknownName("agent", name, SCRIPTED)
+    return ScriptedAgent(name, SCRIPTED[name])

@@ -1,0 +1,176 @@
+"""An environment's own expert (`solve`), driven so that it also recovers from faults.
+
+The author's generator says what to do from the present state; the driver adds what every good agent does about a failed
+call: retry what is transient (a few times), wait out a rate limit, log in when the session expired, repair arguments
+whose names have changed, fetch the other pages of a list, ask again when an answer cannot be right, take the second
+route when a tool is gone, forbidden or broken, and start `solve` again from the present state after a stale id or a
+timeout (look first, then act).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any
+
+from ..trajectories.errors import EnvError
+from ..trajectories.messages import Action, Json, Outcome, ToolResult
+from ..trajectories.trajectory import Turn
+from .env import Solution, ToolEnv
+
+__all__ = ["SAID", "Asked", "ask", "expert", "expert_turns", "play"]
+
+_MOST_ATTEMPTS = 8
+"""At one call. Several faults may strike it one after the other."""
+_MOST_ERRORS = 4
+_MOST_RESTARTS = 12
+
+SAID = ToolResult("", "", Outcome.OK, "")
+"""What a course is sent for a message: it has no result."""
+
+Calls = Generator[Action, ToolResult, None]
+
+
+def expert(env: ToolEnv) -> Calls:
+    """Actions that solve the present episode from its present state; is sent the result of each call.
+
+    Raises `EnvError` when the environment has no `solve`.
+    """
+    for _ in range(_MOST_RESTARTS):
+        solution = env.solve(env.task)
+        if solution is None:
+            raise EnvError(f"{type(env).__name__} has no solve(self, task): gold trajectories need an expert")
+        yield from _follow(env, solution)
+    while True:
+        yield Action("Cannot do it.")
+
+
+def _follow(env: ToolEnv, solution: Solution) -> Calls:
+    """Goes through one course of `solve`. Returns when it has to begin again from the state as it is now: after a
+    failure, or after a message that did not end the episode."""
+    try:
+        wanted = next(solution)
+    except StopIteration:
+        yield Action("Done.")
+        return
+    while True:
+        if isinstance(wanted, str):
+            yield Action(wanted)
+            try:  # still here: the user answered, and the world may now want something else
+                wanted = solution.send(SAID)
+            except StopIteration:
+                return
+            continue
+        result = yield from _insist(env, *wanted)
+        name, arguments = wanted
+        match result.outcome:
+            case Outcome.FORBIDDEN | Outcome.RATE_LIMITED | Outcome.TOOL_ERROR | Outcome.UNAVAILABLE:
+                tool = env.toolbox.tools[name]
+                gone = env.toolbox.state.gone
+                if not tool.alternative or tool.alternative in gone:
+                    yield Action("Cannot: not permitted." if result.outcome is Outcome.FORBIDDEN else "Cannot do it.")
+                    return
+                gone.add(name)  # as good as gone: by the other route, from the state as it is
+                return
+            case Outcome.TIMEOUT:
+                check = env.look(name, arguments)
+                if check is not None:
+                    yield from _insist(env, *check)
+                return  # it may have happened: go on from the state as it is
+            case Outcome.CONFLICT:
+                return  # what was known no longer holds: look everything up again
+        try:
+            wanted = solution.send(result)
+        except StopIteration:
+            yield Action("Done.")
+            return
+
+
+def _insist(env: ToolEnv, name: str, arguments: dict[str, Json]) -> Generator[Action, ToolResult, ToolResult]:
+    """One call, made again as long as that is what a good agent would do; the last result."""
+    login = next((t.name for t in env.toolbox.tools.values() if t.logs_in), None)
+    wait = next((t.name for t in env.toolbox.tools.values() if t.waits), None)
+    pages: list[Json] = []
+    errors = 0
+    result = yield Action.call(name, **_as_named_now(env, name, arguments))
+    for _ in range(_MOST_ATTEMPTS):
+        match result.outcome:
+            case Outcome.UNAVAILABLE | Outcome.CRASHED:
+                pass
+            case Outcome.RATE_LIMITED if result.retry_after is not None and wait is not None:
+                yield Action.call(wait)
+            case Outcome.TOOL_ERROR if errors < _MOST_ERRORS and result.took_effect is False:
+                errors += 1
+            case Outcome.UNAUTHENTICATED if login is not None:
+                for _ in range(_MOST_ATTEMPTS):
+                    entered = yield Action.call(login)
+                    if entered.ok:
+                        break
+                    if entered.outcome is Outcome.RATE_LIMITED and wait is not None:
+                        yield Action.call(wait)  # refused too, but time passes
+            case Outcome.INVALID_ARGUMENTS if result.fault == "schema_drift":
+                pass
+            case Outcome.OK if result.fault == "partial_page":
+                pages += result.value["page"]
+                if "more" not in result.value:
+                    return replace(result, value=pages)
+            # Only the expert knows that these answers are wrong. That asking again is worth it can be seen in them.
+            case Outcome.OK if result.fault is not None:
+                pass
+            case _:
+                return result
+        result = yield Action.call(name, **_as_named_now(env, name, arguments))
+    return result
+
+
+def _as_named_now(env: ToolEnv, name: str, arguments: dict[str, Json]) -> dict[str, Json]:
+    """Arguments under the names that the agent has been told of."""
+    drifted = env.faults.memory.get("schema_drift", {}) if env.faults else {}
+    old, new = drifted.get(name, ("", ""))
+    return {new if key == old else key: value for key, value in arguments.items()}
+
+
+Asked = Generator[tuple[str, dict[str, Json]], ToolResult, Any]
+"""Part of a `solve`: yields calls, is sent their results, returns what they told."""
+
+
+def ask(env: ToolEnv, name: str, arguments: dict[str, Json], right: Callable[[Any], bool] = bool) -> Asked:
+    """For a `solve` that may begin again: what a call tells, or has told before in this episode; None where the tool is
+    gone. Raises `LookupError` for an answer that is not right."""
+    for turn in env.history:
+        for call, result in zip(turn.action.tool_calls, turn.results, strict=True):
+            same = (call.name, call.arguments) == (name, arguments)
+            if same and result.ok and result.fault is None and right(result.value):
+                return result.value
+    if name in env.toolbox.state.gone:
+        return None
+    result = yield name, arguments
+    if result.outcome is Outcome.GONE:
+        return None
+    if not right(result.value):
+        raise LookupError(name)
+    return result.value
+
+
+def play(env: ToolEnv) -> list[Turn]:
+    """Lets the expert finish the present episode; the turns it took."""
+    turns: list[Turn] = []
+    actions = expert(env)
+    action = next(actions)
+    while True:
+        step = env.act(action)
+        turns.append(step.turn)
+        if step.stop is not None:
+            return turns
+        action = actions.send(step.turn.results[0] if step.turn.results else SAID)
+
+
+def expert_turns(env: ToolEnv) -> int | None:
+    """Turns that the expert needs from here, final message included; None without an expert. Leaves `env` as it was."""
+    if type(env).solve is ToolEnv.solve:
+        return None
+    frozen = env.snapshot()
+    try:
+        return len(play(env))
+    finally:
+        env.restore(frozen)

@@ -1,0 +1,204 @@
+"""Episodes in files: reading them, and playing episodes into one so that a stopped run can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..agents.agent import Agent
+from ..agents.rollouts import EpisodeSpec, planned
+from ..agents.rollouts import rollout as play
+from ..envs.env import NOTES, name_of
+from ..envs.registry import make
+from ..trajectories.errors import ConfigError, DataError
+from ..trajectories.messages import Json
+from ..trajectories.trajectory import Trajectory
+
+__all__ = ["Recorder", "episodes_in", "play_into", "read"]
+
+_SHOWN = 6
+
+Key = tuple[str, str, int]
+"""Task, faults and seed: what makes an episode this one."""
+
+
+def read(paths: Iterable[Path]) -> list[Trajectory]:
+    """All episodes of `.jsonl` files. Raises `DataError` for a line that is none, for an episode that stands twice in a
+    file, and where there are none at all."""
+    out: list[Trajectory] = []
+    names = [str(path) for path in paths]
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            raise DataError(f"{name} is a folder; expected a file of episodes, such as `sparring rollout --out` writes")
+        if not path.exists():
+            raise DataError(f"there is no file {name}")
+        data = path.read_bytes()
+        lines = data.splitlines()
+        seen: dict[tuple[str, int], int] = {}
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    out.append(t := Trajectory.from_json(line))
+                except DataError as error:
+                    cut = number == len(lines) and not data.endswith(b"\n")
+                    why = "cut short while it was written; the command that wrote it fixes that" if cut else error
+                    if line.lstrip().startswith(b'{"chosen"'):
+                        why = "a pair, and no episode; pairs are for: sparring train dpo --data"
+                    raise DataError(f"{name}, line {number}: {why}") from None
+                if (first := seen.setdefault((t.id, t.attempt), number)) != number:
+                    raise DataError(f"{name}, line {number}: the episode {t.id} of line {first} once more")
+    if not out:
+        raise DataError(f"{', '.join(names) or 'no file'}: no episode in it")
+    return out
+
+
+def episodes_in(path: Path) -> Iterator[Trajectory]:
+    """The episodes of a store, a file, or a folder of files, one in memory at a time. Raises `DataError` for a path
+    that is none of them, and for a line that is no episode."""
+    if (path / "manifest.json").is_file() or (path / "live").is_dir():
+        from ..trajectories.store import Store
+
+        return Store(path, create=False).read()
+    if path.is_file():
+        return _lines(path)
+    if not path.is_dir():
+        raise DataError(f"there is nothing at {path}: expected a store, a file of episodes, or a folder of such files")
+    files = _files(path)
+    if files:
+        return chain.from_iterable(map(_lines, files))
+    below = sorted({str(p.parent) for depth in ("*", "*/*") for p in path.glob(f"{depth}/*.jsonl") if _files(p.parent)})
+    shown = ", ".join(below[:_SHOWN]) + (", ..." if len(below) > _SHOWN else "")
+    hint = f"; below it there are {shown}" if below else ""
+    raise DataError(f"{path} holds no episodes (.jsonl), and is no store{hint}")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.jsonl") if p.name != "metrics.jsonl")
+
+
+def _lines(file: Path) -> Iterator[Trajectory]:
+    from ..trajectories.store.records import trajectory
+
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield trajectory(line.strip(), None)
+                except (ValueError, AttributeError) as error:
+                    reason = error if isinstance(error, DataError) else "not a trajectory"
+                    raise DataError(f"{file}, line {number}: {reason}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Where episodes go, and what is written with each."""
+
+    path: Path | None
+    """None: nowhere."""
+    meta: dict[str, Json]
+    """How the agent was set up. Episodes of another set-up are not mixed into the file."""
+    newer: float = 0.0
+    """When the agent's weights were written; a file of before is of another model. Seconds since the epoch."""
+    overwrite: bool = False
+
+    def known(self, env: str, agent: str, wanted: Iterable[Key]) -> dict[Key, Trajectory]:
+        """What the file holds already. Raises `ConfigError` when that is of another run."""
+        path = self.path
+        if path is None or not path.is_file() or self.overwrite:
+            return {}
+        whole, _, rest = path.read_bytes().rpartition(b"\n")
+        if rest:  # the process was killed while it wrote this line
+            with path.open("r+b") as file:
+                file.truncate(len(whole) + 1 if whole else 0)
+        held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
+        keys = set(wanted)
+        other = next(
+            (
+                what
+                for t in held
+                for what, same in (
+                    (f"environment {t.env}", t.env == env),
+                    (f"agent {t.agent}", t.agent == agent),
+                    ("other settings of the agent", {k: v for k, v in t.meta.items() if k not in NOTES} == self.meta),
+                    ("other tasks, faults or seeds", _key(t) in keys),
+                )
+                if not same
+            ),
+            "",
+        )
+        if not other and held and self.newer > path.stat().st_mtime:
+            other = "an older model of this name"
+        if other:
+            raise ConfigError(
+                f"{path} holds episodes of {other}: choose another --out, or pass --overwrite to delete them"
+            )
+        return {_key(t): t for t in held}
+
+
+def play_into(
+    recorder: Recorder,
+    env: str,
+    agent: Agent,
+    episodes: Sequence[EpisodeSpec],
+    *,
+    group: int = 1,
+    on_done: Callable[[int, Trajectory], None] = lambda done, trajectory: None,
+) -> tuple[list[Trajectory], int]:
+    """Plays what the recorder's file does not hold yet; all, in the order of `episodes`, and how many it held.
+
+    Each episode is written and flushed as it ends. `on_done` is told how many there are now, and the newest.
+    """
+    made = make(env)
+    episodes = [planned(made, e) for e in episodes]
+    keys = [(e.task.id, str(e.plan), e.seed) for e in episodes]
+    attempts = {key: i % group for i, key in enumerate(keys)}
+    known = recorder.known(name_of(made), agent.name, keys)
+    missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
+    file: Any = None
+    if recorder.path is not None and (missing or recorder.overwrite):
+        recorder.path.parent.mkdir(parents=True, exist_ok=True)
+        file = recorder.path.open("ab")
+        _hold(file, recorder.path)
+        if recorder.overwrite:
+            file.truncate(0)
+
+    def done(_: int, trajectory: Trajectory) -> None:
+        key = _key(trajectory)
+        known[key] = full = replace(trajectory, meta={**trajectory.meta, **recorder.meta}, attempt=attempts[key])
+        if file is not None:
+            file.write(full.to_json() + b"\n")
+            file.flush()
+        on_done(len(known), full)
+
+    try:
+        play(env, agent, missing, on_done=done)
+    except OSError as error:
+        error.filename = error.filename or (str(recorder.path) if file is not None else None)
+        raise
+    finally:
+        if file is not None:
+            with suppress(OSError):  # the disk is full, which has been said: what could be written is written
+                file.close()
+    return [known[key] for key in keys], len(episodes) - len(missing)
+
+
+def _hold(file: Any, path: Path) -> None:
+    """Against a second process that would play the same episodes into the file. Freed when this one ends, however."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigError(f"another process is writing {path}: wait for it, or choose another --out") from None
+
+
+def _key(t: Trajectory) -> Key:
+    return t.task.id, t.faults, t.seed

@@ -1,0 +1,235 @@
+"""What `sparring train` does: data curated, settings made of the options, a run that resumes. Options: `cli.train`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..envs.registry import make
+from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
+from ..trajectories.errors import ConfigError, DataError
+from ..trajectories.trajectory import Trajectory, TrajectoryGroup
+from .console import Watch, watching
+from .playing import count, fault_plan, fetched_model, tool_style
+from .records import read
+
+if TYPE_CHECKING:
+    from ..trainers.model import Policy, Precision
+    from ..trainers.run import Optim
+    from ..trainers.sft import OnStep
+
+__all__ = ["Adam", "Start", "dpo", "grpo", "mixture_plans", "sft"]
+
+_ABOUT = "command.json"
+"""What a run was started with, in its folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The model that training begins with."""
+
+    model: str
+    lora: int
+    tool_style: str
+    precision: Precision
+    device: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """The options of `Optim`."""
+
+    lr: float
+    schedule: Literal["constant", "linear"]
+    warmup: int
+    micro_tokens: int
+
+    def optim(self) -> Optim:
+        from ..trainers.run import Optim
+
+        return Optim(lr=self.lr, schedule=self.schedule, warmup=self.warmup, micro_tokens=self.micro_tokens)
+
+
+def sft(start: Start, data: Sequence[Path], out: Path, keep: str, *, overwrite: bool, optim: Adam, **rest: Any) -> None:
+    """Supervised fine-tuning."""
+    with watching() as watch:
+        watch.stage("reading the data", 1, 3)
+        episodes: Sequence[Trajectory] = read(data)
+        if keep != "all":
+            curated = gold(episodes) if keep == "gold" else successes(episodes)
+            watch.say(str(curated.card))
+            episodes = curated.items
+        from ..trainers.sft import SftSettings
+        from ..trainers.sft import sft as train
+
+        settings = SftSettings(optim=optim.optim(), **rest)
+        about = {"objective": "sft", "data": _digest(data), "keep": keep, "settings": asdict(settings)}
+        _train(start, out, about, watch, lambda p, on: train(p, episodes, settings, out, on_step=on), overwrite, "loss")
+
+
+def dpo(
+    start: Start,
+    data: Sequence[Path],
+    out: Path,
+    replayed: Sequence[Path],
+    pairs: int,
+    *,
+    overwrite: bool,
+    optim: Adam,
+    **rest: Any,
+) -> None:
+    """Preference training: on pairs as `curate` wrote them, or on pairs of one's own episodes."""
+    with watching() as watch:
+        watch.stage("reading the data", 1, 3)
+        chosen = _pairs(data, pairs, rest["seed"], watch)
+        replay = _replay(replayed, watch)
+        from ..trainers.dpo import DpoSettings
+        from ..trainers.dpo import dpo as train
+
+        settings = DpoSettings(optim=optim.optim(), **rest)
+        about = {"objective": "dpo", "data": _digest(data), "gold": _digest(replayed), "pairs": pairs,
+                 "settings": asdict(settings)}  # fmt: skip
+        work = lambda p, on: train(p, chosen, settings, out, gold=replay, on_step=on)  # noqa: E731
+        _train(start, out, about, watch, work, overwrite, "accuracy")
+
+
+def grpo(
+    start: Start,
+    env: str,
+    out: Path,
+    replayed: Sequence[Path],
+    faults: Sequence[str],
+    levels: tuple[int, ...],
+    *,
+    overwrite: bool,
+    optim: Adam,
+    **rest: Any,
+) -> None:
+    """Reinforcement learning in an environment."""
+    make(env)  # a wrong name is said before torch is loaded
+    with watching() as watch:
+        watch.stage("reading the data", 1, 3)
+        replay = _replay(replayed, watch)
+        plans = mixture_plans(faults)
+        from ..trainers.grpo import GrpoSettings, Mixture
+        from ..trainers.grpo import grpo as train
+
+        settings = GrpoSettings(Mixture(env, plans, levels), optim=optim.optim(), **rest)
+        about = {"objective": "grpo", "gold": _digest(replayed), "settings": asdict(settings)}
+        work = lambda p, on: train(p, settings, out, gold=replay, on_step=on)  # noqa: E731
+        _train(start, out, about, watch, work, overwrite, "success")
+
+
+def mixture_plans(faults: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """Each plan with its share: one that is named twice comes twice as often. A step draws its own fault seeds."""
+    texts = []
+    for text in faults:
+        if re.search(r"@-?\d+\s*$", text):
+            raise ConfigError(f"a training step draws its own fault seeds: leave @... away from --faults {text!r}")
+        fault_plan(text, 0)  # says what is wrong with it
+        texts.append("" if text.strip() == "clean" else text.strip())
+    return tuple((text, texts.count(text) / len(texts)) for text in dict.fromkeys(texts))
+
+
+def _pairs(data: Sequence[Path], most: int, seed: int, watch: Watch) -> Sequence[Pair]:
+    """As they are where the files hold pairs; else at most `most` of each group of episodes."""
+    ready = [path for path in data if holds_pairs(path)]
+    if ready:
+        if others := [str(path) for path in data if path not in ready]:
+            raise DataError(f"{ready[0]} holds pairs, {others[0]} does not: give files of one kind")
+        made = read_pairs(ready)
+        watch.say(f"{count(len(made), 'pair')}, as they were curated")
+        return made
+    groups = TrajectoryGroup.by_task(read(data))
+    curated = on_policy_pairs(groups, max_per_group=most, seed=seed)
+    watch.say(f"{count(len(groups), 'group')}: {curated.card}")
+    if not curated.items:
+        raise DataError("no task was played twice, so there is nothing to compare: sparring rollout ENV --group 8")
+    return curated.items
+
+
+def _replay(paths: Sequence[Path], watch: Watch) -> Sequence[Trajectory]:
+    if not paths:
+        return ()
+    curated = gold(read(paths))
+    watch.say(f"for replay: {curated.card}")
+    return curated.items
+
+
+def _train(
+    start: Start,
+    out: Path,
+    about: dict[str, Any],
+    watch: Watch,
+    work: Callable[[Policy, OnStep], Path],
+    overwrite: bool,
+    metric: str,
+) -> None:
+    from ..trainers.model import Lora, Policy
+    from ..trainers.run import Run, write_text
+
+    style = tool_style(start.model, start.tool_style)
+    model = start.model if not Path(start.model).is_dir() else str(Path(start.model).resolve())
+    about = {**about, "model": model, "lora": start.lora, "tool_style": style, "precision": start.precision}
+    about = json.loads(json.dumps(about, default=str))
+    _prepare(out, about, overwrite)
+    source = fetched_model(start.model, watch, 2, 3)
+    watch.stage(f"loading {start.model}", 2, 3)
+    lora = Lora(start.lora, 2 * start.lora) if start.lora else None
+    policy = Policy.load(source, tool_style=style, precision=start.precision, lora=lora, device=start.device)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
+
+    def on_step(run: Run, row: dict[str, float]) -> None:
+        notes = [f"{name} {row[name]:.3f}" for name in dict.fromkeys(("loss", metric)) if name in row]
+        watch.progress(run.step + 1, run.total, " ".join(notes), run.seconds_left())
+
+    steps = about["settings"]["steps"]
+    watch.stage(f"{about['objective']}, {count(steps, 'step')}", 3, 3)
+    trained = work(policy, on_step)
+    watch.end()
+    print(f"model: {trained}")
+
+
+def _prepare(out: Path, about: dict[str, Any], overwrite: bool) -> None:
+    """Refuses a folder that holds something else than this very run, stopped in the middle."""
+    ours = (out / _ABOUT).is_file()
+    if overwrite and ours:  # never a folder that another program made
+        shutil.rmtree(out)
+        return
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; expected a folder")
+    if not ours and any(out.iterdir()):
+        raise ConfigError(f"--out {out} holds other files: choose an empty or a new folder")
+    if (out / "model").exists():
+        raise ConfigError(f"--out {out} holds a finished run: choose another folder, or pass --overwrite to delete it")
+    if ours and (out / "checkpoints").exists():
+        before = json.loads((out / _ABOUT).read_text())
+        old, new = _flat(before), _flat(about)
+        differs = [f"{k} {old.get(k)}, not {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        if differs:
+            raise ConfigError(
+                f"--out {out} holds a stopped run that was started otherwise ({'; '.join(differs)}): give the same, "
+                "choose another folder, or pass --overwrite to delete it"
+            )
+
+
+def _flat(about: dict[str, Any]) -> dict[str, Any]:
+    """Settings within settings side by side, by their own names."""
+    out: dict[str, Any] = {}
+    for name, value in about.items():
+        out |= _flat(value) if isinstance(value, dict) else {name: value}
+    return out
+
+
+def _digest(paths: Sequence[Path]) -> list[str]:
+    """Of the files' content: the same file elsewhere is the same data."""
+    return [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths]

@@ -1,0 +1,129 @@
+"""`sparring export` and `sparring import`: what they are called and take, and what they do.
+
+Only typer and the standard library are imported at the top: help has to be there at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+__all__ = ["attach", "export", "import_"]
+
+Target = Literal[
+    "trl-sft",
+    "trl-prompt-completion",
+    "trl-preference",
+    "trl-unpaired",
+    "openai",
+    "sharegpt",
+    "llama-factory",
+    "parquet",
+]
+Source = Literal["openai", "sharegpt", "trl", "inspect", "verifiers"]
+
+
+def export(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", help="Episodes, as `rollout --out` writes them.", show_default=False)
+    ],
+    to: Annotated[Target, typer.Option(help="The form.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="A file; for llama-factory a data folder.", show_default=False)
+    ],
+    keep: Annotated[
+        Literal["all", "successes", "gold"],
+        typer.Option(help="gold: what went well, mistakes with weight 0. successes: whole. all: as it is."),
+    ] = "all",
+    arguments: Annotated[
+        Literal["object", "text"], typer.Option(help="How TRL's rows hold a call's arguments; text for old templates.")
+    ] = "object",
+    span: Annotated[
+        Literal["episode", "turn"],
+        typer.Option(help="trl-preference: all that follows the fork, or the first action that differs."),
+    ] = "episode",
+    name: Annotated[str, typer.Option(metavar="NAME", help="Of the data set in llama-factory's folder.")] = "sparring",
+) -> None:
+    """Write episodes in a form that another trainer reads. And say what that form cannot hold.
+
+    trl-preference pairs the episodes of each group, the better chosen: `rollout --group 8` gives groups.
+
+    \b
+    Example:
+      sparring export gold.jsonl --to trl-prompt-completion --keep gold --out sft.jsonl
+      sparring export groups.jsonl --to trl-preference --out pairs.jsonl
+    """
+    from ..app.records import read
+    from ..trajectories import curation
+    from ..trajectories.interchange import export as forms
+    from ..trajectories.trajectory import TrajectoryGroup
+
+    held: Any = read([file])
+    if keep != "all":
+        kept = curation.gold(held) if keep == "gold" else curation.successes(held)
+        typer.echo(f"{keep}: {kept.card}", err=True)
+        held = kept.items
+    if to == "trl-preference":
+        pairs = curation.on_policy_pairs(TrajectoryGroup.by_task(held))
+        typer.echo(f"pairs: {pairs.card}", err=True)
+        done = forms.trl_preference(pairs, span=span, arguments=arguments)
+    elif to == "trl-sft":
+        done = forms.trl_sft(held, arguments=arguments)
+    elif to == "trl-prompt-completion":
+        done = forms.trl_prompt_completion(held, arguments=arguments)
+    elif to == "trl-unpaired":
+        done = forms.trl_unpaired(held, arguments=arguments)
+    else:
+        make = {"openai": forms.openai, "sharegpt": forms.sharegpt, "llama-factory": forms.llama_factory}
+        done = make.get(to, forms.table)(held)
+    typer.echo(str(done.report), err=True)
+    if not done.rows:
+        from ..trajectories.errors import DataError
+
+        raise DataError(f"{file}: nothing is left to write as {to}")
+    if to == "llama-factory":
+        forms.write_llama_factory(done.rows, out, name)
+    elif to == "parquet":
+        forms.write_parquet(done.rows, out)
+    else:
+        forms.write_jsonl(done.rows, out)
+    typer.echo(f"{done.report.wrote} {done.report.unit} in {out}")
+
+
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="JSON lines; .json or .eval of inspect; Parquet of TRL's columns.", show_default=False
+        ),
+    ],
+    source: Annotated[Source, typer.Option("--from", help="The form.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="Where the episodes go.", show_default=False)],
+    success: Annotated[
+        bool | None,
+        typer.Option("--success/--failure", help="What to take where the file does not say.  [default: not judged]"),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be read, and count it.")] = False,
+) -> None:
+    """Read another tool's record as episodes. What it does not say is marked as inferred.
+
+    \b
+    Example:
+      sparring import logs/run.eval --from inspect --out episodes.jsonl
+      sparring import chats.jsonl --from openai --success --out gold.jsonl
+    """
+    from ..trajectories.interchange import imports
+    from ..trajectories.interchange.export import write_lines
+
+    done = imports.read(file, source, success=success, skip_bad=skip_bad)
+    typer.echo(str(done.report), err=True)
+    write_lines((t.to_json() for t in done.trajectories), out)
+    typer.echo(f"{len(done.trajectories)} episodes in {out}; to read one: sparring show {out}")
+
+
+def attach(app: typer.Typer) -> None:
+    """Adds both commands."""
+    app.command("export")(export)
+    app.command("import")(import_)

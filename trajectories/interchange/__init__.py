@@ -1,0 +1,1 @@
+"""Episodes in the forms of other programs, in and out."""
