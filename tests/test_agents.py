@@ -802,7 +802,7 @@ def test_simple_strategies_lose_under_faults() -> None:
 
 def test_unknown_scripts_are_named() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'expert'"):
-        scripted("orcale")
+        scripted("exprt")
 
 
 # --- replay and corrections --------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM
 from sparring.agents import EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
-from sparring.trainers import rl
+from sparring.trainers import grpo as rl
 from sparring.trainers.batch import Sample, TreeBatch, micro_batches
 from sparring.trainers.dpo import DpoSettings, dpo
 from sparring.trainers.grpo import GrpoSettings, Mixture, grpo, sample_groups

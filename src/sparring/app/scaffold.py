@@ -106,7 +106,7 @@ Once it is installed (`pip install -e .`), Sparring knows it by its name, in wha
     "$module/__init__.py": '''
 """An environment for Sparring."""
 
-from ..env import $cls
+from .env import $cls
 
 __all__ = ["$cls"]
 ''',
