@@ -10,21 +10,28 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from sparring.trainers import recipe
-from sparring.trainers.recipe import RecipeResult, run_recipe, write_recipe_report
+from sparring.trainers import OBJECTIVES, Mixture
+from sparring.trainers import recipe as recipe_module
+from sparring.trainers.recipe import Recipe, RecipeResult, recipes, run_recipe
+from sparring.trainers.recipe_report import write_recipe_report
 from sparring.trainers.run import Interrupted, only_process_in
-from sparring.trajectories import ConfigError, DataError, EnvError, StopReason, UnknownName
+from sparring.trainers.stage import Done
+from sparring.trainers.stages.train import Train
+from sparring.trajectories import ConfigError, DataError, EnvError, SparringError, StopReason, Trajectory, UnknownName
+from sparring.trajectories.plain import from_plain
 
-ARMS = ["do-nothing", "expert", "base", "SFT", "SFT+", "DPO", "GRPO"]
+ARMS = ["do-nothing", "expert", "SFT clean", "SFT", "DPO", "GRPO"]
 STAGES = [
-    "baselines", "evaluate-base", "gold", "demonstrations", "sft", "evaluate-sft", "sft-recovery", "evaluate-sft+",
+    "do-nothing", "expert", "clean", "recoveries", "sft-clean", "evaluate-sft-clean", "sft", "evaluate-sft",
     "pairs", "dpo", "evaluate-dpo", "grpo", "evaluate-grpo",
 ]  # fmt: skip
 
@@ -69,17 +76,17 @@ def library(repository: Path) -> str:
 
 
 @dataclass
-class Done:
+class Whole:
     folder: Path
     result: RecipeResult
     log: Log
 
 
 @pytest.fixture(scope="module")
-def whole(library: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def whole(library: str, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """One run that nothing interrupted."""
     folder, log = tmp_path_factory.mktemp("recipe") / "whole", Log()
-    return Done(folder, run_recipe(library, "smoke", folder=folder, watcher=log), log)
+    return Whole(folder, run_recipe(library, "smoke", folder=folder, watcher=log), log)
 
 
 def table(result: RecipeResult) -> dict[str, dict[str, list[bool | None]]]:
@@ -107,9 +114,9 @@ def assert_same(folder: Path, other: Path) -> None:
         assert all(torch.equal(weights[key], wanted[key]) for key in wanted), name
 
 
-def test_it_ends_with_every_arm_on_the_same_tasks(whole: Done) -> None:
+def test_it_ends_with_every_arm_on_the_same_tasks(whole: Whole) -> None:
     arms = whole.result.arms
-    assert sorted(arm.name for arm in arms) == sorted(ARMS)
+    assert [arm.name for arm in arms] == ARMS
     assert whole.log.stages == [(title, i, len(STAGES), False) for i, title in enumerate(STAGES, 1)]
     for condition in ("clean", "one fault", "two faults"):
         assert len({tuple((t.task.id, t.faults, t.seed) for t in arm.conditions[condition]) for arm in arms}) == 1
@@ -123,39 +130,35 @@ def test_it_ends_with_every_arm_on_the_same_tasks(whole: Done) -> None:
     for condition in ("clean", "one fault", "two faults"):
         assert all(t.success for t in by_name["expert"].conditions[condition])
         assert not any(t.success for t in by_name["do-nothing"].conditions[condition])
-    assert whole.result.baseline == "SFT"
+    assert whole.result.baseline == "SFT clean"
     page = whole.result.report.read_text()
     assert all(f">{name}<" in page for name in ARMS)
 
 
-def test_training_goes_where_it_should(whole: Done) -> None:
+def test_training_goes_where_it_should(whole: Whole) -> None:
     def rows(stage: str) -> list[dict[str, float]]:
-        (folder,) = whole.folder.glob(f"[0-9][0-9]-{stage}")
-        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (whole.folder / stage / "metrics.jsonl").read_text().splitlines()]
 
-    profile = recipe.PROFILES["smoke"]
-    assert [len(rows(s)) for s in ("sft", "sft-recovery", "dpo", "grpo")] == [
-        profile.sft.steps,
-        profile.recovery.steps,
-        profile.dpo.steps,
-        profile.grpo_steps,
-    ]
+    def left(stage: str) -> list[Trajectory]:
+        return Done(stage, whole.folder / stage, "").read()
+
+    assert [len(rows(s)) for s in ("sft-clean", "sft", "dpo", "grpo")] == [6, 6, 2, 2]
     assert rows("sft")[-1]["nll"] < 0.8 * rows("sft")[0]["nll"]
     assert rows("dpo")[0]["margin"] == pytest.approx(0, abs=1e-2)
     assert rows("dpo")[-1]["margin"] > 0
     assert all("replay_nll" in row for row in [*rows("dpo"), *rows("grpo")])
-    train = {t.task.id for t in recipe._read(whole.folder / "03-gold")}
+    train = {t.task.id for t in left("clean")}
     test = {t.task.id for arm in whole.result.arms for played in arm.conditions.values() for t in played}
     assert train.isdisjoint(test)
-    demonstrations = recipe._read(whole.folder / "04-demonstrations")
+    demonstrations = left("recoveries")
     assert all(t.success for t in demonstrations)
     assert any(t.faults_hit for t in demonstrations)
-    assert not any(t.faults for t in recipe._read(whole.folder / "03-gold"))
+    assert not any(t.faults for t in left("clean"))
     stops = {t.stop for t in whole.result.arms[2].conditions["clean"]}
     assert stops <= {StopReason.TOKEN_LIMIT, StopReason.TURN_LIMIT, StopReason.FINISHED}
 
 
-def test_a_second_call_reuses_everything(whole: Done, library: str) -> None:
+def test_a_second_call_reuses_everything(whole: Whole, library: str) -> None:
     before = record(whole.folder)
     stamps = {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*") if p.is_file() and p.parent != whole.folder}
     log = Log()
@@ -168,19 +171,81 @@ def test_a_second_call_reuses_everything(whole: Done, library: str) -> None:
     assert again.seconds < 5
 
 
-def test_a_changed_setting_redoes_what_depends_on_it(
-    whole: Done, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def own_recipe(folder: Path, change: Callable[[dict[str, Any]], None]) -> str:
+    """The recipe that comes with Sparring, changed, as a file of one's own."""
+    source = Path(recipe_module.__file__).parent / "recipes" / "recover.yaml"
+    data = yaml.safe_load(source.read_text())
+    change(data)
+    path = folder / "recover.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return str(path)
+
+
+def test_a_changed_setting_redoes_what_depends_on_it(whole: Whole, library: str, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(whole.folder, folder)
-    changed = replace(recipe.PROFILES["smoke"], grpo_steps=1)
-    monkeypatch.setitem(recipe.PROFILES, "smoke", changed)
+
+    def change(data: dict[str, Any]) -> None:
+        data["profiles"]["smoke"]["stages"]["grpo"]["settings"]["steps"] = 1
+
     log = Log()
-    result = run_recipe(library, "smoke", folder=folder, watcher=log)
+    result = run_recipe(library, "smoke", recipe=own_recipe(tmp_path, change), folder=folder, watcher=log)
     assert [title for title, *_, reused in log.stages if not reused] == ["grpo", "evaluate-grpo"]
-    assert len((folder / "12-grpo" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len((folder / "grpo" / "metrics.jsonl").read_text().splitlines()) == 1
     same = {name: played for name, played in table(result).items() if name != "GRPO"}
     assert same == {name: played for name, played in table(whole.result).items() if name != "GRPO"}
+
+
+def test_a_stage_that_is_added_early_redoes_no_other(whole: Whole, library: str, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole.folder, folder)
+
+    def change(data: dict[str, Any]) -> None:
+        give_up = {"kind": "evaluate", "agent": "give-up", "arm": "give-up"}
+        data["stages"] = {"give-up": give_up, **data["stages"]}
+
+    log = Log()
+    result = run_recipe(library, "smoke", recipe=own_recipe(tmp_path, change), folder=folder, watcher=log)
+    assert [title for title, *_, reused in log.stages if not reused] == ["give-up"]
+    assert [arm.name for arm in result.arms] == ["give-up", *ARMS]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda d: d["stages"]["dpo"].update(model="sfd"),
+            "builds on 'sfd', which does not come before it: base, do-no",
+        ),
+        (
+            lambda d: d["stages"]["dpo"].update(modle="sft"),
+            "unknown setting of recipe .*, stage dpo 'modle'. Did you mean",
+        ),
+        (lambda d: d["stages"]["dpo"].update(kind="trian"), "unknown kind of stage 'trian'. Did you mean 'train'"),
+        (lambda d: d["stages"].update(more="train"), "stage more: expected a mapping with a kind"),
+        (lambda d: d["stages"]["clean"].update(n="many"), "stage clean: n: .*got 'many'"),
+        (lambda d: d["stages"]["expert"].update(agent="exprt"), "the agent of expert is one of expert, do-nothing"),
+        (lambda d: d.update(baselin="SFT"), "unknown setting of recipe .* 'baselin'. Did you mean 'baseline'"),
+    ],
+)
+def test_a_wrong_recipe_is_said_before_anything_runs(
+    change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SparringError, match=said):
+        Recipe.load(own_recipe(tmp_path, change), "smoke")
+
+
+@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("profile", ["smoke", "quick", "full"])
+def test_every_recipe_can_be_read(name: str, profile: str) -> None:
+    """Each stage's settings fit its objective, without a model."""
+    loaded = Recipe.load(name, profile)
+    trained = [stage for stage in loaded.stages.values() if isinstance(stage, Train)]
+    assert trained
+    for stage in trained:
+        kind = OBJECTIVES.get(stage.objective)
+        given = {"mixture": Mixture.of("echo")} if kind.needs == "mixture" else {}
+        from_plain(kind.Settings, {**given, **stage.settings})
 
 
 CHILD = """
@@ -224,27 +289,26 @@ def killed(env: str, folder: Path, stage: str, nth: int) -> list[str]:
     return [title for title, how in seen if how == "reused"]
 
 
-def test_killed_in_any_stage_it_ends_with_the_same_table(whole: Done, library: str, tmp_path: Path) -> None:
-    """kill -9 in an evaluation, in SFT behind a checkpoint, and in GRPO; Ctrl-C in DPO. What goes on
+def test_killed_in_any_stage_it_ends_with_the_same_table(whole: Whole, library: str, tmp_path: Path) -> None:
+    """kill -9 in SFT behind a checkpoint, in an evaluation, and in GRPO; Ctrl-C in DPO. What goes on
     in the end has the trajectories, metrics and weights of a run that nothing stopped."""
     folder = tmp_path / "killed"
-    assert killed(library, folder, "evaluate-base", 6 + 2) == []
-    condition = folder / "02-evaluate-base" / "base" / "clean.jsonl"
-    assert not condition.exists()  # an evaluation counts as a whole: other batches would give other last bits
-    assert killed(library, folder, "sft", 5) == STAGES[:1]
-    played = condition.stat().st_mtime_ns
-    checkpoints = folder / "05-sft" / "checkpoints"
+    assert killed(library, folder, "sft-clean", 5) == []
+    checkpoints = folder / "sft-clean" / "checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["step-000003"]
+    assert killed(library, folder, "evaluate-sft-clean", 6 + 2) == STAGES[:4]
+    condition = folder / "evaluate-sft-clean" / "SFT clean" / "clean.jsonl"
+    assert not condition.exists()  # an evaluation counts as a whole: other batches would give other last bits
 
     def interrupt(title: str, seen: int) -> None:
         if (title, seen) == ("dpo", 1):
             raise KeyboardInterrupt
 
     log = Log(interrupt)
-    with pytest.raises(Interrupted, match=r"stopped after step 1 of 2; saved in .*10-dpo"):
+    with pytest.raises(Interrupted, match=r"stopped after step 1 of 2; saved in .*dpo"):
         run_recipe(library, "smoke", folder=folder, watcher=log)
-    assert [title for title, *_, reused in log.stages if reused] == STAGES[:4]
-    assert log.events.count("sft") == 3  # the steps after the checkpoint
+    assert [title for title, *_, reused in log.stages if reused] == STAGES[:5]
+    played = condition.stat().st_mtime_ns
 
     assert killed(library, folder, "grpo", 20) == STAGES[:9]
     log = Log()
@@ -255,17 +319,17 @@ def test_killed_in_any_stage_it_ends_with_the_same_table(whole: Done, library: s
     assert_same(folder, whole.folder)
 
 
-def test_another_seed_is_another_run(whole: Done, library: str, tmp_path: Path) -> None:
+def test_another_seed_is_another_run(whole: Whole, library: str, tmp_path: Path) -> None:
     class Enough(Exception): ...
 
     def stop(title: str, seen: int) -> None:
-        if title == "evaluate-base":
+        if title == "clean":
             raise Enough
 
     with pytest.raises(Enough):
         run_recipe(library, "smoke", folder=tmp_path, seed=1, watcher=Log(stop))
     for name in ("clean", "one fault"):
-        path = f"01-baselines/expert/{name}.jsonl"
+        path = f"expert/expert/{name}.jsonl"
         assert record(tmp_path)[path] != record(whole.folder)[path]
 
 
@@ -289,11 +353,12 @@ def test_what_cannot_be_meant_is_said_at_once(library: str, tmp_path: Path) -> N
         run_recipe(f"{tmp_path}/inexpert.py:Inexpert", "smoke", folder=tmp_path / "r", watcher=Log())
 
 
-def test_an_environment_that_no_fault_can_strike_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile = replace(recipe.PROFILES["smoke"], faults=("tool_removed", "stale_id"))  # echo has one tool, and no ids
-    monkeypatch.setitem(recipe.PROFILES, "smoke", profile)
+def test_an_environment_that_no_fault_can_strike_is_refused(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["faults"] = ["tool_removed", "stale_id"]  # echo has one tool, and no ids
+
     with pytest.raises(ConfigError, match="strikes half of the episodes of echo"):
-        run_recipe("echo", "smoke", folder=tmp_path, watcher=Log())
+        run_recipe("echo", "smoke", recipe=own_recipe(tmp_path, change), folder=tmp_path / "r", watcher=Log())
 
 
 @pytest.mark.slow
@@ -312,7 +377,7 @@ def test_orders_with_a_held_out_environment(tmp_path: Path) -> None:
     assert table(other) == table(first)
 
 
-def test_a_folder_of_another_recipe_is_not_replaced(whole: Done, library: str) -> None:
+def test_a_folder_of_another_recipe_is_not_replaced(whole: Whole, library: str) -> None:
     before = record(whole.folder)
     for other in ({"seed": 5}, {"model": "tiny-llama"}):
         with pytest.raises(ConfigError, match=r"holds the recipe with (seed 0, not 5|model 'tiny-qwen3', not 'tiny-l)"):

@@ -27,13 +27,26 @@ from transformers import AutoModelForCausalLM
 from sparring.agents import EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
-from sparring.trainers import grpo as rl
+from sparring.trainers import (
+    Data,
+    Dpo,
+    DpoSettings,
+    Grpo,
+    GrpoSettings,
+    Lora,
+    Mixture,
+    Optim,
+    Policy,
+    Sft,
+    SftSettings,
+    train,
+)
 from sparring.trainers.batch import Sample, TreeBatch, micro_batches
-from sparring.trainers.dpo import DpoSettings, dpo
-from sparring.trainers.grpo import GrpoSettings, Mixture, grpo, sample_groups
-from sparring.trainers.model import Lora, Policy, TokenLogProbs
-from sparring.trainers.run import Interrupted, Optim, Run
-from sparring.trainers.sft import SftSettings, epoch_indices, samples_of, sft, sft_losses
+from sparring.trainers.mixture import sample_groups
+from sparring.trainers.model import TokenLogProbs
+from sparring.trainers.objectives.grpo import StepGroups
+from sparring.trainers.run import Interrupted, Run
+from sparring.trainers.samples import epoch_indices, likelihood_losses, samples_of
 from sparring.trajectories import (
     Action,
     ConfigError,
@@ -193,7 +206,7 @@ def test_splitting_a_step_leaves_its_gradient(loud: Path) -> None:
 
     def run(limit: int) -> tuple[int, float, dict[str, Tensor]]:
         values = []
-        for compute in sft_losses(policy, samples, limit):
+        for compute in likelihood_losses(policy, samples, limit):
             loss = compute()
             loss.value.backward()
             values.append(float(loss.value.detach()))
@@ -307,7 +320,7 @@ def test_what_was_not_sampled_is_not_learnt(loud: Path) -> None:
     mask = tuple(float(5 <= t < 12 or 18 <= t < 25) for t in range(30))
 
     def learn(ids: tuple[int, ...], mask: tuple[float, ...]) -> tuple[float, dict[str, Tensor]]:
-        (compute,) = sft_losses(policy, [Sample(ids, mask)], 4096)
+        (compute,) = likelihood_losses(policy, [Sample(ids, mask)], 4096)
         loss = compute()
         loss.value.backward()
         return float(loss.value.detach()), gradients(policy.model)
@@ -351,7 +364,7 @@ def warm(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     tasks = task_set(make("echo"), "train", 4)
     idle = rollout("echo", scripted("do-nothing"), [EpisodeSpec(t) for t in tasks])
     data = [*echo_gold(), *idle]
-    model = sft(policy_of(tiny_qwen3), data, made, folder, on_step=lambda run, row: rows.append(row))
+    model = train(policy_of(tiny_qwen3), Sft(made, Data(data)), folder, on_step=lambda run, row: rows.append(row))
     return model, rows
 
 
@@ -403,12 +416,12 @@ OPTIM = Optim(lr=1e-3, schedule="linear", warmup=1)
 
 def start_sft(model: Path, folder: Path, on_step: Any = None) -> Path:
     made = SftSettings(steps=6, batch=3, optim=OPTIM, save_every=2)
-    return sft(policy_of(model), echo_gold(), made, folder, on_step=on_step)
+    return train(policy_of(model), Sft(made, Data(echo_gold())), folder, on_step=on_step)
 
 
 def start_lora(model: Path, folder: Path, on_step: Any = None) -> Path:
     made = SftSettings(steps=6, batch=3, optim=OPTIM, save_every=2)
-    return sft(policy_of(model, Lora(rank=4, alpha=8)), echo_gold(), made, folder, on_step=on_step)
+    return train(policy_of(model, Lora(rank=4, alpha=8)), Sft(made, Data(echo_gold())), folder, on_step=on_step)
 
 
 def echo_pairs() -> list[Pair]:
@@ -420,11 +433,11 @@ def echo_pairs() -> list[Pair]:
 
 def start_dpo(model: Path, folder: Path, on_step: Any = None) -> Path:
     made = DpoSettings(steps=6, batch=3, optim=OPTIM, save_every=2, replay=2)
-    return dpo(policy_of(model), echo_pairs(), made, folder, gold=echo_gold(), on_step=on_step)
+    return train(policy_of(model), Dpo(made, Data(pairs=echo_pairs(), gold=echo_gold())), folder, on_step=on_step)
 
 
 GRPO = GrpoSettings(
-    Mixture("echo", (("", 1.0), ("count=1:unavailable", 1.0))),
+    mixture=Mixture.of("echo", faults=(("", 1.0), ("count=1:unavailable", 1.0))),
     steps=6,
     groups=2,
     group=4,
@@ -438,7 +451,7 @@ GRPO = GrpoSettings(
 
 
 def start_grpo(model: Path, folder: Path, on_step: Any = None) -> Path:
-    return grpo(policy_of(model), GRPO, folder, gold=echo_gold(), on_step=on_step)
+    return train(policy_of(model), Grpo(GRPO, Data(gold=echo_gold())), folder, on_step=on_step)
 
 
 KINDS = [Kind("sft", start_sft), Kind("lora", start_lora), Kind("dpo", start_dpo), Kind("grpo", start_grpo)]
@@ -588,7 +601,7 @@ def test_a_checkpoint_of_other_settings_is_refused(warm: tuple[Path, Any], tmp_p
         start_sft(warm[0], tmp_path, stopping(1, KeyboardInterrupt))
     made = SftSettings(steps=7, batch=3, optim=OPTIM, save_every=2)
     with pytest.raises(ConfigError, match="other settings"):
-        sft(policy_of(warm[0]), echo_gold(), made, tmp_path)
+        train(policy_of(warm[0]), Sft(made, Data(echo_gold())), tmp_path)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(
@@ -628,7 +641,7 @@ def test_a_gradient_that_is_not_finite_is_skipped(tiny_llama: Path, tmp_path: Pa
     sample = Sample(tuple(range(3, 20)), (1.0,) * 17)
 
     def losses(factor: float) -> Any:
-        (compute,) = sft_losses(policy, [sample], 4096)
+        (compute,) = likelihood_losses(policy, [sample], 4096)
 
         def scaled() -> Any:
             loss = compute()
@@ -659,7 +672,7 @@ def test_gradients_are_clipped_as_a_whole(tiny_llama: Path, tmp_path: Path) -> N
         seen.append(math.sqrt(sum(float((p.grad**2).sum()) for p in policy.parameters())))
 
     run._optimizer.register_step_pre_hook(note)
-    row = run.update(sft_losses(policy, [Sample(tuple(range(3, 20)), (1.0,) * 17)], 4096))
+    row = run.update(likelihood_losses(policy, [Sample(tuple(range(3, 20)), (1.0,) * 17)], 4096))
     assert row["grad_norm"] > 0.5  # the norm before
     assert seen == [pytest.approx(0.5, rel=1e-4)]
 
@@ -681,7 +694,7 @@ def test_lora_trains_adapters_and_acts_as_the_merged_model(
     batch = TreeBatch.build([Sample(ids, (1.0,) * 40)])
     policy.freeze_reference()
     made = SftSettings(steps=5, batch=3, optim=Optim(lr=3e-2), save_every=0)
-    sft(policy, echo_gold(), made, tmp_path)
+    train(policy, Sft(made, Data(echo_gold())), tmp_path)
 
     now = policy.predict(batch).logps_M.detach()
     reference = policy.reference(batch)
@@ -744,7 +757,7 @@ def test_dpo_starts_at_log_2_and_widens_the_margin(warm: tuple[Path, Any], tmp_p
     nll = sum(-c / n for c, _, n in sums) / 4
     rows: list[dict[str, float]] = []
     made = DpoSettings(steps=8, batch=4, nll=0.3, beta=0.2, replay=0, min_chosen=-1e9, optim=Optim(lr=3e-4))
-    dpo(policy, pairs, made, tmp_path, on_step=lambda run, row: rows.append(row))
+    train(policy, Dpo(made, Data(pairs=pairs)), tmp_path, on_step=lambda run, row: rows.append(row))
     assert rows[0]["preference"] == pytest.approx(math.log(2), abs=1e-5)
     assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
     assert rows[0]["nll"] == pytest.approx(nll, rel=1e-4)
@@ -780,7 +793,7 @@ def test_the_second_dpo_step_by_hand(warm: tuple[Path, Any], tmp_path: Path) -> 
             middle.update({k: v.clone() for k, v in run.policy.model.state_dict().items()})
 
     items = echo_gold()
-    dpo(policy, pairs, made, tmp_path, gold=items, on_step=note)
+    train(policy, Dpo(made, Data(pairs=pairs, gold=items)), tmp_path, on_step=note)
     reference, now = plain_of(warm[0]), plain_of(warm[0])
     now.load_state_dict(middle)
     total = 0.0
@@ -810,19 +823,29 @@ def test_pairs_with_an_unlikely_chosen_side_are_left_out(warm: tuple[Path, Any],
     assert max(c for c, *_ in sums[4:]) < limit < min(c for c, *_ in sums[:4])
     rows: list[dict[str, float]] = []
     made = DpoSettings(steps=1, min_chosen=limit, optim=Optim(lr=1e-4))
-    dpo(policy, [*flipped, *pairs], made, tmp_path / "a", on_step=lambda run, row: rows.append(row))
+    train(policy, Dpo(made, Data(pairs=[*flipped, *pairs])), tmp_path / "a", on_step=lambda run, row: rows.append(row))
     assert (rows[0]["pairs"], rows[0]["pairs_left_out"]) == (4, 2)
     with pytest.raises(DataError, match="chosen side of all 2 pairs is less likely"):
-        dpo(policy_of(warm[0]), flipped, made, tmp_path / "b")
+        train(policy_of(warm[0]), Dpo(made, Data(pairs=flipped)), tmp_path / "b")
     with pytest.raises(DataError, match="none of 0 pairs"):
-        dpo(policy_of(warm[0]), [], made, tmp_path / "c")
+        train(policy_of(warm[0]), Dpo(made, Data()), tmp_path / "c")
 
 
 # --- GRPO --------------------------------------------------------------------------------------------------------
 
 
 def groups_of(policy: Policy, n: int = 4, size: int = 4, seed: int = 0) -> list[TrajectoryGroup]:
-    return sample_groups(Mixture("echo", (("", 1.0),)), policy.agent(parallel=8), n, size, seed=seed)
+    return sample_groups(Mixture.of("echo", faults=(("", 1.0),)), policy.agent(parallel=8), n, size, seed=seed)
+
+
+def losses_of(
+    policy: Policy, groups: Sequence[TrajectoryGroup], made: GrpoSettings, gold: Sequence[Trajectory] = ()
+) -> list[Any]:
+    """What GRPO makes of these groups in its first step; the policy's reference stays as it is."""
+    objective = Grpo(replace(made, kl=0.0), Data(gold=gold))
+    objective.prepare(policy)
+    objective.settings = made
+    return [compute() for compute in objective.losses(policy, StepGroups(0, list(groups)))]
 
 
 def total_logp(plain: Any, t: Trajectory) -> float:
@@ -832,7 +855,7 @@ def total_logp(plain: Any, t: Trajectory) -> float:
 
 def test_groups_share_task_and_faults(warm: tuple[Path, Any]) -> None:
     policy = policy_of(warm[0])
-    mixture = Mixture("echo", (("count=1:unavailable", 1.0),))
+    mixture = Mixture.of("echo", faults=(("count=1:unavailable", 1.0),))
     groups = sample_groups(mixture, policy.agent(parallel=8, version=2), 3, 5, seed=2)
     assert [len(g.trajectories) for g in groups] == [5, 5, 5]
     assert len({g.trajectories[0].task.id for g in groups}) == 3
@@ -841,7 +864,7 @@ def test_groups_share_task_and_faults(warm: tuple[Path, Any]) -> None:
         assert g.trajectories[0].faults
         assert len({t.seed for t in g.trajectories}) == 5
     assert sample_groups(mixture, policy.agent(parallel=8, version=2), 3, 5, seed=2) == groups
-    drawn = [text for _, text in Mixture("orders", (("", 0.25), ("count=1", 0.75))).draw(200, seed=0)]
+    drawn = [str(spec.plan) for spec in Mixture.of("orders", faults=(("", 0.25), ("count=1", 0.75))).draw(200, seed=0)]
     assert 30 < drawn.count("") < 70
     with pytest.raises(ConfigError, match="two episodes or more"):
         replace(GRPO, group=1)
@@ -897,7 +920,7 @@ def test_one_grpo_loss_by_hand(warm: tuple[Path, Any], aggregation: Any) -> None
 
     for limit in (4096, 300):
         settings_ = replace(made, optim=replace(made.optim, micro_tokens=limit))
-        losses = [compute() for compute in rl._losses(policy, moved, settings_, replay, 0)]
+        losses = losses_of(policy, moved, settings_, gold=echo_gold())
         assert (len(losses) > 2) == (limit == 300)
         assert sum(float(loss.value.detach()) for loss in losses) == pytest.approx(value, rel=2e-3, abs=1e-4)
         assert losses[0].logs["tis_fraction"] > 0
@@ -913,7 +936,7 @@ def test_an_update_follows_the_advantages(warm: tuple[Path, Any], tmp_path: Path
     assert groups
     made = replace(GRPO, kl=0.0, replay=0, optim=Optim(lr=3e-4))
     run = Run(tmp_path, policy, made.optim, 1)
-    row = run.update(rl._losses(policy, groups, made, [], 0))
+    row = run.update([lambda loss=loss: loss for loss in losses_of(policy, groups, made)])
     assert row["mismatch_kl"] == pytest.approx(0, abs=1e-6)  # the sampler's numbers are the trainer's
     assert row["tis_fraction"] == 0
     assert row["ratio_mean"] == 1
@@ -931,7 +954,7 @@ def test_an_update_follows_the_advantages(warm: tuple[Path, Any], tmp_path: Path
 def test_grpo_raises_success(warm: tuple[Path, Any], tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
     made = GrpoSettings(
-        Mixture("echo", (("", 1.0),)),
+        mixture=Mixture.of("echo", faults=(("", 1.0),)),
         steps=8,
         groups=4,
         group=8,
@@ -941,7 +964,7 @@ def test_grpo_raises_success(warm: tuple[Path, Any], tmp_path: Path) -> None:
         parallel=32,
         save_every=0,
     )
-    model = grpo(policy_of(warm[0]), made, tmp_path, on_step=lambda run, row: rows.append(row))
+    model = train(policy_of(warm[0]), Grpo(made, Data()), tmp_path, on_step=lambda run, row: rows.append(row))
     assert echo_success(policy_of(model), 16) > echo_success(policy_of(warm[0]), 16) + 0.25
     assert rows[0]["kl_k1"] == pytest.approx(0, abs=1e-5)
     assert rows[-1]["kl_k3"] > 1e-3
@@ -967,7 +990,7 @@ def test_groups_without_signal_change_nothing(tiny_llama: Path, tmp_path: Path) 
     made = replace(GRPO, steps=2, kl=0.1, replay=0, redraws=1, groups=2, save_every=0)
     policy = policy_of(tiny_llama)
     before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
-    grpo(policy, made, tmp_path, on_step=lambda run, row: rows.append(row))
+    train(policy, Grpo(made, Data()), tmp_path, on_step=lambda run, row: rows.append(row))
     assert [(row["signal"], row["groups"], row["success"], row["loss"]) for row in rows] == [(0, 4, 0, 0)] * 2
     assert "kl_k1" not in rows[0]
     assert all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
@@ -980,16 +1003,16 @@ def test_a_step_whose_episodes_all_failed_says_why(
         lost = {"stop": StopReason.INFRASTRUCTURE, "error": "the server is gone"}
         return [Trajectory(f"t{i}", env, e.task, (), (), **lost) for i, e in enumerate(episodes)]
 
-    monkeypatch.setattr(rl, "rollout", play)
+    monkeypatch.setattr("sparring.trainers.mixture.rollout", play)
     with pytest.raises(InfrastructureError, match="none of 8 episodes could be used: the server is gone"):
-        grpo(policy_of(tiny_llama), GRPO, tmp_path)
+        train(policy_of(tiny_llama), Grpo(GRPO, Data()), tmp_path)
 
 
 def test_rl_needs_episodes_of_a_model(tiny_llama: Path) -> None:
     task = task_set(make("echo"), "train", 1)[0]
     right, wrong = (rollout("echo", a, [EpisodeSpec(task)])[0] for a in (scripted("expert"), say("no")))
     with pytest.raises(ConfigError, match="no sampled tokens"):
-        list(rl._losses(policy_of(tiny_llama), [TrajectoryGroup((right, wrong))], GRPO, [], 0))
+        losses_of(policy_of(tiny_llama), [TrajectoryGroup((right, wrong))], GRPO)
 
 
 def test_a_folder_that_was_copied_resumes_too(warm: tuple[Path, Any], tmp_path: Path) -> None:

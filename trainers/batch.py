@@ -11,7 +11,7 @@ predecessor does not have (a trie, laid out depth first), and attends to its who
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,10 @@ from ..trajectories.trajectory import Tokens
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Sample", "TreeBatch", "common_prefix", "micro_batches"]
+__all__ = ["SAMPLER", "Sample", "TreeBatch", "common_prefix", "micro_batches"]
+
+SAMPLER = "sampler"
+"""The channel of the log-probabilities of the engine that sampled the tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +38,23 @@ class Sample:
     ids: tuple[int, ...]
     weights: tuple[float, ...]
     """Of predicting each token; 0 for what the policy did not sample. The first token's is ignored."""
-    sampler_logps: tuple[float, ...] = ()
-    """Of the engine that sampled it; empty where none did."""
+    channels: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What else a loss needs for each token, by name: `SAMPLER`, "advantages", "returns", ..."""
 
     @classmethod
-    def of(cls, tokens: Tokens, *, weights: Sequence[float] | None = None) -> Sample:
-        """Every sampled token with weight 1, or with `weights`; never a token that was not sampled."""
+    def of(
+        cls, tokens: Tokens, *, weights: Sequence[float] | None = None, **channels: Sequence[float] | float
+    ) -> Sample:
+        """Every sampled token with weight 1, or with `weights`; never a token that was not sampled.
+
+        `channels`: a value for each token, or one for all. The sampler's log-probabilities are one already.
+        """
         given = tokens.sampled if weights is None else [s * w for s, w in zip(tokens.sampled, weights, strict=True)]
-        return cls(tokens.ids, tuple(float(w) for w in given), tokens.logprobs)
+        n = len(tokens.ids)
+        each = {name: (v,) * n if isinstance(v, int | float) else tuple(v) for name, v in channels.items()}
+        if wrong := {name: len(v) for name, v in each.items() if len(v) != n}:
+            raise DataError(f"a channel has a value for each of {n} tokens, got {wrong}")
+        return cls(tokens.ids, tuple(float(w) for w in given), {SAMPLER: tokens.logprobs, **each})
 
     @property
     def weight(self) -> float:
@@ -65,8 +77,8 @@ class TreeBatch:
     owner_M: Tensor
     """Which sample, 0..B-1, in the order given."""
     weights_M: Tensor
-    sampler_M: Tensor | None
-    """Sampler's log-probabilities, where all samples have them."""
+    channels_M: Mapping[str, Tensor]
+    """The channels that all samples have."""
     n: int
     """B."""
 
@@ -84,8 +96,8 @@ class TreeBatch:
         unique_M: list[int] = []
         owner_M: list[int] = []
         weights_M: list[float] = []
-        sampler_M: list[float] = []
-        with_sampler = all(s.sampler_logps for s in samples)
+        names = [name for name in samples[0].channels if all(name in s.channels for s in samples)]
+        channels_M: dict[str, list[float]] = {name: [] for name in names}
         before: tuple[int, ...] = ()
         nodes: list[int] = []
         for i in order:
@@ -109,8 +121,8 @@ class TreeBatch:
                     unique_M.append(unique[node])
                     owner_M.append(i)
                     weights_M.append(sample.weights[t])
-                    if with_sampler:
-                        sampler_M.append(sample.sampler_logps[t])
+                    for name in names:
+                        channels_M[name].append(sample.channels[name][t])
         make: Callable[..., Tensor] = torch.tensor
         ids_N = make(ids, device=device)
         return cls(
@@ -122,7 +134,7 @@ class TreeBatch:
             make(unique_M, dtype=torch.long, device=device),
             make(owner_M, dtype=torch.long, device=device),
             make(weights_M, dtype=torch.float32, device=device),
-            make(sampler_M, dtype=torch.float32, device=device) if with_sampler else None,
+            {name: make(values, dtype=torch.float32, device=device) for name, values in channels_M.items()},
             len(samples),
         )
 

@@ -110,20 +110,21 @@ def sequence_sums(values_N: Tensor, owner_N: Tensor, n: int, *, weights_N: Tenso
     return values_N.new_zeros(n).index_add(0, owner_N, values_N)
 
 
-def sft_loss(logps_N: Tensor, weights_N: Tensor, *, denominator: float | None = None) -> Loss:
+def sft_loss(logps_N: Tensor, weights_N: Tensor, *, denominator: float | None = None, weight: float = 1.0) -> Loss:
     """Masked cross-entropy: sum(-w log p) / sum(w).
 
     Args:
         logps_N: log-probability of each target token under the policy.
         weights_N: 1 to learn the token, 0 for context, anything between to learn it less.
         denominator: total weight of *all* micro-batches of the step.
+        weight: of this loss among the others of the step.
 
     Logs: `nll` (nats per unit of weight). Raises `DataError` where there is nothing to learn and no denominator.
     """
-    weights_N, weight = _weights(weights_N, logps_N=logps_N)
+    weights_N, own = _weights(weights_N, logps_N=logps_N)
     nll_N = -_kept(logps_N, weights_N)
     total = (weights_N * nll_N).sum()
-    return Loss(total / _divisor(denominator, weight), _logs(nll=_mean(nll_N, weights_N, weight)), weight)
+    return Loss(total / _divisor(denominator, own, weight), _logs(nll=_mean(nll_N, weights_N, own)), own)
 
 
 def dpo_loss(
@@ -324,6 +325,7 @@ def kl_loss(
     estimator: KlEstimator = "k2",
     old_logps_N: Tensor | None = None,
     denominator: float | None = None,
+    weight: float = 1.0,
 ) -> Loss:
     """A penalty whose expected *gradient* is that of KL(pi || ref), over tokens that the policy sampled.
 
@@ -340,12 +342,16 @@ def kl_loss(
 
     Args:
         logps_N, ref_logps_N: policy and reference; gradients flow into the first alone.
+        weights_N: 1 on sampled tokens, else 0.
+        estimator: k2 or k3-ratio, as above.
+        old_logps_N: of the policy that sampled; None: the policy now.
         denominator: total weight of *all* micro-batches of the step.
+        weight: of the penalty among the losses of the step.
 
     Logs: `kl_k1` and `kl_k3` (both unbiased for KL(pi || ref) where r = 1, nats per token).
     """
     _known("KL estimator", estimator, KlEstimator)
-    weights_N, weight = _weights(weights_N, logps_N=logps_N, ref_logps_N=ref_logps_N, old_logps_N=old_logps_N)
+    weights_N, own = _weights(weights_N, logps_N=logps_N, ref_logps_N=ref_logps_N, old_logps_N=old_logps_N)
     logps_N = _kept(logps_N, weights_N)
     ref_N = _kept(ref_logps_N, weights_N).detach()
     old_N = (logps_N if old_logps_N is None else _kept(old_logps_N, weights_N)).detach()
@@ -353,10 +359,10 @@ def kl_loss(
     loss_N = ratio_N.detach() * k2(logps_N, ref_N) if estimator == "k2" else ratio_N * k3(logps_N, ref_N)
     seen_N = logps_N.detach()
     logs = _logs(
-        kl_k1=_mean(k1(seen_N, ref_N), weights_N, weight),
-        kl_k3=_mean(k3(seen_N, ref_N), weights_N, weight),
+        kl_k1=_mean(k1(seen_N, ref_N), weights_N, own),
+        kl_k3=_mean(k3(seen_N, ref_N), weights_N, own),
     )
-    return Loss((weights_N * loss_N).sum() / _divisor(denominator, weight), logs, weight)
+    return Loss((weights_N * loss_N).sum() / _divisor(denominator, own, weight), logs, own)
 
 
 # Estimators of KL(p || q) from samples of p, per sample; r = q / p. John Schulman, "Approximating KL divergence",
@@ -425,14 +431,19 @@ def _lengths(tokens_P: Tensor) -> Tensor:
     return tokens_P
 
 
-def _divisor(denominator: float | None, own: float) -> float:
+def _divisor(denominator: float | None, own: float, weight: float = 1.0) -> float:
+    """What a sum is divided by, so that it becomes the mean of the step times `weight`."""
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise ConfigError(f"a loss's weight must be finite and not negative, got {weight}")
+    if weight == 0:
+        return math.inf
     if denominator is None:
         if own == 0:
             raise DataError("nothing to learn from: every weight of the batch is 0 (give `denominator` to allow that)")
-        return own
+        return own / weight
     if not (denominator > 0 and math.isfinite(denominator)):
         raise ConfigError(f"denominator must be finite and above 0, got {denominator}")
-    return float(denominator)
+    return float(denominator) / weight
 
 
 def _mean(values_N: Tensor, weights_N: Tensor, weight: float) -> Tensor:

@@ -7,7 +7,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,9 @@ from ..agents.engines.transformers import TransformersEngine
 from ..agents.models import load_model, load_tokenizer, quiet
 from ..trajectories.errors import ConfigError, MissingExtra
 from .batch import TreeBatch
+from .settings import Precision
 
-__all__ = ["Lora", "Policy", "Precision", "Predictions"]
-
-Precision = Literal["fp32", "bf16"]
-"""fp32: everything in float32. bf16: float32 master weights, bfloat16 autocast and generation."""
+__all__ = ["Lora", "Policy", "Predictions"]
 
 _CHUNK = 256
 """Predictions whose logits are held at once: 256 x 49,152 x 4 bytes = 50 MB."""

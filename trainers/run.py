@@ -17,61 +17,63 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from ..agents.runtime import spare_memory
-from ..trajectories.errors import ConfigError, DataError, InfrastructureError
+from ..trajectories.errors import ConfigError, DataError, InfrastructureError, is_full_disk
+from ..trajectories.trajectory import Trajectory
 from .losses import Loss, merge_logs
 from .model import Policy
+from .settings import Optim
+from .world import World
 
-__all__ = ["Interrupted", "Optim", "Run", "only_process_in", "write_text"]
+__all__ = ["Interrupted", "OnEpisode", "OnStep", "Run", "only_process_in", "write_text"]
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, after everything was saved. Says where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Optim:
-    """AdamW and its schedule."""
+OnStep = Callable[["Run", dict[str, float]], None]
+"""Told of each step's row of metrics."""
 
-    lr: float = 1e-5
-    schedule: Literal["constant", "linear"] = "constant"
-    """After the warm-up: stay, or fall to 0 at the last step."""
-    warmup: int = 0
-    """Steps."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    micro_tokens: int = 2048
-    """Distinct tokens of one forward; a step's batch is split to fit, and its gradient is the same."""
-
-    def lr_at(self, step: int, steps: int) -> float:
-        """Learning rate of step 0..steps-1."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        if self.schedule == "constant":
-            return self.lr
-        return self.lr * (steps - step) / max(1, steps - self.warmup)
+OnEpisode = Callable[["Run", int, int], None]
+"""Told within a step how many of how many episodes have been played."""
 
 
 class Run:
     """The loop's other half: `for step in run.steps(): ...; run.update(losses); run.log(...)`."""
 
     def __init__(
-        self, folder: Path, policy: Policy, optim: Optim, steps: int, *, settings: Any = None, save_every: int = 0
+        self,
+        folder: Path,
+        policy: Policy,
+        optim: Optim,
+        steps: int,
+        *,
+        settings: Any = None,
+        save_every: int = 0,
+        world: World | None = None,
+        on_episode: OnEpisode | None = None,
     ) -> None:
         """
         Args:
+            folder: Of the run; made if need be.
+            policy: What is trained.
+            optim: Optimiser and schedule.
             steps: Optimiser steps of the whole run.
             settings: Dataclass of what defines the run; a checkpoint of other settings is refused.
             save_every: Steps between checkpoints; 0: only on interruption.
+            world: The processes that train together. The main one writes.
+            on_episode: Told of episodes played within a step.
         """
+        self.world = world or World()
+        self.on_episode = on_episode
         self.folder = folder
         self.policy = policy
         self.optim = optim
@@ -152,14 +154,34 @@ class Run:
     def log(self, row: dict[str, float]) -> None:
         """Appends one row of metrics, with `step` (from 1) and `seconds`."""
         full = {"step": self.step + 1, "seconds": round(time.monotonic() - self._started, 2), **row}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({k: _plain(v) for k, v in full.items()}) + "\n")
-        writer = self._tensorboard()
+        if self.world.is_main:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({k: _plain(v) for k, v in full.items()}) + "\n")
+        writer = self._tensorboard() if self.world.is_main else None
         if writer is not None:
             for name, value in row.items():
                 writer.add_scalar(name, value, self.step + 1)
         if self._shield.lower():
             raise KeyboardInterrupt
+
+    def counting_episodes(self, of: int) -> Callable[[int, Trajectory], None]:
+        """A counter for `rollout`'s `on_done`, which tells `on_episode` of each episode played."""
+        played = 0
+
+        def count(_index: int, _trajectory: Trajectory) -> None:
+            nonlocal played
+            played += 1
+            if self.on_episode is not None:
+                self.on_episode(self, played, of)
+
+        return count
+
+    def write(self, name: str, content: bytes) -> None:
+        """A file of the run, below its folder."""
+        if self.world.is_main:
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     def seconds_left(self) -> float | None:
         """Estimate from the steps done so far in this process."""
@@ -169,8 +191,9 @@ class Run:
     def finish(self) -> Path:
         """Saves the model, drops the checkpoints; the model's folder."""
         target = self.folder / "model"
-        _publish(target, self.policy.save)
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        if self.world.is_main:
+            _publish(target, self.policy.save)
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return target
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
@@ -178,6 +201,8 @@ class Run:
     def save(self) -> Path:
         """Writes a checkpoint by temporary folder, fsync and rename, then drops older ones."""
         target = self.folder / "checkpoints" / f"step-{self.step:06d}"
+        if not self.world.is_main:
+            return target
 
         def write(folder: Path) -> None:
             trained = {n: p.detach().cpu() for n, p in self.policy.model.named_parameters() if p.requires_grad}
@@ -289,8 +314,7 @@ def _publish(target: Path, write: Callable[[Path], None]) -> None:
         temporary.rename(target)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        # torch and safetensors report a full disk as their own errors, with the cause in the text only.
-        if isinstance(error, OSError) or "No space left" in str(error) or "write" in str(error).lower():
+        if isinstance(error, OSError) or is_full_disk(error):
             free = shutil.disk_usage(target.parent).free // 2**20
             raise InfrastructureError(
                 f"cannot write {target} ({free} MB free): {error}; what was saved is intact: free space and resume"

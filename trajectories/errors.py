@@ -15,6 +15,8 @@ those are observations, not errors of the program.
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "MissingExtra",
     "SparringError",
     "UnknownName",
+    "is_full_disk",
 ]
 
 
@@ -63,3 +66,15 @@ class UnknownName(SparringError, LookupError):
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names) or 'none'}."
         super().__init__(f"unknown {kind} {name!r}.{hint}")
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXT = re.compile(r"no space left|disk quota exceeded|file too large|not enough space", re.IGNORECASE)
+
+
+def is_full_disk(error: BaseException | str) -> bool:
+    """Whether an error (or what a program printed of it) says that a disk or a quota is full. torch and safetensors
+    raise errors of their own, with the cause in the text alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return bool(_FULL_TEXT.search(str(error)))

@@ -15,13 +15,14 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from .errors import EnvError, UnknownName
 
 __all__ = ["Registry"]
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Registry(Generic[T]):
@@ -38,11 +39,11 @@ class Registry(Generic[T]):
         self._package, self._group = package, group
         self._known: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[V], V]:
         """A decorator that keeps what it decorates under `name`. The last one registered counts."""
 
-        def keep(value: T) -> T:
-            self._known[name] = value
+        def keep(value: V) -> V:
+            self._known[name] = cast("T", value)
             return value
 
         return keep

@@ -1,4 +1,4 @@
-"""What `sparring train` does: data curated, settings made of the options, a run that resumes. Options: `cli.train`."""
+"""What `sparring train` does: data curated, a model loaded, a run that resumes. Options: `cli.train`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ..envs.registry import make
 from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.trajectory import Trajectory, TrajectoryGroup
@@ -20,11 +19,10 @@ from .playing import count, fault_plan, fetched_model, tool_style
 from .records import read
 
 if TYPE_CHECKING:
-    from ..trainers.model import Policy, Precision
-    from ..trainers.run import Optim
-    from ..trainers.sft import OnStep
+    from ..trainers.objective import Objective
+    from ..trainers.settings import Precision, TrainSettings
 
-__all__ = ["Adam", "Start", "dpo", "grpo", "mixture_plans", "sft"]
+__all__ = ["Given", "Start", "mixture_plans", "train"]
 
 _ABOUT = "command.json"
 """What a run was started with, in its folder."""
@@ -42,88 +40,57 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Adam:
-    """The options of `Optim`."""
+class Given:
+    """What a run learns from, as the options say it."""
 
-    lr: float
-    schedule: Literal["constant", "linear"]
-    warmup: int
-    micro_tokens: int
+    data: Sequence[Path] = ()
+    """Files of episodes, or of pairs."""
+    keep: str = "all"
+    """Of episodes: gold, successes or all."""
+    pairs: int = 1
+    """At most so many pairs of one group of episodes."""
+    gold: Sequence[Path] = ()
+    """Files of episodes that are replayed."""
 
-    def optim(self) -> Optim:
-        from ..trainers.run import Optim
 
-        return Optim(lr=self.lr, schedule=self.schedule, warmup=self.warmup, micro_tokens=self.micro_tokens)
+def train(objective: str, settings: TrainSettings, start: Start, given: Given, out: Path, *, overwrite: bool) -> None:
+    """Trains by an objective and prints the model's folder.
 
-
-def sft(start: Start, data: Sequence[Path], out: Path, keep: str, *, overwrite: bool, optim: Adam, **rest: Any) -> None:
-    """Supervised fine-tuning."""
+    Args:
+        objective: Its name.
+        settings: Of its own kind.
+        start: The model.
+        given: The data.
+        out: The run's folder.
+        overwrite: Whether a run that the folder holds is deleted first.
+    """
     with watching() as watch:
         watch.stage("reading the data", 1, 3)
-        episodes: Sequence[Trajectory] = read(data)
-        if keep != "all":
-            curated = gold(episodes) if keep == "gold" else successes(episodes)
-            watch.say(str(curated.card))
-            episodes = curated.items
-        from ..trainers.sft import SftSettings
-        from ..trainers.sft import sft as train
+        replayed = _replay(given.gold, watch)
+        from ..trainers.objective import OBJECTIVES, Data
 
-        settings = SftSettings(optim=optim.optim(), **rest)
-        about = {"objective": "sft", "data": _digest(data), "keep": keep, "settings": asdict(settings)}
-        _train(start, out, about, watch, lambda p, on: train(p, episodes, settings, out, on_step=on), overwrite, "loss")
-
-
-def dpo(
-    start: Start,
-    data: Sequence[Path],
-    out: Path,
-    replayed: Sequence[Path],
-    pairs: int,
-    *,
-    overwrite: bool,
-    optim: Adam,
-    **rest: Any,
-) -> None:
-    """Preference training: on pairs as `curate` wrote them, or on pairs of one's own episodes."""
-    with watching() as watch:
-        watch.stage("reading the data", 1, 3)
-        chosen = _pairs(data, pairs, rest["seed"], watch)
-        replay = _replay(replayed, watch)
-        from ..trainers.dpo import DpoSettings
-        from ..trainers.dpo import dpo as train
-
-        settings = DpoSettings(optim=optim.optim(), **rest)
-        about = {"objective": "dpo", "data": _digest(data), "gold": _digest(replayed), "pairs": pairs,
-                 "settings": asdict(settings)}  # fmt: skip
-        work = lambda p, on: train(p, chosen, settings, out, gold=replay, on_step=on)  # noqa: E731
-        _train(start, out, about, watch, work, overwrite, "accuracy")
+        kind = OBJECTIVES.get(objective)
+        episodes = _episodes(given, watch) if kind.needs == "episodes" else ()
+        pairs = _pairs(given.data, given.pairs, settings.seed, watch) if kind.needs == "pairs" else ()
+        about = {
+            "objective": objective,
+            "data": _digest(given.data),
+            "keep": given.keep,
+            "pairs": given.pairs,
+            "gold": _digest(given.gold),
+            "settings": asdict(settings),
+        }
+        made = kind(settings, Data(episodes, pairs, replayed))
+        _train(start, out, about, watch, made, overwrite)
 
 
-def grpo(
-    start: Start,
-    env: str,
-    out: Path,
-    replayed: Sequence[Path],
-    faults: Sequence[str],
-    levels: tuple[int, ...],
-    *,
-    overwrite: bool,
-    optim: Adam,
-    **rest: Any,
-) -> None:
-    """Reinforcement learning in an environment."""
-    make(env)  # a wrong name is said before torch is loaded
-    with watching() as watch:
-        watch.stage("reading the data", 1, 3)
-        replay = _replay(replayed, watch)
-        plans = mixture_plans(faults)
-        from ..trainers.grpo import GrpoSettings, Mixture
-        from ..trainers.grpo import grpo as train
-
-        settings = GrpoSettings(Mixture(env, plans, levels), optim=optim.optim(), **rest)
-        about = {"objective": "grpo", "gold": _digest(replayed), "settings": asdict(settings)}
-        work = lambda p, on: train(p, settings, out, gold=replay, on_step=on)  # noqa: E731
-        _train(start, out, about, watch, work, overwrite, "success")
+def _episodes(given: Given, watch: Watch) -> Sequence[Trajectory]:
+    episodes: Sequence[Trajectory] = read(given.data)
+    if given.keep != "all":
+        curated = gold(episodes) if given.keep == "gold" else successes(episodes)
+        watch.say(str(curated.card))
+        episodes = curated.items
+    return episodes
 
 
 def mixture_plans(faults: Sequence[str]) -> tuple[tuple[str, float], ...]:
@@ -163,14 +130,9 @@ def _replay(paths: Sequence[Path], watch: Watch) -> Sequence[Trajectory]:
 
 
 def _train(
-    start: Start,
-    out: Path,
-    about: dict[str, Any],
-    watch: Watch,
-    work: Callable[[Policy, OnStep], Path],
-    overwrite: bool,
-    metric: str,
+    start: Start, out: Path, about: dict[str, Any], watch: Watch, objective: Objective[Any], overwrite: bool
 ) -> None:
+    from ..trainers.loop import train as run_training
     from ..trainers.model import Lora, Policy
     from ..trainers.run import Run, write_text
 
@@ -187,12 +149,12 @@ def _train(
     write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
 
     def on_step(run: Run, row: dict[str, float]) -> None:
-        notes = [f"{name} {row[name]:.3f}" for name in dict.fromkeys(("loss", metric)) if name in row]
+        shown = dict.fromkeys(("loss", objective.metric))
+        notes = [f"{name} {row[name]:.3f}" for name in shown if name in row]
         watch.progress(run.step + 1, run.total, " ".join(notes), run.seconds_left())
 
-    steps = about["settings"]["steps"]
-    watch.stage(f"{about['objective']}, {count(steps, 'step')}", 3, 3)
-    trained = work(policy, on_step)
+    watch.stage(f"{about['objective']}, {count(about['settings']['steps'], 'step')}", 3, 3)
+    trained = run_training(policy, objective, out, on_step=on_step)
     watch.end()
     print(f"model: {trained}")
 

@@ -73,11 +73,11 @@ def recipe(env: str, profile: str, model: str | None, out: Path | None, seed: in
         make(name)  # a name that is wrong is said before torch is loaded
     folder = out or Path("runs") / f"{file_name(env)}-{profile}"
     from ..agents.models import TINY_MODELS
-    from ..trainers.recipe import PROFILES, run_recipe
+    from ..trainers.recipe import Recipe, run_recipe
 
     with watching() as watch:
         watch.say(f"recipe {profile} for {env} in {folder}; Ctrl-C and the same command again go on where it was")
-        learner = model or PROFILES[profile].model
+        learner = Recipe.load("recover", profile, model=model).document.model
         if learner in TINY_MODELS:
             watch.say(f"{learner} has random weights: this shows that every stage runs, not that anything is learnt")
         fetched_model(learner, watch)
@@ -90,7 +90,7 @@ def recipe(env: str, profile: str, model: str | None, out: Path | None, seed: in
 def report(paths: Sequence[Path], out: Path | None, title: str, baseline: str) -> None:
     """Writes the page of a recipe, or of files of episodes."""
     if len(paths) == 1 and (paths[0] / "recipe.json").is_file():
-        from ..trainers.recipe import write_recipe_report
+        from ..trainers.recipe_report import write_recipe_report
 
         written = write_recipe_report(paths[0])
         if out is not None:

@@ -61,22 +61,14 @@ def sft(
       sparring train sft --data gold.jsonl --model smollm2-135m --out runs/sft
     """
     from ..app import training as t
+    from ..trainers import Optim, SftSettings
 
-    start = t.Start(model, lora, tool_style, precision, device)
-    optim = t.Adam(lr, schedule, warmup, micro_tokens)
-    t.sft(
-        start,
-        data,
-        out,
-        keep,
-        overwrite=overwrite,
-        optim=optim,
-        steps=steps,
-        batch=batch,
-        max_context=max_context,
-        save_every=save_every,
-        seed=seed,
+    optim = Optim(lr=lr, schedule=schedule, warmup=warmup, micro_tokens=micro_tokens)
+    settings = SftSettings(
+        steps=steps, batch=batch, optim=optim, max_context=max_context, save_every=save_every, seed=seed
     )
+    start = t.Start(model, lora, tool_style, precision, device)
+    t.train("sft", settings, start, t.Given(data, keep), out, overwrite=overwrite)
 
 
 @train.command()
@@ -117,17 +109,10 @@ def dpo(
       sparring train dpo --data groups.jsonl --gold gold.jsonl --model runs/sft/model --out runs/dpo
     """
     from ..app import training as t
+    from ..trainers import DpoSettings, Optim
 
-    start = t.Start(model, lora, tool_style, precision, device)
-    optim = t.Adam(lr, schedule, warmup, micro_tokens)
-    t.dpo(
-        start,
-        data,
-        out,
-        gold,
-        pairs,
-        overwrite=overwrite,
-        optim=optim,
+    optim = Optim(lr=lr, schedule=schedule, warmup=warmup, micro_tokens=micro_tokens)
+    settings = DpoSettings(
         steps=steps,
         batch=batch,
         beta=beta,
@@ -136,10 +121,13 @@ def dpo(
         min_chosen=min_chosen,
         replay=replay,
         replay_weight=replay_weight,
+        optim=optim,
         max_context=max_context,
         save_every=save_every,
         seed=seed,
     )
+    start = t.Start(model, lora, tool_style, precision, device)
+    t.train("dpo", settings, start, t.Given(data, pairs=pairs, gold=gold), out, overwrite=overwrite)
 
 
 @train.command()
@@ -187,18 +175,13 @@ def grpo(
       sparring train grpo orders --model runs/sft/model --gold gold.jsonl --out runs/grpo
     """
     from ..app import training as t
+    from ..envs.registry import make
+    from ..trainers import GrpoSettings, Mixture, Optim
 
-    start = t.Start(model, lora, tool_style, precision, device)
-    optim = t.Adam(lr, schedule, warmup, micro_tokens)
-    t.grpo(
-        start,
-        env,
-        out,
-        gold,
-        faults,
-        o.levels(levels),
-        overwrite=overwrite,
-        optim=optim,
+    make(env)  # a wrong name is said before a model is loaded
+    optim = Optim(lr=lr, schedule=schedule, warmup=warmup, micro_tokens=micro_tokens)
+    settings = GrpoSettings(
+        mixture=Mixture.of(env, faults=t.mixture_plans(faults), levels=o.levels(levels)),
         steps=steps,
         groups=groups,
         group=group,
@@ -211,6 +194,9 @@ def grpo(
         temperature=temperature,
         max_turn_tokens=max_turn_tokens,
         parallel=parallel,
+        optim=optim,
         save_every=save_every,
         seed=seed,
     )
+    start = t.Start(model, lora, tool_style, precision, device)
+    t.train("grpo", settings, start, t.Given(gold=gold), out, overwrite=overwrite)

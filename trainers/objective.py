@@ -1,0 +1,85 @@
+"""What an objective is, and the registry of them: one file in `trainers/objectives/` each.
+
+    train(policy, Sft(SftSettings(steps=40), Data(episodes=gold)), "runs/sft")
+
+`train` calls `prepare` once, then for each step `sample` (what this step learns from: a piece of the data, or episodes
+that the policy plays now) and `losses` (one for each micro-batch). An objective keeps nothing between steps: what a
+step does follows from its number, the seed and the weights, so that a run which was killed resumes to the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from ..trajectories.curation import Pair
+from ..trajectories.registry import Registry
+from ..trajectories.trajectory import Trajectory
+from .settings import TrainSettings
+
+if TYPE_CHECKING:
+    from .losses import Loss
+    from .model import Policy
+    from .run import Run
+
+__all__ = ["OBJECTIVES", "Data", "Drawn", "Needs", "Objective"]
+
+B = TypeVar("B")
+
+Needs = Literal["episodes", "pairs", "mixture"]
+"""What an objective learns from: given episodes, given pairs, or episodes that it plays in its settings' mixture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run is given. An objective reads what it needs."""
+
+    episodes: Sequence[Trajectory] = ()
+    """To learn from as they are."""
+    pairs: Sequence[Pair] = ()
+    """Of a better and a worse episode."""
+    gold: Sequence[Trajectory] = ()
+    """Good episodes that are replayed a little next to another objective."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn(Generic[B]):
+    """What one step learns from."""
+
+    batch: B
+    """For the objective's own `losses`."""
+    logs: Mapping[str, float] = field(default_factory=dict)
+    """What there is to say of it, for the step's row of metrics."""
+
+
+class Objective(Protocol[B]):
+    """One way to learn from trajectories. Made as `Kind(settings, data)`."""
+
+    Settings: ClassVar[type[TrainSettings]]
+    """Dataclass of its settings: the command line makes its options of the fields."""
+    needs: ClassVar[Needs]
+    metric: ClassVar[str]
+    """Of the rows of metrics, the one that tells most in one number."""
+
+    settings: Any
+    """An instance of `Settings`."""
+
+    def prepare(self, policy: Policy) -> None:
+        """Before the first step, with the policy as it was given: data into tokens, references. Raises `DataError`
+        where there is nothing to learn from."""
+        ...
+
+    def sample(self, run: Run, step: int) -> Drawn[B]:
+        """What step `step` (from 0) learns from."""
+        ...
+
+    def losses(self, policy: Policy, batch: B) -> Iterable[Callable[[], Loss]]:
+        """The losses of the step's micro-batches; their values add up to that of the step."""
+        ...
+
+
+OBJECTIVES: Registry[type[Any]] = Registry(
+    "objective", package="sparring.trainers.objectives", group="sparring.objectives"
+)
+"""Objectives by name: `sft`, `dpo`, `grpo`, and yours by `@OBJECTIVES.register("name")`."""

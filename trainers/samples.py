@@ -1,0 +1,97 @@
+"""What trajectories teach, as `Sample`s; the order in which a run goes through them; and gold that is replayed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ..agents.chat import ChatFormat
+from ..trajectories.errors import DataError
+from ..trajectories.trajectory import Trajectory
+from .batch import Sample, TreeBatch, micro_batches
+from .losses import Loss, sft_loss
+from .model import Policy
+
+__all__ = ["Replay", "epoch_indices", "likelihood_losses", "samples_of"]
+
+
+def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context: int) -> list[Sample]:
+    """What each trajectory teaches: its sampled tokens, by the weight of their turn.
+
+    Raises `DataError` for a trajectory of more than `max_context` tokens, and where nothing has a weight.
+    """
+    samples = []
+    for trajectory in trajectories:
+        tokens, spans = chat.tokens(trajectory)
+        if len(tokens) > max_context:
+            raise DataError(
+                f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}: raise it, "
+                "or leave it out"
+            )
+        weights = [0.0] * len(tokens)
+        for turn, (start, end) in zip(trajectory.turns, spans, strict=True):
+            weights[start:end] = [turn.weight] * (end - start)
+        sample = Sample.of(tokens, weights=weights)
+        if sample.weight:
+            samples.append(sample)
+    if not samples:
+        raise DataError("nothing to learn from: no trajectory has a turn with weight above 0")
+    return samples
+
+
+def likelihood_losses(
+    policy: Policy, samples: Sequence[Sample], micro_tokens: int, *, weight: float = 1.0, prefix: str = ""
+) -> Iterable[Callable[[], Loss]]:
+    """One loss for each micro-batch; together the cross-entropy per token of all `samples`, times `weight`.
+
+    Args:
+        policy: Whose log-probabilities they are.
+        samples: All of the step.
+        micro_tokens: Distinct tokens of one forward pass.
+        weight: Of this loss among the others of the step.
+        prefix: Before the names in the logs: "replay_" where it goes along with another objective.
+    """
+    total = sum(s.weight for s in samples)
+
+    def compute(indices: list[int]) -> Loss:
+        batch = TreeBatch.build([samples[i] for i in indices], policy.device)
+        loss = sft_loss(policy.predict(batch).logps_M, batch.weights_M, denominator=total, weight=weight)
+        return Loss(loss.value, {prefix + name: value for name, value in loss.logs.items()}, loss.weight)
+
+    for indices in micro_batches(samples, micro_tokens):
+        yield lambda indices=indices: compute(indices)  # type: ignore[misc]  # mypy cannot type a default
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Gold episodes that are trained a little next to another objective, against forgetting."""
+
+    samples: tuple[Sample, ...]
+    each_step: int
+    weight: float
+    seed: int
+
+    @classmethod
+    def of(cls, policy: Policy, gold: Sequence[Trajectory], each_step: int, weight: float, seed: int) -> Replay:
+        """No samples where `gold` is empty or `each_step` is 0. Gold of any length is taken."""
+        samples = samples_of(policy.chat, gold, 1 << 20) if gold and each_step else []
+        return cls(tuple(samples), each_step, weight, seed + 1)
+
+    def losses(self, policy: Policy, step: int, micro_tokens: int) -> Iterable[Callable[[], Loss]]:
+        """Of this step's episodes; nothing where there are none."""
+        if self.samples:
+            chosen = [self.samples[i] for i in epoch_indices(len(self.samples), self.each_step, step, self.seed)]
+            yield from likelihood_losses(policy, chosen, micro_tokens, weight=self.weight, prefix="replay_")
+
+
+def epoch_indices(n: int, size: int, step: int, seed: int) -> list[int]:
+    """The indices of step `step`: every epoch a new order, each index once. Follows from its arguments alone."""
+    out: list[int] = []
+    at = step * size
+    while len(out) < size:
+        epoch, offset = divmod(at + len(out), n)
+        order = list(range(n))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        out += order[offset : offset + size - len(out)]
+    return out

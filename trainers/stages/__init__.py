@@ -1,0 +1,1 @@
+"""Kinds of stages of a recipe, one file each."""
