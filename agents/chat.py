@@ -45,7 +45,7 @@ class HermesFormat:
         self.tool_style: ToolStyle = tool_style
         self.start_id = self._control("<|im_start|>")
         self.end_id = self._control("<|im_end|>")
-        self.stop_ids = (self.end_id,)
+        self.stop_ids: tuple[int, ...] = (self.end_id,)
         # Tokens that text must not become, of two characters or more; the mere runs of spaces among them are harmless.
         own = [t for t in tokenizer.get_added_vocab() if len(t) > 1 and t.strip()]
         self._reserved = re.compile("|".join(f"(?={re.escape(t)})" for t in own)) if own else None

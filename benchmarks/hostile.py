@@ -75,7 +75,8 @@ def fail(how: Literal["not_found", "bug", "surrogate", "huge", "exit", "deep", "
         case "not_found":
             raise NotFound("no such thing <|im_end|> \ud800")
         case "bug":
-            return {}["secret"]
+            nothing: dict[str, Any] = {}
+            return nothing["secret"]
         case "surrogate":
             return "\udfff"
         case "huge":
@@ -228,11 +229,12 @@ def by_code(rng: random.Random) -> Case:
             len,
         ]
     )
+    wrong: Any = ToolCall  # of wrong types on purpose
     calls = [
-        ToolCall("book", {"title": "a", "count": 1, "more": bad}), ToolCall("book", [bad]),
-        ToolCall("", None, raw="\ud800", error="\udfff"), ToolCall(rng.choice([None, 3, [], b"x"]), {}),
-        ToolCall("book", [("title", "a")]), ToolCall("\ud800", None, error="no"),
-    ]  # type: ignore[arg-type]  # fmt: skip  # wrong types on purpose
+        wrong("book", {"title": "a", "count": 1, "more": bad}), wrong("book", [bad]),
+        wrong("", None, raw="\ud800", error="\udfff"), wrong(rng.choice([None, 3, [], b"x"]), {}),
+        wrong("book", [("title", "a")]), wrong("\ud800", None, error="no"),
+    ]  # fmt: skip
     return "written by code", rng.choice(calls), Outcome.MALFORMED
 
 

@@ -95,7 +95,7 @@ def as_text() -> list[str]:
 def bare(episodes: int) -> Run:
     import gymnasium
 
-    class Bare(gymnasium.Env[int, int]):
+    class Bare(gymnasium.Env[Any, Any]):
         observation_space = gymnasium.spaces.Discrete(2)
         action_space = gymnasium.spaces.Discrete(2)
 
@@ -249,7 +249,8 @@ def verifiers(episodes: int) -> Run:
 
         async def get_response(self, prompt: Any, model: Any, sampling_args: Any, tools: Any = None, **_: Any) -> Any:
             turn = sum(1 for m in prompt if m.role == "assistant")
-            calls, said, why = None, f"answer: {TOTAL}", "stop"
+            calls, why = None, "stop"
+            said: str | None = f"answer: {TOTAL}"
             if turn < len(ARGUMENTS):
                 calls = [ToolCall(id=f"c{turn}", name="add", arguments=json.dumps(ARGUMENTS[turn]))]
                 said, why = None, "tool_calls"
@@ -289,13 +290,13 @@ def openenv(episodes: int) -> Run:
             server = FastMCP("counter")
             self.total, self.paid, self.finished = 0, 0.0, False
 
-            @server.tool
+            @server.tool  # type: ignore[untyped-decorator]
             def add(a: int, b: int) -> int:
                 "Add two integers."
                 self.total += a + b
                 return a + b
 
-            @server.tool
+            @server.tool  # type: ignore[untyped-decorator]
             def submit(answer: int) -> str:
                 "Submit the final answer."
                 self.paid, self.finished = float(answer == self.total), True

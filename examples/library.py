@@ -4,8 +4,9 @@ Try it:  sparring check examples/library.py:Library
 """
 
 import random
+from collections.abc import Iterator
 
-from sparring import NotFound, Task, ToolEnv, register, tool
+from sparring import NotFound, Solution, Task, ToolEnv, register, tool
 
 TITLES = ("Dune", "Emma", "Ulysses", "Hamlet", "Faust", "Walden", "Beloved", "Dracula", "Carrie", "Ivanhoe")
 MEMBERS = ("Ada", "Ben", "Cora", "Dan", "Ella", "Finn", "Gus", "Hana", "Ivan", "June")
@@ -31,13 +32,13 @@ class Library(ToolEnv):
 
     system = "Use the tools, one call at a time, then answer Done."
 
-    def tasks(self, split, rng):  # endless here; a list would do
+    def tasks(self, split: str, rng: random.Random) -> Iterator[Task]:  # endless here; a list would do
         while True:
             title, member = rng.choice(SPLITS[split])
             data = {"title": title, "member": member}
             yield Task(f"Lend {title!r} to {member}.", data, seed=rng.randrange(10**6))
 
-    def setup(self, task, rng):  # the episode's whole state; deep-copied by snapshot()
+    def setup(self, task: Task, rng: random.Random) -> None:  # the episode's whole state; deep-copied by snapshot()
         ids = rng.sample(range(10, 100), len(TITLES))
         self.state = {"books": dict(zip(TITLES, ids, strict=True)), "lent": {}}
 
@@ -46,7 +47,7 @@ class Library(ToolEnv):
         """Find a book's id by its exact title."""
         if title not in self.state["books"]:  # a typed failure: the agent is told, and may recover
             raise NotFound(f"no book is called {title!r}")
-        return self.state["books"][title]
+        return int(self.state["books"][title])
 
     @tool(effect=True)  # changes the world: never re-dispatched by the framework
     def lend(self, book_id: int, member: str) -> str:
@@ -54,10 +55,11 @@ class Library(ToolEnv):
         self.state["lent"][book_id] = member
         return "lent"
 
-    def success(self, task):  # judged on the end state, by code that the agent cannot reach
-        return self.state["lent"] == {self.state["books"][task.data["title"]]: task.data["member"]}
+    def success(self, task: Task) -> bool:  # judged on the end state, by code that the agent cannot reach
+        book_id = self.state["books"][task.data["title"]]
+        return bool(self.state["lent"] == {book_id: task.data["member"]})
 
-    def solve(self, task):  # optional: an expert that can start from any state
+    def solve(self, task: Task) -> Solution:  # optional: an expert that can start from any state
         book = yield "find_book", {"title": task.data["title"]}
         yield "lend", {"book_id": book.value, "member": task.data["member"]}
 

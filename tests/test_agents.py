@@ -30,15 +30,18 @@ from sparring.trajectories import (
     Cause,
     ConfigError,
     DataError,
+    Fork,
     InfrastructureError,
     Message,
     Outcome,
     StopReason,
     Task,
+    Tokens,
     ToolCall,
     ToolSpec,
     Trajectory,
     TrajectoryGroup,
+    Turn,
     UnknownName,
 )
 from sparring.trajectories.curation import correction_pairs
@@ -86,7 +89,8 @@ ARGUMENTS = st.dictionaries(st.text(max_size=8), JSON, max_size=4)
 
 @pytest.fixture(scope="module", params=["tiny_qwen3", "tiny_llama"])
 def family(request: pytest.FixtureRequest) -> Path:
-    return request.getfixturevalue(request.param)
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +259,7 @@ def test_untrusted_text_adds_no_token_of_its_own(chat: HermesFormat, data: st.Da
         spec = ToolSpec("f", said, {"type": "object", "properties": {said: {"enum": [said]}}, "required": []})
         out: list[int] = []
         for style in ("schema", "signature"):
-            form = HermesFormat(chat.tokenizer, tool_style=style)  # type: ignore[arg-type]
+            form = HermesFormat(chat.tokenizer, tool_style=style)
             out += form.start([Message("system", said), Message("user", said)], [spec])
             out += form.answer(Action("", (ToolCall("f", {"x": said, said: 1}),)))
             out += form.answer(Action("", (ToolCall("f", None, raw=said),)))
@@ -336,13 +340,25 @@ def assert_exact(plain: Any, trajectory: Trajectory) -> None:
     expected = recomputed(plain, tokens.ids)
     for sampled, got, wanted in zip(tokens.sampled, tokens.logprobs, expected, strict=True):
         assert got == (pytest.approx(wanted, abs=TOLERANCE) if sampled else 0.0)
-    where = [t for turn in trajectory.turns for t in range(*turn.span)]
+    where = [t for turn in trajectory.turns for t in range(*span_of(turn))]
     assert where == [t for t, s in enumerate(tokens.sampled) if s]
 
 
 def babbling(engine: TransformersEngine, folder: Path, env: str, **options: Any) -> LLMAgent:
     options = {"max_turn_tokens": 12, "parallel": engine.parallel} | options
     return LLMAgent(engine, Babble(load_tokenizer(folder), env), **options)
+
+
+def tokens_of(trajectory: Trajectory) -> Tokens:
+    """Of an episode that a model sampled."""
+    assert trajectory.tokens is not None
+    return trajectory.tokens
+
+
+def span_of(turn: Turn) -> tuple[int, int]:
+    """Of a turn that a model sampled."""
+    assert turn.span is not None
+    return turn.span
 
 
 def episodes_of(env: str, n: int, faults: str = "", seed: int = 0) -> list[EpisodeSpec]:
@@ -361,13 +377,13 @@ def test_rollouts_are_token_exact(engine: TransformersEngine, loud: Path, plain:
         assert len(played) == n
         for trajectory in played:
             assert_exact(plain, trajectory)
-            last = [trajectory.tokens.ids[turn.span[1] - 1] for turn in trajectory.turns]
+            last = [tokens_of(trajectory).ids[span_of(turn)[1] - 1] for turn in trajectory.turns]
             turns += len(last)
             cut += sum(id not in agent.chat.stop_ids for id in last)
     assert turns > 40
     assert cut > 10
     # The check can fail: another first token moves the last log-probabilities by far more than the tolerance.
-    ids = list(played[0].tokens.ids)
+    ids = list(tokens_of(played[0]).ids)
     moved = recomputed(plain, [ids[0] + 5, *ids[1:]])
     assert max(abs(a - b) for a, b in zip(moved[-10:], recomputed(plain, ids)[-10:], strict=True)) > 100 * TOLERANCE
 
@@ -389,7 +405,7 @@ def test_ids_decode_to_the_messages(engine: TransformersEngine, loud: Path) -> N
     assert [r.outcome for r in t.results()].count(Outcome.MALFORMED) == 2
     assert t.tokens is not None
     assert t.stop is StopReason.FINISHED
-    found = blocks(chat, t.tokens.ids)
+    found = blocks(chat, tokens_of(t).ids)
     messages = t.messages()
     assert [role for role, *_ in found] == [m.role for m in messages]
     for (role, content, body), message in zip(found, messages, strict=True):
@@ -412,7 +428,7 @@ async def _all(engine: TransformersEngine, asked: list[tuple[str, list[int], int
 
 
 def made_up(n: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 250, n).tolist()
+    return [int(i) for i in np.random.default_rng(seed).integers(3, 250, n)]
 
 
 def test_nothing_is_computed_twice(engine: TransformersEngine) -> None:
@@ -446,16 +462,16 @@ def test_a_rollout_prefills_about_its_distinct_tokens(engine: TransformersEngine
     seen: set[tuple[int, ...]] = set()
     observed = 0
     for t in played:
-        first = t.turns[0].span[0]
-        seen.update(t.tokens.ids[:n] for n in range(1, first + 1))
-        observed += sum(not s for s in t.tokens.sampled[first:])
+        first = span_of(t.turns[0])[0]
+        seen.update(tokens_of(t).ids[:n] for n in range(1, first + 1))
+        observed += sum(not s for s in tokens_of(t).sampled[first:])
     turns = sum(len(t.turns) for t in played)
     last_sampled = turns - len(played)  # computed with the observation that follows
     assert engine.stats.prefilled >= len(seen) + observed
     assert engine.stats.prefilled <= 1.2 * (len(seen) + observed + last_sampled)
     prompts = engine.stats.prefilled - observed - last_sampled
-    assert prompts < 0.3 * sum(t.turns[0].span[0] for t in played)  # the system prompt once, not nine times
-    assert engine.stats.sampled == sum(sum(t.tokens.sampled) for t in played)
+    assert prompts < 0.3 * sum(span_of(t.turns[0])[0] for t in played)  # the system prompt once, not nine times
+    assert engine.stats.sampled == sum(sum(tokens_of(t).sampled) for t in played)
 
 
 def test_sampling_does_not_depend_on_the_rest_of_the_batch(loud: Path) -> None:
@@ -464,8 +480,8 @@ def test_sampling_does_not_depend_on_the_rest_of_the_batch(loud: Path) -> None:
     together = rollout(env, babbling(TransformersEngine(load_model(loud), parallel=4), loud, env), episodes)
     for i in (0, 5):
         (alone,) = rollout(env, babbling(TransformersEngine(load_model(loud), parallel=1), loud, env), [episodes[i]])
-        assert alone.tokens.ids == together[i].tokens.ids
-        assert alone.tokens.logprobs == pytest.approx(together[i].tokens.logprobs, abs=TOLERANCE)
+        assert tokens_of(alone).ids == tokens_of(together[i]).ids
+        assert tokens_of(alone).logprobs == pytest.approx(tokens_of(together[i]).logprobs, abs=TOLERANCE)
         assert alone.messages() == together[i].messages()
 
 
@@ -480,7 +496,7 @@ def test_the_same_rollout_twice_is_the_same_to_the_last_bit(loud: Path) -> None:
     assert first == again == anew
     harder = Condition("one fault", env, "count=1", n=5, seed=8)
     other = evaluate(babbling(engine, loud, env), [harder])[harder.name]
-    assert {t.tokens.ids for t in other}.isdisjoint(t.tokens.ids for t in first)
+    assert {tokens_of(t).ids for t in other}.isdisjoint(tokens_of(t).ids for t in first)
 
 
 def test_greedy_equals_hugging_face(engine: TransformersEngine, plain: Any) -> None:
@@ -577,11 +593,13 @@ def test_an_episode_that_outgrows_its_context_ends_with_token_limit(loud: Path, 
     engine = TransformersEngine(load_model(loud), parallel=2)
     whole = rollout(env, babbling(engine, loud, env), episodes_of(env, 4))
     longest = max(whole, key=lambda t: len(t.turns))
-    room = longest.turns[2].span[0] + 12 - 1  # one token too few for the third turn
+    room = span_of(longest.turns[2])[0] + 12 - 1  # one token too few for the third turn
     episode = EpisodeSpec(longest.task, seed=longest.seed)
     (short,) = rollout(env, babbling(engine, loud, env, max_context=room), [episode])
     assert (short.stop, len(short.turns), short.success) == (StopReason.TOKEN_LIMIT, 2, False)
-    assert short.tokens.ids == longest.tokens.ids[: longest.turns[1].span[1]]  # no observation that nobody answered
+    assert (
+        tokens_of(short).ids == tokens_of(longest).ids[: span_of(longest.turns[1])[1]]
+    )  # no observation that nobody answered
     assert_exact(plain, short)
 
 
@@ -594,11 +612,11 @@ def test_a_turn_that_was_cut_goes_on_behind_an_inserted_end(engine: Transformers
     for t in played:
         assert_exact(plain, t)
         for turn in t.turns[:-1]:
-            start, end = turn.span
-            if t.tokens.ids[end - 1] != END:
+            start, end = span_of(turn)
+            if tokens_of(t).ids[end - 1] != END:
                 cuts += 1
                 assert end - start == 6
-                assert (t.tokens.ids[end], t.tokens.sampled[end]) == (END, 0)
+                assert (tokens_of(t).ids[end], tokens_of(t).sampled[end]) == (END, 0)
     assert cuts > 5
 
 
@@ -611,7 +629,7 @@ def test_a_last_message_that_was_cut_is_not_finished(engine: TransformersEngine,
     chat = Uncallable(load_tokenizer(loud), tool_style="signature")
     (cut,) = rollout("echo", LLMAgent(engine, chat, max_turn_tokens=3), episodes_of("echo", 1))
     assert (cut.stop, cut.success) == (StopReason.TOKEN_LIMIT, False)
-    chat.stop_ids = tuple(range(chat.tokenizer.vocab_size + 20))
+    chat.stop_ids = (*range(chat.tokenizer.vocab_size + 20),)
     (whole,) = rollout("echo", LLMAgent(engine, chat, max_turn_tokens=3), episodes_of("echo", 1))
     assert whole.stop is StopReason.FINISHED
 
@@ -700,6 +718,7 @@ def test_an_episode_is_cut_at_the_optimum_plus_slack(qwen: HermesFormat, slack: 
         env = make("orders")
         env.start(t.task, FaultPlan.parse(t.faults))
         assert t.expert_turns == expert_turns(env)
+        assert t.expert_turns is not None
         assert len(t.turns) == t.expert_turns + slack
         assert (t.stop, t.success, t.reward, t.judged) == (StopReason.TURN_LIMIT, False, 0.0, True)
 
@@ -717,7 +736,7 @@ def test_an_engine_that_fails_is_no_failure_of_the_policy(qwen: HermesFormat) ->
     assert failed.reward_parts == {}
     assert failed.error == "the server is gone"
     assert len(failed.turns) == 1  # what was played is kept
-    assert sum(failed.tokens.sampled) == len(qwen.answer(Action.call("wait")))
+    assert sum(tokens_of(failed).sampled) == len(qwen.answer(Action.call("wait")))
     assert not failed.judged
     (group,) = TrajectoryGroup.by_task(played)
     assert group.trajectories == (played[0], played[2])
@@ -874,7 +893,7 @@ def test_the_first_mistake_is_found_and_mended(steps: tuple[Any, ...], turn: int
     ((original, corrected),) = corrections([failed])
     assert original is failed
     assert corrected.success
-    assert (corrected.forked_from.parent, corrected.forked_from.turn) == (failed.id, turn)
+    assert corrected.forked_from == Fork(failed.id, turn)
     assert corrected.turns[:turn] == failed.turns[:turn]
     assert corrected.turns[turn].action != failed.turns[turn].action
     assert (corrected.task, corrected.faults, corrected.prompt) == (failed.task, failed.faults, failed.prompt)
@@ -906,8 +925,8 @@ def test_corrections_meet_the_same_faults() -> None:
         assert corrected.faults == original.faults
         assert corrected.faults_hit[: len(original.faults_hit)] == original.faults_hit
         assert corrected.success
-        turn = corrected.forked_from.turn
-        assert turn == len(original.turns) - 1
+        turn = len(original.turns) - 1
+        assert corrected.forked_from == Fork(original.id, turn)
         assert corrected.turns[turn].action.tool_calls
 
 
@@ -952,11 +971,11 @@ def test_a_correction_keeps_the_ids_of_the_episode_that_it_forked_from(qwen: Her
 
     ((_, corrected),) = corrections([Trajectory.from_json(parent.to_json())])
     assert corrected.tokens is None
-    assert corrected.forked_from.turn == 1
+    assert corrected.forked_from == Fork(parent.id, 1)
     tokens, spans = qwen.tokens(corrected, parent)
-    start = parent.turns[1].span[0]
-    assert tokens.ids[:start] == parent.tokens.ids[:start]
-    assert tokens.sampled[:start] == parent.tokens.sampled[:start]
+    start = span_of(parent.turns[1])[0]
+    assert tokens.ids[:start] == tokens_of(parent).ids[:start]
+    assert tokens.sampled[:start] == tokens_of(parent).sampled[:start]
     assert spans[0] == parent.turns[0].span
     own: list[int] = []
     for i, turn in enumerate(corrected.turns[1:], 1):
@@ -986,8 +1005,9 @@ def test_a_model_goes_on_from_a_fork_with_the_ids_that_were_sampled(
     ]
     for episode, forked in zip(forks, rollout("orders", agent, forks), strict=True):
         parent, at = episode.parent, episode.fork
-        start = parent.turns[at].span[0]
-        assert forked.tokens.ids[:start] == parent.tokens.ids[:start]
+        assert parent is not None
+        start = span_of(parent.turns[at])[0]
+        assert tokens_of(forked).ids[:start] == tokens_of(parent).ids[:start]
         assert forked.turns[:at] == parent.turns[:at]
         assert len(forked.turns) > at
         assert_exact(plain, forked)
@@ -1008,9 +1028,9 @@ def test_a_model_of_another_format_goes_on_from_what_it_can_read(qwen: HermesFor
         *other.answer(plan.turns[0].action),
         *other.continuation(parent.turns[0].observation),
     ]
-    assert list(forked.tokens.ids) == [*given, *other.answer(Action("Done."))]
-    assert forked.tokens.sampled == (0,) * len(given) + (1,) * len(other.answer(Action("Done.")))
-    assert forked.turns[1].span == (len(given), len(forked.tokens))
+    assert list(tokens_of(forked).ids) == [*given, *other.answer(Action("Done."))]
+    assert tokens_of(forked).sampled == (0,) * len(given) + (1,) * len(other.answer(Action("Done.")))
+    assert forked.turns[1].span == (len(given), len(tokens_of(forked)))
 
     payment = parent.turns[0].results[0].value["payment_id"]
     right = [other.answer(Action.call("refund", payment_id=payment)), other.answer(Action("Done."))]

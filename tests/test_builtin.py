@@ -34,8 +34,13 @@ from sparring.trajectories import Cause, ConfigError, Outcome, SparringError, To
 class World:
     """No environment: nothing to rename."""
 
+    hooks: frozenset[str] = frozenset()
+
     def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
         return False
+
+    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
+        return None
 
 
 def call(tools: Tool | Sequence[Tool], name: str, /, **arguments: Any) -> ToolResult:
@@ -524,7 +529,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_DELETE = do_GET
 
     def respond(self, path: str) -> None:
-        port = self.server.server_address[1]
+        assert isinstance(self.server, http.server.HTTPServer)
+        port = self.server.server_port
         if path.startswith("/status/"):
             _, _, status, *rest = path.split("/")
             self.answer(int(status), b"sorry", **({"Retry_After": rest[0].replace("_", " ")} if rest else {}))

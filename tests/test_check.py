@@ -20,7 +20,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from sparring.envs import Finding, Task, ToolEnv, check_env, make
 from sparring.envs.echo import Echo
-from sparring.envs.spaces import sample_json
+from sparring.envs.spaces import ActionSpace, sample_json
 from sparring.tools import NotFound, tool
 from sparring.trajectories import Action, Message, Observation
 
@@ -79,7 +79,7 @@ class Offers(Good):
     def __init__(self) -> None:
         super().__init__()
         self.toolbox.tools["close_"] = self.toolbox.tools["doors"]
-        self.action_space = type(self.action_space)(self.toolbox.specs)
+        self.action_space = ActionSpace(self.toolbox.specs)
 
 
 class Hides(Good):

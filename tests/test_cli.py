@@ -173,7 +173,7 @@ def test_defaults_are_those_of_the_settings(here: Path, monkeypatch: pytest.Monk
     run("train dpo --data x --out y")
     run("train grpo echo --out y")
     mixture = Mixture("echo", training.mixture_plans(made["grpo faults"]))
-    settings = {"sft": SftSettings(), "dpo": DpoSettings(), "grpo": GrpoSettings(Mixture("echo"))}
+    settings: dict[str, Any] = {"sft": SftSettings(), "dpo": DpoSettings(), "grpo": GrpoSettings(Mixture("echo"))}
     assert mixture == Mixture("echo")
     for name, expected in settings.items():
         options = {k: v for k, v in made[name].items() if k != "overwrite"}
@@ -209,7 +209,7 @@ def test_from_rollout_to_a_measured_model(here: Path, tiny_qwen3: Path) -> None:
     trained = run("train sft --data gold.jsonl --model tiny-qwen3 --steps 3 --batch 4 --out runs/sft")
     assert trained.stdout == "model: runs/sft/model\n"
     assert "kept 4 of 4 trajectories" in trained.stderr
-    assert json.loads((here / "runs/sft/model/sparring.json").read_text()) == {"tools": "signature"}
+    assert json.loads((here / "runs/sft/model/sparring.json").read_text()) == {"tool_style": "signature"}
     table = run("evaluate echo --model runs/sft/model --max-turn-tokens 8 --out eval").stdout
     assert re.search(r"runs/sft +0% \[0, 49\]", table)
     assert re.search(r"do-nothing +0% \[0, 49\]", table)

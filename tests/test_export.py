@@ -33,8 +33,8 @@ from sparring import (
     UnknownName,
 )
 from sparring.cli.export import attach
-from sparring.trajectories import export, imports
 from sparring.trajectories.curation import Pair
+from sparring.trajectories.interchange import export, imports
 from sparring.trajectories.messages import Role, ToolSpec
 
 TOOLS = (

@@ -271,7 +271,7 @@ def test_a_timeout_waits_for_a_call_that_works() -> None:
         for _ in range(3):
             result = env.act(Action.call("cancel_order", order_id="o0")).turn.results[0]
             assert (result.outcome, result.cause, result.fault) == (Outcome.NOT_FOUND, Cause.TOOL, None)
-        assert env.faults_hit == ()
+        assert not env.faults_hit
         play(env)
         assert env.faults_hit == ("timeout_landed",)
         assert env.judge()[0]

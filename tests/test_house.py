@@ -170,7 +170,7 @@ def test_the_walk_sees_what_it_should() -> None:
     everywhere = [n for n, _ in imports(tree, ("sparring", "envs"))]
     assert set(everywhere) == {
         "torch",
-        "sparring.tools.definition",
+        "sparring.tools.tool",
         "sparring.envs.env",
         "transformers",
         "peft",
@@ -178,7 +178,7 @@ def test_the_walk_sees_what_it_should() -> None:
         "vllm",
     }
     early = [n for n, _ in imports(at_import_time(tree), ("sparring", "envs"))]
-    assert set(early) == {"torch", "sparring.tools.definition", "sparring.envs.env", "scipy"}
+    assert set(early) == {"torch", "sparring.tools.tool", "sparring.envs.env", "scipy"}
 
 
 def test_environments_load_no_model_library(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_public_names_are_there(public: str) -> None:
 
 def test_a_name_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="module 'sparring' has no attribute 'Toolenv'"):
-        sparring.Toolenv  # type: ignore[attr-defined]  # noqa: B018  # the lookup is the test
+        sparring.Toolenv  # noqa: B018  # the lookup is the test
 
 
 def test_each_module_says_what_it_is_and_what_it_offers() -> None:
@@ -286,8 +286,8 @@ def test_links_point_home() -> None:
 def copy_of_the_repository(target: Path, *, links: bool = True) -> Path:
     """What git would give: no virtual environment, no runs, no caches."""
     target.mkdir()
-    for entry in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / entry, target / entry)
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, target / file)
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
     package = target / "src" / "sparring"

@@ -52,7 +52,7 @@ def hash_of(env: ToolEnv) -> str:
     digest = hashlib.sha256()
     for split in ("train", "validation", "test"):
         for seed in (0, 1, 7):
-            for t in task_set(env, split, 150, seed=seed):  # type: ignore[arg-type]  # a literal
+            for t in task_set(env, split, 150, seed=seed):
                 digest.update(orjson.dumps([t.id, t.instruction, t.data, t.seed, t.kind, t.level, env.start(t)]))
     return digest.hexdigest()
 

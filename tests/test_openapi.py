@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -141,14 +142,19 @@ SHOP: dict[str, Any] = {
         },
     },
 }
-AUTH = {"token": SecretStr(CANARY), "key": CANARY, "password": f"ada:{CANARY}"}
+AUTH: dict[str, str | SecretStr] = {"token": SecretStr(CANARY), "key": CANARY, "password": f"ada:{CANARY}"}
 
 
 class World:
     """No environment: nothing to rename."""
 
+    hooks: frozenset[str] = frozenset()
+
     def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
         return False
+
+    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
+        return None
 
 
 class Service(ThreadingHTTPServer):
@@ -164,6 +170,17 @@ class Service(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+
+def send(reply: tuple[Any, ...], handler: Handler, asked: dict[str, Any]) -> None:
+    handler.reply(*reply)
+
+
+def send_back(
+    status: int, kind: str, body: Callable[[dict[str, Any]], bytes], handler: Handler, asked: dict[str, Any]
+) -> None:
+    """A body made from what was asked."""
+    handler.reply(status, body(asked), kind)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -462,7 +479,7 @@ def test_answers(service: Service) -> None:
             ((204, None), {"status": 204}),
             ((200, b"\0\1\2", "image/png"), "[image/png, 3 bytes]"),
         ):
-            service.answer = lambda handler, asked, reply=reply: handler.reply(*reply)
+            service.answer = partial(send, reply)
             assert get.fn(id="x") == value
         service.answer = lambda handler, asked: handler.reply(200, b"{broken")
         with pytest.raises(ToolError, match="no valid JSON"):
@@ -564,7 +581,7 @@ def test_credentials_are_nowhere(service: Service, caplog: pytest.LogCaptureFixt
         box = Toolbox(tools, World())
         for status in (200, 400, 401, 500, 429):
             for kind, body in bodies:
-                service.answer = lambda handler, asked, s=status, k=kind, b=body: handler.reply(s, b(asked), k)
+                service.answer = partial(send_back, status, kind, body)
                 for call in (
                     ToolCall("getItem", {"id": "x"}),
                     ToolCall("search", {"q": "x"}),

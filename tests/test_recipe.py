@@ -381,7 +381,7 @@ def test_a_folder_of_another_recipe_is_not_replaced(whole: Whole, library: str) 
     before = record(whole.folder)
     for other in ({"seed": 5}, {"model": "tiny-llama"}):
         with pytest.raises(ConfigError, match=r"holds the recipe with (seed 0, not 5|model 'tiny-qwen3', not 'tiny-l)"):
-            run_recipe(library, "smoke", folder=whole.folder, watcher=Log(), **other)  # type: ignore[arg-type]
+            run_recipe(library, "smoke", folder=whole.folder, watcher=Log(), **other)
     assert record(whole.folder) == before
 
 

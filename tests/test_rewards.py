@@ -63,7 +63,7 @@ class Counter(ToolEnv):
         self.state = {"n": 0}
 
     @tool
-    def look(self) -> int:
+    def look(self) -> int:  # type: ignore[override]  # a tool with the name of a hook
         """Read the count."""
         return int(self.state["n"])
 
@@ -274,7 +274,7 @@ class Talk(ToolEnv):
         self.state["ticks"] += 1
 
     @tool
-    def look(self) -> int:
+    def look(self) -> int:  # type: ignore[override]  # a tool with the name of a hook
         """Read the clock."""
         return int(self.state["ticks"])
 

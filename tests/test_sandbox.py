@@ -84,7 +84,7 @@ def settled(count: int) -> None:
 
 
 def test_value_output_and_files(sandbox: Sandbox) -> None:
-    files = {"numbers.txt": "1\n2\n3\n", "deep/er.txt": b"x"}
+    files: dict[str, str | bytes] = {"numbers.txt": "1\n2\n3\n", "deep/er.txt": b"x"}
     result = sandbox.run("print('héllo')\nsum(int(n) for n in open('numbers.txt').read().split())", files=files)
     assert (result.outcome, result.stdout, result.value, result.error) == (RunOutcome.OK, "héllo\n", 6, "")
     assert sandbox.run("open('deep/er.txt').read()", files=files).value == "x"

@@ -364,7 +364,7 @@ def test_what_a_newer_version_wrote_is_refused(store: Store) -> None:
     store.append(replace(episode(1), schema_version=99))
     for read in (lambda: list(store), lambda: store.query("select 1"), store.seal):
         with pytest.raises(DataError, match="upgrade sparring"):
-            read()  # type: ignore[no-untyped-call]
+            read()
     manifest = json.loads((store.path / "manifest.json").read_text())
     (store.path / "manifest.json").write_text(json.dumps({**manifest, "format": 2}))
     with pytest.raises(DataError, match="format 2"):
@@ -713,10 +713,11 @@ def test_four_writers_killed_at_random(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_store(store: Store) -> None:
-    threads = [
-        threading.Thread(target=lambda k=k: [store.append(episode(100 * k + i, n_tokens=5)) for i in range(30)])
-        for k in range(4)
-    ]
+    def write(k: int) -> None:
+        for i in range(30):
+            store.append(episode(100 * k + i, n_tokens=5))
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

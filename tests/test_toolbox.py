@@ -220,7 +220,8 @@ def test_what_a_killable_tool_returns_and_raises_is_as_it_would_be_here() -> Non
             raise ToolTimeout("slow", took_effect=None)
         if how == "exit":
             sys.exit(3)
-        return {}[how]
+        nothing: dict[str, Any] = {}
+        return nothing[how]
 
     here, there = toolbox(work), toolbox(work, deadline=20.0)
     for how in ("value", "text", "missing", "took_effect", "exit", "bug"):
@@ -543,7 +544,7 @@ def test_injected_parameters() -> None:
     assert run(box, "query", text="a").value == [1, 7]
     assert run(box, "query", text="a", db={"a": 2}).outcome is Outcome.INVALID_ARGUMENTS
     for validation in ("binding", "off"):
-        loose = Toolbox([made], World(), inject={"db": {"a": 1}, "time": 7}, validation=validation)  # type: ignore[arg-type]  # a str
+        loose = Toolbox([made], World(), inject={"db": {"a": 1}, "time": 7}, validation=validation)
         result = run(loose, "query", text="a", clock="mine")
         assert result.outcome is Outcome.INVALID_ARGUMENTS if validation == "binding" else result.value == [1, 7]
     with pytest.raises(EnvError, match="needs 'db'"):

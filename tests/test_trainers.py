@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from sparring.agents import EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted
+from sparring.agents.engines.transformers import TransformersEngine
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
 from sparring.trainers import (
@@ -103,6 +104,23 @@ def logps_of(plain: Any, ids: Sequence[int]) -> Tensor:
     return torch.cat([chosen.new_zeros(1), chosen])
 
 
+def tokens_of(trajectory: Trajectory) -> Tokens:
+    """Of an episode that a model sampled."""
+    assert trajectory.tokens is not None
+    return trajectory.tokens
+
+
+def backward(value: Tensor | int) -> None:
+    """`Tensor.backward`, which has no types."""
+    assert isinstance(value, Tensor)
+    value.backward()  # type: ignore[no-untyped-call]
+
+
+def gradient(of: Tensor) -> Tensor:
+    assert of.grad is not None
+    return of.grad
+
+
 def gradients(model: Any) -> dict[str, Tensor]:
     out = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
@@ -155,12 +173,12 @@ def test_the_tree_equals_one_forward_a_sequence(loud: Path, samples: list[Sample
         return
     # Any loss is a weight on (position, trajectory); here random ones of either sign.
     factor = torch.randn(len(samples), generator=torch.Generator().manual_seed(seed))
-    (seen.logps_M * batch.weights_M * factor[batch.owner_M]).sum().backward()
+    backward((seen.logps_M * batch.weights_M * factor[batch.owner_M]).sum())
     reference = sum(
         (logps * torch.tensor([0.0, *s.weights[1:]])).sum() * factor[i]
         for i, (s, logps) in enumerate(zip(samples, expected, strict=True))
     )
-    reference.backward()
+    backward(reference)
     assert_same_gradients(gradients(policy.model), gradients(plain))
 
 
@@ -208,7 +226,7 @@ def test_splitting_a_step_leaves_its_gradient(loud: Path) -> None:
         values = []
         for compute in likelihood_losses(policy, samples, limit):
             loss = compute()
-            loss.value.backward()
+            backward(loss.value)
             values.append(float(loss.value.detach()))
         return len(values), sum(values), gradients(policy.model)
 
@@ -237,20 +255,20 @@ def test_token_logprobs_equal_log_softmax() -> None:
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     logps, entropy = TokenLogProbs.apply(h, w, targets)  # type: ignore[no-untyped-call]
     assert not entropy.requires_grad
-    (logps * direction).sum().backward()
+    backward((logps * direction).sum())
 
     h64, w64 = hidden.double().requires_grad_(), weight.double().requires_grad_()
     all_logps = torch.log_softmax(h64 @ w64.T, -1)
     expected = all_logps.gather(1, targets[:, None])[:, 0]
-    (expected * direction.double()).sum().backward()
+    backward((expected * direction.double()).sum())
     torch.testing.assert_close(logps.double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy.double(), -(all_logps.exp() * all_logps).sum(-1), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(h.grad.double(), h64.grad, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(w.grad.double(), w64.grad, rtol=1e-4, atol=1e-5)
-    assert h.grad[5:40].abs().max() == 0  # a weight of 0 is no gradient at all
+    torch.testing.assert_close(gradient(h).double(), gradient(h64), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient(w).double(), gradient(w64), rtol=1e-4, atol=1e-5)
+    assert gradient(h)[5:40].abs().max() == 0  # a weight of 0 is no gradient at all
 
     frozen = hidden.clone().requires_grad_()
-    TokenLogProbs.apply(frozen, weight, targets)[0].sum().backward()  # type: ignore[no-untyped-call]
+    backward(TokenLogProbs.apply(frozen, weight, targets)[0].sum())  # type: ignore[no-untyped-call]
     assert frozen.grad is not None
     wide = hidden.bfloat16().requires_grad_()
     half, _ = TokenLogProbs.apply(wide, weight, targets)  # type: ignore[no-untyped-call]
@@ -264,11 +282,11 @@ def test_bf16_trains_float32_weights(tiny_llama: Path) -> None:
     seen = policy.predict(batch)
     exact = policy_of(tiny_llama).predict(batch)
     torch.testing.assert_close(seen.logps_M, exact.logps_M, rtol=0.02, atol=0.1)
-    seen.logps_M.sum().backward()
+    backward(seen.logps_M.sum())
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
-    assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
+    assert all(torch.isfinite(gradient(p)).all() for p in policy.parameters())
     with pytest.raises(ConfigError, match="fp32 or bf16"):
-        Policy.load(tiny_llama, precision="fp16")
+        Policy.load(tiny_llama, precision="fp16")  # type: ignore[arg-type]  # wrong on purpose
 
 
 # --- what is learnt ----------------------------------------------------------------------------------------------
@@ -322,7 +340,7 @@ def test_what_was_not_sampled_is_not_learnt(loud: Path) -> None:
     def learn(ids: tuple[int, ...], mask: tuple[float, ...]) -> tuple[float, dict[str, Tensor]]:
         (compute,) = likelihood_losses(policy, [Sample(ids, mask)], 4096)
         loss = compute()
-        loss.value.backward()
+        backward(loss.value)
         return float(loss.value.detach()), gradients(policy.model)
 
     value, grads = learn(ids, mask)
@@ -335,7 +353,7 @@ def test_what_was_not_sampled_is_not_learnt(loud: Path) -> None:
     logits = plain(torch.tensor([ids])).logits[0]
     logits.retain_grad()
     picked = torch.log_softmax(logits[:-1], -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    (-(picked * torch.tensor(mask[1:])).sum() / sum(mask)).backward()
+    backward(-(picked * torch.tensor(mask[1:])).sum() / sum(mask))
     assert [t + 1 for t in range(29) if logits.grad[t].abs().max() > 0] == [t for t in range(30) if mask[t]]
     assert_same_gradients(grads, gradients(plain))  # with a mask made otherwise
 
@@ -669,7 +687,7 @@ def test_gradients_are_clipped_as_a_whole(tiny_llama: Path, tmp_path: Path) -> N
     seen: list[float] = []
 
     def note(*args: Any, **kwargs: Any) -> None:
-        seen.append(math.sqrt(sum(float((p.grad**2).sum()) for p in policy.parameters())))
+        seen.append(math.sqrt(sum(float((gradient(p) ** 2).sum()) for p in policy.parameters())))
 
     run._optimizer.register_step_pre_hook(note)
     row = run.update(likelihood_losses(policy, [Sample(tuple(range(3, 20)), (1.0,) * 17)], 4096))
@@ -708,8 +726,10 @@ def test_lora_trains_adapters_and_acts_as_the_merged_model(
     bare = plain_of(model)
     bare.load_state_dict(merged)
     torch.testing.assert_close(logps_of(bare, ids)[1:].detach(), now, rtol=1e-4, atol=1e-4)
-    engine = policy.agent(parallel=2).engine.model.state_dict()
-    assert all(torch.equal(engine[name], merged[name]) for name in merged)
+    engine = policy.agent(parallel=2).engine
+    assert isinstance(engine, TransformersEngine)
+    held = engine.model.state_dict()
+    assert all(torch.equal(held[name], merged[name]) for name in merged)
     torch.testing.assert_close(logps_of(plain_of(tmp_path / "model"), ids)[1:].detach(), now, rtol=1e-4, atol=1e-4)
     assert (tmp_path / "model" / "adapter" / "adapter_model.safetensors").exists()
     assert capfd.readouterr().err == ""
@@ -850,7 +870,7 @@ def losses_of(
 
 def total_logp(plain: Any, t: Trajectory) -> float:
     assert t.tokens is not None
-    return float((logps_of(plain, t.tokens.ids).detach() * torch.tensor(t.tokens.sampled)).sum())
+    return float((logps_of(plain, tokens_of(t).ids).detach() * torch.tensor(tokens_of(t).sampled)).sum())
 
 
 def test_groups_share_task_and_faults(warm: tuple[Path, Any]) -> None:
@@ -889,9 +909,9 @@ def test_one_grpo_loss_by_hand(warm: tuple[Path, Any], aggregation: Any) -> None
         for i, t in enumerate(group.trajectories):
             off = [
                 lp + s * ((i + k) % 5 - 3) / 2
-                for k, (lp, s) in enumerate(zip(t.tokens.logprobs, t.tokens.sampled, strict=True))
+                for k, (lp, s) in enumerate(zip(tokens_of(t).logprobs, tokens_of(t).sampled, strict=True))
             ]
-            members.append(replace(t, tokens=replace(t.tokens, logprobs=tuple(off)), reward=float((i + g) % 3)))
+            members.append(replace(t, tokens=replace(tokens_of(t), logprobs=tuple(off)), reward=float((i + g) % 3)))
         moved.append(TrajectoryGroup(tuple(members)))
     made = replace(GRPO, aggregation=aggregation, kl=0.3, replay_weight=0.5, estimator="grpo")
     replay = samples_of(policy.chat, echo_gold(), 4096)
@@ -902,9 +922,11 @@ def test_one_grpo_loss_by_hand(warm: tuple[Path, Any], aggregation: Any) -> None
         mean = sum(rewards) / 4
         std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / 3)
         for t in group.trajectories:
-            at = [k for k, s in enumerate(t.tokens.sampled) if s]
-            now, ref = logps_of(plain, t.tokens.ids).tolist(), logps_of(start, t.tokens.ids).tolist()
-            terms = [-min(math.exp(now[k] - t.tokens.logprobs[k]), 2.0) * (t.reward - mean) / (std + 1e-4) for k in at]
+            at = [k for k, s in enumerate(tokens_of(t).sampled) if s]
+            now, ref = logps_of(plain, tokens_of(t).ids).tolist(), logps_of(start, tokens_of(t).ids).tolist()
+            terms = [
+                -min(math.exp(now[k] - tokens_of(t).logprobs[k]), 2.0) * (t.reward - mean) / (std + 1e-4) for k in at
+            ]
             tokens_total += len(at)
             kl_sum += sum((now[k] - ref[k]) ** 2 / 2 for k in at)
             value += sum(terms) / (len(at) * 12 if aggregation == "sequence-mean" else 1)
@@ -943,10 +965,11 @@ def test_an_update_follows_the_advantages(warm: tuple[Path, Any], tmp_path: Path
     assert row["entropy"] > 0
     policy.save(tmp_path / "after")
     after = plain_of(tmp_path / "after")
-    up, down = [], []
+    up: list[float] = []
+    down: list[float] = []
     for group in groups:
         for t in group.trajectories:
-            change = (total_logp(after, t) - total_logp(before, t)) / sum(t.tokens.sampled)
+            change = (total_logp(after, t) - total_logp(before, t)) / sum(tokens_of(t).sampled)
             (up if t.success else down).append(change)
     assert sum(up) / len(up) > 0 > sum(down) / len(down)
 
@@ -974,7 +997,7 @@ def test_grpo_raises_success(warm: tuple[Path, Any], tmp_path: Path) -> None:
     assert len(first) == 32
     assert rows[0]["success"] == sum(bool(t.success) for t in first) / 32 == rows[0]["success_clean"]
     assert rows[0]["reward"] == sum(t.reward for t in first) / 32
-    assert rows[0]["sampled_tokens"] == sum(sum(t.tokens.sampled) for t in first) / 32
+    assert rows[0]["sampled_tokens"] == sum(sum(tokens_of(t).sampled) for t in first) / 32
     mixed = [g for g in TrajectoryGroup.by_task(first) if 0 < sum(g.rewards()) < 8]
     assert rows[0]["signal"] == len(mixed) / 4
     versions = [
@@ -1000,7 +1023,7 @@ def test_a_step_whose_episodes_all_failed_says_why(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def play(env: str, agent: Any, episodes: Sequence[EpisodeSpec], **options: Any) -> list[Trajectory]:
-        lost = {"stop": StopReason.INFRASTRUCTURE, "error": "the server is gone"}
+        lost: dict[str, Any] = {"stop": StopReason.INFRASTRUCTURE, "error": "the server is gone"}
         return [Trajectory(f"t{i}", env, e.task, (), (), **lost) for i, e in enumerate(episodes)]
 
     monkeypatch.setattr("sparring.trainers.mixture.rollout", play)

@@ -24,6 +24,7 @@ from sparring.agents.scripts import ScriptedAgent, scripted
 from sparring.envs import SPLITS, ToolEnv, check_env, expert_turns, make, play, registered, task_set
 from sparring.envs.env import Clock, Verdict
 from sparring.envs.rewards import Ended
+from sparring.envs.spaces import ActionSpace
 from sparring.envs.task import tasks_from
 from sparring.tools import Conflict, FaultPlan, Injected, NotFound, Tool, Toolbox, merge, tool, tools_of, toolset
 from sparring.tools.definition import methods
@@ -180,6 +181,7 @@ def test_a_fork_has_the_tools_of_its_place(elsewhere: bool) -> None:
         assert call(where, "walk").outcome is Outcome.GONE
         where.restore(closed)
         assert call(where, "walk").outcome is Outcome.UNKNOWN_TOOL
+        assert isinstance(where.action_space, ActionSpace)
         assert names(where.toolbox.specs) == names(where.action_space.tools) == ["push"]
 
 
@@ -302,7 +304,7 @@ def test_a_second_route_that_is_not_there_is_none() -> None:
         def offered(self) -> list[Any]:
             return ["walk"]
 
-    env = Lone()
+    env: Door = Lone()
     env.start(TASK, FaultPlan.parse("tool_removed:1.0"))
     assert call(env, "walk").ok
     env = Door()
@@ -533,8 +535,8 @@ def test_exceptions_become_the_first_that_fits() -> None:
 
     box = Toolbox(
         toolset(fail, later, odd),
-        world=None,
-        errors={TypeError: Conflict, Exception: NotFound},  # type: ignore[arg-type]  # no world
+        world=None,  # type: ignore[arg-type]  # no world
+        errors={TypeError: Conflict, Exception: NotFound},
     )
     for name in ("fail", "later"):
         outcomes = [box.execute(ToolCall(name, {"kind": kind}))[1].outcome for kind in ("own", "type", "value")]
@@ -557,8 +559,8 @@ def test_after_call_on_a_toolbox_alone() -> None:
     seen: list[tuple[str, bool]] = []
     box = Toolbox(
         toolset(Box.rules),
-        world=None,
-        after_call=lambda call, result: seen.append((call.id, result.ok)),  # type: ignore[arg-type]  # no world
+        world=None,  # type: ignore[arg-type]  # no world
+        after_call=lambda call, result: seen.append((call.id, result.ok)),
     )
     box.execute_all([ToolCall("rules", {}), ToolCall("x", {})])
     assert seen == [("c1", True), ("c2", False)]
@@ -1037,8 +1039,8 @@ def test_a_broken_package_is_named_and_breaks_no_other(site: Path, value: str, m
         make("broken")
     assert told in str(error.value)
     assert "uninstall that package" in str(error.value)
-    assert make("lamp").tasks
-    assert make("echo").tasks
+    assert isinstance(make("lamp"), ToolEnv)
+    assert isinstance(make("echo"), ToolEnv)
     assert "lamp/Lamp-v0" in registered()
     assert [f.severity for f in check_env("broken")] == ["error"]
 
@@ -1061,7 +1063,7 @@ def test_names_that_two_packages_give(site: Path) -> None:
         make("lamp")
     assert make("orders").sparring_id == "sparring/Orders-v0"  # type: ignore[attr-defined]  # set by make
     assert registered()["orders/Lamp-v0"] == ""
-    assert make("orders/Lamp-v0").tasks
+    assert isinstance(make("orders/Lamp-v0"), ToolEnv)
 
 
 def test_one_short_name_for_two_environments(site: Path) -> None:
@@ -1076,7 +1078,7 @@ def test_a_name_that_gymnasium_would_refuse(site: Path) -> None:
     install(site, "odd-envs", {"odd/lamp": "odd_envs:Lamp"}, odd_envs=PLUGIN)
     with pytest.raises(EnvError, match="its name is 'odd/lamp', and neither a short name nor an id"):
         make("odd/lamp")
-    assert make("echo").tasks
+    assert isinstance(make("echo"), ToolEnv)
 
 
 def test_what_a_process_registered_goes_before(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,13 @@
 Try it:  sparring check examples/foreign/airline.py:Airline
 """
 
+from random import Random
+
 import airline_suite as suite  # next to this file; a real suite is installed
 
-from sparring import Conflict, NotFound, Task, ToolEnv
-from sparring.envs.env import Verdict
+from sparring import Conflict, NotFound, Solution, Task, ToolEnv
+from sparring.envs import Verdict
+from sparring.envs.rewards import Ended
 from sparring.tools.definition import methods
 
 
@@ -32,26 +35,25 @@ class Airline(ToolEnv):
     others = {"passenger": methods(suite.Phone, "confirm_passport", at="state")}  # noqa: RUF012  # never changed
     toolbox_settings = {"errors": {suite.NoSuch: NotFound, suite.Refused: Conflict}}  # noqa: RUF012  # as above
 
-    def tasks(self, split, rng):
-        first = {"train": 0, "validation": 24, "test": 32}[split]
-        rows = suite.TASKS[first : first + (24 if split == "train" else 8)]
+    def tasks(self, split: str, rng: Random) -> list[Task]:
+        rows = {"train": suite.TASKS[:24], "validation": suite.TASKS[24:32], "test": suite.TASKS[32:40]}[split]
         return [Task(row["lines"][0], row) for row in rng.sample(rows, len(rows))]
 
-    def setup(self, task, rng):
+    def setup(self, task: Task, rng: Random) -> None:
         self.state = suite.Phone(suite.fresh(task.data))
 
-    def offered(self):
-        return self.state.desk.tools()
+    def offered(self) -> list[str]:
+        return list(self.state.desk.tools())
 
-    def reply(self, task, said):
+    def reply(self, task: Task, said: str) -> str | None:
         if self.answers == 0:
             self.act_as("passenger", "confirm_passport", passenger=task.data["passenger"])
         return next(iter(task.data["lines"][self.answers + 1 :]), None)
 
-    def verdict(self, ended):
+    def verdict(self, ended: Ended) -> Verdict:
         return Verdict(*suite.grade(ended.before.desk, ended.after.desk, ended.task.data))
 
-    def solve(self, task):
+    def solve(self, task: Task) -> Solution:
         while True:
             for call in suite.reference(self.state.desk, task.data, self.answers):  # noqa: UP028  # results are sent
                 yield call

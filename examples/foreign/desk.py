@@ -4,16 +4,16 @@ Try it:  sparring check examples/foreign/desk.py:HelpDesk
 """
 
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import desk_suite as suite  # next to this file; a real suite is installed
 
-from sparring import NotFound, ToolEnv
-from sparring.envs.env import Clock
-from sparring.envs.task import tasks_from
-from sparring.tools import toolset
+from sparring.envs import Clock, Solution, Split, Task, ToolEnv, tasks_from
+from sparring.tools import NotFound, toolset
 
 
-def returned_error(value):
+def returned_error(value: Any) -> NotFound | None:
     return NotFound(value["message"]) if isinstance(value, dict) and "error" in value else None
 
 
@@ -37,24 +37,24 @@ class HelpDesk(ToolEnv):
     writes = toolset(suite.WRITES, injects=("db", "clock"), effect=True)
     toolbox_settings = {"is_error": returned_error}  # noqa: RUF012  # never changed
 
-    def tasks(self, split, rng):
+    def tasks(self, split: Split, rng: Random) -> list[Task]:
         return tasks_from(Path(__file__).with_name("desk_tasks.jsonl"), split, field="split", rng=rng)
 
-    def setup(self, task, rng):
+    def setup(self, task: Task, rng: Random) -> None:
         self.state = {"db": suite.fresh(task.data, Clock().now), "clock": Clock()}
 
-    def copy_world(self, world):
+    def copy_world(self, world: Any) -> dict[str, Any]:
         return {"db": suite.clone(world["db"]), "clock": Clock(world["clock"].now)}
 
-    def injected(self):
-        return self.state
+    def injected(self) -> dict[str, Any]:
+        return dict(self.state)
 
-    def after_call(self, call, result):
+    def after_call(self, call: object, result: object) -> None:
         self.state["clock"].advance(minutes=2)
 
-    def success(self, task):
+    def success(self, task: Task) -> bool:
         return suite.done(self.state["db"], task.data)
 
-    def solve(self, task):
+    def solve(self, task: Task) -> Solution:
         for call in suite.reference(self.state["db"], task.data):  # noqa: UP028  # results are sent
             yield call
