@@ -20,7 +20,7 @@ from sparring.agents.engines.transformers import TransformersEngine
 from sparring.agents.models import load_model, load_tokenizer
 from sparring.envs import make, task_set
 from sparring.trainers.model import Policy
-from sparring.trainers.sft import samples_of, sft_losses
+from sparring.trainers.samples import likelihood_losses, samples_of
 
 REPEATS = 3
 
@@ -62,7 +62,7 @@ def training(name: str) -> None:
         labels[row, :n][wanted] = ids[row, :n][wanted]
 
     def tree() -> None:
-        for loss in sft_losses(policy, samples, 1 << 20):
+        for loss in likelihood_losses(policy, samples, 1 << 20):
             loss().value.backward()  # type: ignore[no-untyped-call]
 
     def padded() -> None:

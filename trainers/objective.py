@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from ..trajectories.curation import Pair
 from ..trajectories.registry import Registry
 from ..trajectories.trajectory import Trajectory
-from .settings import TrainSettings
 
 if TYPE_CHECKING:
     from .losses import Loss
@@ -54,13 +53,14 @@ class Drawn(Generic[B]):
 
 
 class Objective(Protocol[B]):
-    """One way to learn from trajectories. Made as `Kind(settings, data)`."""
+    """One way to learn from trajectories, made as `Kind(settings, data)`.
 
-    Settings: ClassVar[type[TrainSettings]]
-    """Dataclass of its settings: the command line makes its options of the fields."""
-    needs: ClassVar[Needs]
-    metric: ClassVar[str]
-    """Of the rows of metrics, the one that tells most in one number."""
+    Its class says three things more, which the command line and recipes read:
+
+        Settings   dataclass of its settings, a `TrainSettings`: the command line makes options of the fields
+        needs      what it learns from: `Needs`
+        metric     of the rows of metrics, the one that tells most in one number
+    """
 
     settings: Any
     """An instance of `Settings`."""

@@ -134,6 +134,7 @@ def _train(
 ) -> None:
     from ..trainers.loop import train as run_training
     from ..trainers.model import Lora, Policy
+    from ..trainers.objective import OBJECTIVES
     from ..trainers.run import Run, write_text
 
     style = tool_style(start.model, start.tool_style)
@@ -148,8 +149,10 @@ def _train(
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
 
+    metric: str = OBJECTIVES.get(about["objective"]).metric
+
     def on_step(run: Run, row: dict[str, float]) -> None:
-        shown = dict.fromkeys(("loss", objective.metric))
+        shown = dict.fromkeys(("loss", metric))
         notes = [f"{name} {row[name]:.3f}" for name in shown if name in row]
         watch.progress(run.step + 1, run.total, " ".join(notes), run.seconds_left())
 
