@@ -258,7 +258,7 @@ def test_best_of_takes_the_best_successes_of_each_group() -> None:
     two = best_of([solved, unsolved], k=2)
     assert ids(two) == ["short", "long"]
     assert two.card == Card(
-        came_in=6, kept=2, dropped={"without success": 2, "same course as a kept one": 1, "beyond the best 2": 1}
+        came_in=6, kept=2, dropped={"without success": 2, "same turns as a kept one": 1, "beyond the best 2": 1}
     )
     assert ids(best_of([solved], k=9)) == ["short", "long", "low"]
 
@@ -367,7 +367,7 @@ def test_on_policy_pairs_depend_on_the_seed_and_their_own_group_only() -> None:
     assert both == on_policy_pairs([task(1), task(2)], seed=3)
     assert set(names(on_policy_pairs([task(2)], seed=3))) < set(names(both))
     drawn = {names(on_policy_pairs([task(1)], seed=seed))[0] for seed in range(20)}
-    assert len(drawn) > 3  # nine are equal in all but the lot
+    assert len(drawn) > 3  # nine are equal in all but the draw
 
 
 def test_no_pairs_is_an_error_that_says_why() -> None:
@@ -586,7 +586,7 @@ def cook(kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 SEEDS = {
     "gold": ("sft", "gold.jsonl --rule gold"),
-    "gold of a store, by a recipe": ("sft", "store --recipe rules.yaml"),
+    "gold of a store, by a file of rules": ("sft", "store --rules rules.yaml"),
     "recovery demonstrations": ("sft", "gold.jsonl faulty.jsonl --rule recoveries"),
     "rejection sampling": ("sft", "sampled.jsonl --rule 'rejection_sampling k=2' --rule gold"),
     "distillation": ("sft", "sampled.jsonl --rule 'distillation teacher=expert student=do-nothing'"),

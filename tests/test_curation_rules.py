@@ -1,4 +1,4 @@
-"""Curation's rules one by one, by examples and properties; recipes of several; files of pairs and labels."""
+"""Curation's rules one by one, by examples and properties; several in a row; files of pairs and labels."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_rejection_sampling_keeps_different_successes() -> None:
     lost = episode("e", say("no"), success=False)
     done = rejection_sampling(grouped(one, same, other, third, lost), k=2, seed=3)
     assert len(done) == 2
-    assert done.card.dropped.keys() <= {"without success", "same course as a kept one", "beyond 2 of a group"}
+    assert done.card.dropped.keys() <= {"without success", "same turns as a kept one", "beyond 2 of a group"}
     assert balances(done.card)
     everything = rejection_sampling(grouped(one, same, other, third, lost), k=4)
     assert {*ids(everything)} in ({"a", "c", "d"}, {"b", "c", "d"})
@@ -594,7 +594,7 @@ def test_judged_pairs_do_not_hang_on_the_order(held: list[Trajectory], order: ra
     assert first.content == PAIRED["judge"](shuffled).content
 
 
-# --- recipes -----------------------------------------------------------------------------------------------------
+# --- several rules ---------------------------------------------------------------------------------------------------
 
 HELD = [
     episode("a", turn("a"), turn("a", "2"), say("done"), agent="one"),
@@ -604,7 +604,7 @@ HELD = [
 ]
 
 
-def test_a_recipe_runs_one_rule_after_the_other_and_tells_it_all() -> None:
+def test_rules_run_one_after_the_other_and_tells_it_all() -> None:
     done = curate(HELD, ["successes", {"near_duplicates": {"threshold": 0.9}}, {"sample": {"n": 1}}], seed=4)
     card = done.card()
     assert [step["rule"] for step in card["rules"]] == ["successes", "near_duplicates", "sample"]
@@ -618,11 +618,11 @@ def test_a_recipe_runs_one_rule_after_the_other_and_tells_it_all() -> None:
     assert by_text == done
 
 
-def test_a_recipe_counts_what_a_group_rule_never_saw() -> None:
-    (step,) = curate(HELD, [{"best_of": {"k": 1}}]).steps
-    assert step.card.came_in == 4
-    assert balances(step.card)
-    assert step.card.dropped == {"without success": 1, "not judged (infrastructure, cancelled)": 1}
+def test_rules_count_what_a_group_rule_never_saw() -> None:
+    (one,) = curate(HELD, [{"best_of": {"k": 1}}]).applied
+    assert one.card.came_in == 4
+    assert balances(one.card)
+    assert one.card.dropped == {"without success": 1, "not judged (infrastructure, cancelled)": 1}
 
 
 def test_episodes_that_are_given_twice_go_in_once() -> None:
@@ -630,7 +630,7 @@ def test_episodes_that_are_given_twice_go_in_once() -> None:
     assert (done.came_in, done.repeated, len(done.items)) == (8, 4, 2)
 
 
-def test_a_recipe_makes_pairs() -> None:
+def test_rules_make_pairs() -> None:
     shorter = {"by": "score", "score": lambda t: -len(t.turns)}
     done = curate(HELD, ["duplicates", {"pairs": shorter}])
     assert isinstance(done.items[0], Pair)
@@ -642,7 +642,7 @@ def test_a_recipe_makes_pairs() -> None:
     pairs = [item for item in made.items if isinstance(item, Pair)]
     assert len(pairs) == len(made.items)
     assert sides(Curated(tuple(pairs), Card(0, 0))) == [("m", "b")]
-    assert balances(made.steps[0].card)
+    assert balances(made.applied[0].card)
     again = curate(HELD, ["corrections"], helpers={"corrections": lambda ts: [(ts[0], fixed)]})
     assert [turn.weight for turn in again.items[0].turns] == [0, 1]  # type: ignore[union-attr]
 
@@ -669,7 +669,7 @@ def test_a_recipe_makes_pairs() -> None:
         ([{"pairs": {"by": "reward"}}], DataError, "no policy sampled"),
     ],
 )  # fmt: skip
-def test_a_recipe_that_cannot_be_meant(rules: list[Any], error: type[Exception], says: str) -> None:
+def test_rules_that_cannot_be_meant(rules: list[Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says.replace("?", r"\?").replace("{", r"\{").replace("}", r"\}")):
         curate(HELD, rules)
 
@@ -697,7 +697,7 @@ def test_rules_in_files(tmp_path: Path) -> None:
     rules, seed = read_rules(yaml)
     assert (rules, seed) == (["successes", {"near_duplicates": {"threshold": 0.8}}], 3)
     assert read_rules(plain) == (rules, None)
-    assert curate(HELD, rules).steps[1].settings["threshold"] == 0.8
+    assert curate(HELD, rules).applied[1].settings["threshold"] == 0.8
     for text, says in (
         ("rules: gold", "expected a list of rules"),
         ("- gold\n -x: [", "is not YAML"),
@@ -751,7 +751,7 @@ def test_every_rule_can_be_named_with_its_settings() -> None:
         held = [*HELD, fixed] if name == "pairs by step" else sampled if name == "pairs by reward" else HELD
         done = curate(held, [rule], helpers={"corrections": lambda ts: [(ts[0], fixed)]})
         assert done.items, name
-        assert balances(done.steps[0].card), name
+        assert balances(done.applied[0].card), name
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -797,7 +797,7 @@ def test_labels_of_a_page_that_was_killed(tmp_path: Path) -> None:
     rules = [parse_rule(f"pairs by=people labels={path}")]
     done = curate(HELD, rules)
     assert [(pair.chosen.id, pair.rejected.id) for pair in done.items] == [("a", "b")]  # type: ignore[union-attr]
-    assert done.steps[0].settings == {"labels": str(path)}
+    assert done.applied[0].settings == {"labels": str(path)}
     path.write_text(whole[:20] + "\n" + whole + "\n")
     with pytest.raises(DataError, match="line 1"):
         curate(HELD, rules)

@@ -34,7 +34,7 @@ from sparring import (
 )
 from sparring.cli.export import attach
 from sparring.trajectories.curation import Pair
-from sparring.trajectories.interchange import export, imports
+from sparring.trajectories.interchange import openai, parquet, read, readable, sharegpt, to_dataset, trl, write_jsonl
 from sparring.trajectories.messages import Role, ToolSpec
 
 TOOLS = (
@@ -137,8 +137,8 @@ def said(t: Trajectory, *, ids: bool = True) -> list[Any]:
 
 
 def back(rows: Any, form: str, path: Path) -> list[Trajectory]:
-    export.write_jsonl(rows, path)
-    return list(imports.read(path, form).trajectories)
+    write_jsonl(rows, path)
+    return list(read(path, form).trajectories)
 
 
 often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -147,7 +147,7 @@ often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 @often
 @given(t=trajectories())
 def test_openai_brings_back_what_went_out(t: Trajectory, tmp_path: Path) -> None:
-    (again,) = back(export.openai([t]).rows, "openai", tmp_path / "x.jsonl")
+    (again,) = back(openai.export([t]).rows, "openai", tmp_path / "x.jsonl")
     assert said(again) == said(t)
     assert again.tools == t.tools
     assert [turn.weight for turn in again.turns] == [turn.weight for turn in t.turns]
@@ -157,13 +157,13 @@ def test_openai_brings_back_what_went_out(t: Trajectory, tmp_path: Path) -> None
 @often
 @given(t=trajectories(), arguments=st.sampled_from(["object", "text"]))
 def test_trl_brings_back_what_went_out(t: Trajectory, arguments: Any, tmp_path: Path) -> None:
-    (again,) = back(export.trl_sft([t], arguments=arguments).rows, "trl", tmp_path / "x.jsonl")
+    (again,) = back(trl.sft([t], arguments=arguments).rows, "trl", tmp_path / "x.jsonl")
     assert said(again) == said(t)
     assert again.tools == t.tools
-    (again,) = back(export.trl_unpaired([t], arguments=arguments).rows, "trl", tmp_path / "x.jsonl")
+    (again,) = back(trl.unpaired([t], arguments=arguments).rows, "trl", tmp_path / "x.jsonl")
     assert said(again) == said(t)
     assert again.success is t.success
-    rows = export.trl_prompt_completion([t], arguments=arguments).rows
+    rows = trl.prompt_completion([t], arguments=arguments).rows
     assert len(rows) == sum(turn.weight for turn in t.turns)
     for row, trained in zip(rows, (i for i, turn in enumerate(t.turns) if turn.weight), strict=True):
         (again,) = back([row], "trl", tmp_path / "x.jsonl")
@@ -175,7 +175,7 @@ def test_trl_brings_back_what_went_out(t: Trajectory, arguments: Any, tmp_path: 
 @often
 @given(t=trajectories())
 def test_sharegpt_brings_back_all_but_call_ids(t: Trajectory, tmp_path: Path) -> None:
-    (again,) = back(export.sharegpt([t]).rows, "sharegpt", tmp_path / "x.jsonl")
+    (again,) = back(sharegpt.export([t]).rows, "sharegpt", tmp_path / "x.jsonl")
     assert said(again, ids=False) == said(t, ids=False)
     assert again.tools == t.tools
 
@@ -184,8 +184,8 @@ def test_sharegpt_brings_back_all_but_call_ids(t: Trajectory, tmp_path: Path) ->
 @given(ts=st.lists(trajectories(), min_size=1, max_size=3))
 def test_parquet_brings_back_what_went_out(ts: list[Trajectory], tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    export.write_parquet(export.table(ts).rows, tmp_path / "x.parquet")
-    again = imports.read(tmp_path / "x.parquet", "trl").trajectories
+    parquet.write(parquet.table(ts).rows, tmp_path / "x.parquet")
+    again = read(tmp_path / "x.parquet", "trl").trajectories
     assert [said(t) for t in again] == [said(t) for t in ts]
     assert [t.success for t in again] == [t.success for t in ts]
 
@@ -194,13 +194,13 @@ def test_parquet_brings_back_what_went_out(ts: list[Trajectory], tmp_path: Path)
 def test_a_malformed_call_that_reads_as_arguments_is_reported(raw: str, tmp_path: Path) -> None:
     """Nothing in these forms tells it from a good one; a table keeps it apart."""
     t = episode(Turn(Action("", (ToolCall("find", None, raw, "c1", "no closing mark"),))))
-    done = export.openai([t])
+    done = openai.export([t])
     assert any("malformed" in what and "reads as" in what for what in done.report.lost)
     (again,) = back(done.rows, "openai", tmp_path / "x.jsonl")
     assert again.turns[0].action.tool_calls[0].arguments is not None
     pytest.importorskip("pyarrow")
-    export.write_parquet(export.table([t]).rows, tmp_path / "x.parquet")
-    (again,) = imports.read(tmp_path / "x.parquet", "trl").trajectories
+    parquet.write(parquet.table([t]).rows, tmp_path / "x.parquet")
+    (again,) = read(tmp_path / "x.parquet", "trl").trajectories
     assert again.turns[0].action.tool_calls[0].arguments is None
     assert again.turns[0].action.tool_calls[0].raw == raw
 
@@ -209,7 +209,7 @@ def test_a_malformed_call_that_reads_as_arguments_is_reported(raw: str, tmp_path
 
 
 def test_openai_rows_are_what_the_fine_tuning_takes() -> None:
-    (row,) = export.openai([STORY]).rows
+    (row,) = openai.export([STORY]).rows
     assert row["tools"][0] == {
         "type": "function",
         "function": {"name": "find", "description": "Find é.", "parameters": TOOLS[0].parameters},
@@ -226,40 +226,40 @@ def test_arguments_are_objects_for_templates_and_text_for_arrow() -> None:
     def sent(row: Any) -> list[Any]:
         return [c["function"]["arguments"] for m in row["messages"] for c in m.get("tool_calls", [])]
 
-    (as_object,), (as_text,) = export.trl_sft([STORY]).rows, export.trl_sft([STORY], arguments="text").rows
+    (as_object,), (as_text,) = trl.sft([STORY]).rows, trl.sft([STORY], arguments="text").rows
     assert sent(as_object) == ['{"title": "Du', {"title": "Dune"}, {"id": 7, "to": "a"}]
     assert sent(as_text) == ['{"title": "Du', '{"title":"Dune"}', '{"id":7,"to":"a"}']
     assert json.loads(as_object["tools"])[1]["function"]["name"] == "lend"
 
 
 def test_prompt_completion_trains_the_weighted_turns_alone() -> None:
-    first, second = export.trl_prompt_completion([STORY]).rows
+    first, second = trl.prompt_completion([STORY]).rows
     assert [m["role"] for m in first["prompt"]] == ["system", "user", "assistant", "tool", "tool"]
     assert [m["role"] for m in first["completion"]] == ["assistant"]
     assert second["completion"][0]["content"] == "Done."
     assert second["prompt"][-1] == {"role": "user", "content": "And?"}
     nothing = episode(Turn(Action("Done."), weight=0.0))
-    assert export.trl_prompt_completion([nothing]).report.left_out == {"no turn that has weight": 1}
+    assert trl.prompt_completion([nothing]).report.left_out == {"no turn that has weight": 1}
 
 
 def test_a_preference_shares_its_prompt_up_to_the_fork() -> None:
     other = episode(STORY.turns[0], Turn(Action("Cannot.")), id="f", reward=0.0, success=False)
     pair = Pair(STORY, other, 1, "on_policy", 1.0)
-    whole = export.trl_preference([pair])
+    whole = trl.preference([pair])
     (row,) = whole.rows
     assert [m["role"] for m in row["prompt"]] == ["system", "user", "assistant", "tool", "tool"]
     assert [m["role"] for m in row["chosen"]] == ["assistant", "tool", "user", "assistant"]
     assert [m["content"] for m in row["rejected"]] == ["Cannot."]
     assert whole.report.came_in == 1
     assert any("tool results" in what for what in whole.report.lost)
-    alone = export.trl_preference([pair], span="turn")
+    alone = trl.preference([pair], span="turn")
     assert [m["role"] for m in alone.rows[0]["chosen"]] == ["assistant"]
     assert not any("tool results" in what for what in alone.report.lost)
 
 
 def test_a_preference_comes_back_as_two_episodes(tmp_path: Path) -> None:
     other = episode(STORY.turns[0], Turn(Action("Cannot.")), id="f", reward=0.0, success=False)
-    rows = export.trl_preference([Pair(STORY, other, 1, "on_policy", 1.0)]).rows
+    rows = trl.preference([Pair(STORY, other, 1, "on_policy", 1.0)]).rows
     chosen, rejected = back(rows, "trl", tmp_path / "x.jsonl")
     assert said(chosen) == said(STORY)
     assert said(rejected) == said(other)
@@ -273,14 +273,14 @@ def test_what_a_form_cannot_hold_is_counted() -> None:
     rich = episode(
         Turn(Action("Done."), span=(1, 2), weight=0.5), tokens=tokens, faults="count=1", faults_hit=("gone",)
     )
-    lost = export.openai([rich, STORY]).report.lost
+    lost = openai.export([rich, STORY]).report.lost
     assert lost["token ids and log-probabilities"] == 1
     assert lost["faults"] == 1
     assert lost["turn weights between 0 and 1"] == 1
     assert lost["success"] == lost["stop reason"] == 2
     assert "call ids" not in lost
-    assert "call ids" in export.sharegpt([STORY]).report.lost
-    table = export.table([rich, STORY])
+    assert "call ids" in sharegpt.export([STORY]).report.lost
+    table = parquet.table([rich, STORY])
     assert "token ids and log-probabilities" not in table.report.lost
     assert table.rows[0]["token_ids"] == [1, 2]
     assert table.rows[0]["turns"] == [{"reward": 0.0, "weight": 0.5, "start": 1, "end": 2}]
@@ -295,7 +295,7 @@ def alternates(entries: list[dict[str, str]]) -> bool:
 @often
 @given(ts=st.lists(trajectories(), max_size=3))
 def test_llama_factory_rows_are_such_as_it_reads(ts: list[Trajectory]) -> None:
-    done = export.llama_factory(ts)
+    done = sharegpt.llama_factory(ts)
     assert done.report.wrote + sum(done.report.left_out.values()) == len(ts)
     for row in done.rows:
         assert alternates(row["conversations"])
@@ -309,31 +309,31 @@ def test_llama_factory_rows_are_such_as_it_reads(ts: list[Trajectory]) -> None:
 def test_llama_factory_joins_results_and_reads_back(tmp_path: Path) -> None:
     both = (call("find", "c1", title="Dune"), call("find", "c2", title="Emma"))
     t = episode(Turn(Action("", both), (ok("c1", "find", "7"), ok("c2", "find", "8"))), Turn(Action("Done.")))
-    done = export.llama_factory([t, STORY])
+    done = sharegpt.llama_factory([t, STORY])
     assert done.report.left_out == {"a malformed call": 1}
-    export.write_llama_factory(done.rows, tmp_path, "first")
-    export.write_llama_factory(done.rows, tmp_path, "second")
+    sharegpt.write_llama_factory(done.rows, tmp_path, "first")
+    sharegpt.write_llama_factory(done.rows, tmp_path, "second")
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     assert sorted(info) == ["first", "second"]
     assert info["first"]["columns"] == {"messages": "conversations", "system": "system", "tools": "tools"}
-    (again,) = imports.read(tmp_path / info["first"]["file_name"], "sharegpt").trajectories
+    (again,) = read(tmp_path / info["first"]["file_name"], "sharegpt").trajectories
     assert said(again, ids=False) == said(t, ids=False)
 
 
 def test_llama_factory_keeps_what_is_in_the_folder(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{broken")
     with pytest.raises(DataError, match="is not JSON"):
-        export.write_llama_factory([], tmp_path)
+        sharegpt.write_llama_factory([], tmp_path)
     assert (tmp_path / "dataset_info.json").read_text() == "{broken"
     with pytest.raises(ConfigError, match="name"):
-        export.write_llama_factory([], tmp_path, "../up")
+        sharegpt.write_llama_factory([], tmp_path, "../up")
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    export.write_jsonl([{"a": 1}], path)
+    write_jsonl([{"a": 1}], path)
     with pytest.raises(DataError, match="row 2"):
-        export.write_jsonl([{"a": 2}, {"a": "\ud800"}], path)
+        write_jsonl([{"a": 2}, {"a": "\ud800"}], path)
     assert path.read_text() == '{"a":1}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
 
@@ -342,19 +342,19 @@ def test_datasets_keeps_each_call_as_it_is(tmp_path: Path) -> None:
     """Calls of different arguments in one column: none gets the keys of another, none becomes a date."""
     datasets = pytest.importorskip("datasets")
     dated = episode(Turn(Action("", (call("find", "c1", title="2026-01-01"),)), (ok("c1", "find", "2026-01-01"),)))
-    for done in (export.trl_sft([STORY, dated]), export.trl_sft([STORY, dated], arguments="text")):
-        made = export.to_dataset(done.rows)
+    for done in (trl.sft([STORY, dated]), trl.sft([STORY, dated], arguments="text")):
+        made = to_dataset(done.rows)
         assert [dict(row) for row in made] == list(done.rows)
         made.to_parquet(tmp_path / "x.parquet")
     pairs = [Pair(STORY, episode(Turn(Action("No.")), id="f", reward=0.0, success=False), 0, "on_policy", 1.0)]
     for done in (
-        export.trl_preference(pairs),
-        export.trl_unpaired([STORY]),
-        export.openai([STORY]),
-        export.sharegpt([STORY]),
+        trl.preference(pairs),
+        trl.unpaired([STORY]),
+        openai.export([STORY]),
+        sharegpt.export([STORY]),
     ):
-        assert [dict(row) for row in export.to_dataset(done.rows)] == list(done.rows)
-    export.write_jsonl(export.trl_sft([dated, STORY]).rows, tmp_path / "x.jsonl")
+        assert [dict(row) for row in to_dataset(done.rows)] == list(done.rows)
+    write_jsonl(trl.sft([dated, STORY]).rows, tmp_path / "x.jsonl")
     datasets.disable_progress_bars()
     loaded = datasets.load_dataset(
         "json", data_files=str(tmp_path / "x.jsonl"), split="train", cache_dir=str(tmp_path / "c")
@@ -382,7 +382,7 @@ def test_outcomes_are_not_read_out_of_text(tmp_path: Path) -> None:
         {"role": "tool", "tool_call_id": "a", "content": "Error: not found"},
     ]  # fmt: skip
     tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
-    done = imports.read(lines(tmp_path / "x.jsonl", {"messages": messages, "tools": tools}), "openai")
+    done = read(lines(tmp_path / "x.jsonl", {"messages": messages, "tools": tools}), "openai")
     (t,) = done.trajectories
     assert [m.role for m in t.prompt] == ["system", "user"]
     assert t.task.instruction == "Lend\nDune"
@@ -400,7 +400,7 @@ def test_outcomes_are_not_read_out_of_text(tmp_path: Path) -> None:
     assert t.meta["inferred"] == ["outcomes", "stop"]
     assert done.report.inferred == {"outcomes": 1, "stop": 1}
     assert not t.judged
-    (t,) = imports.read(tmp_path / "x.jsonl", "openai", success=True).trajectories
+    (t,) = read(tmp_path / "x.jsonl", "openai", success=True).trajectories
     assert (t.success, t.reward) == (True, 1.0)
     assert {"success", "reward"} <= set(t.meta["inferred"])
 
@@ -413,13 +413,13 @@ def test_a_logged_request_and_its_response(tmp_path: Path) -> None:
         {"request": asked, "response": {"body": answer}},
         asked | answer,
     ):
-        (t,) = imports.read(lines(tmp_path / "x.jsonl", row), "openai").trajectories
+        (t,) = read(lines(tmp_path / "x.jsonl", row), "openai").trajectories
         assert t.final_text == "Hello"
         assert t.stop is StopReason.FINISHED
     old = [{"role": "user", "content": "Hi"},
            {"role": "assistant", "content": "", "function_call": {"name": "find", "arguments": "{}"}},
            {"role": "function", "name": "find", "content": "7"}]  # fmt: skip
-    (t,) = imports.read(lines(tmp_path / "x.jsonl", old), "openai").trajectories
+    (t,) = read(lines(tmp_path / "x.jsonl", old), "openai").trajectories
     assert t.turns[0].results[0].call_id == t.turns[0].action.tool_calls[0].id == "call-1"
 
 
@@ -429,8 +429,8 @@ def test_files_of_one_name_give_different_ids_and_the_same_tasks(tmp_path: Path)
     for folder, text in (("a", "Hello"), ("b", "Hey")):
         (tmp_path / folder).mkdir()
         row = {"messages": [asked, {"role": "assistant", "content": text}]}
-        made.append(imports.read(lines(tmp_path / folder / "x.jsonl", row), "openai").trajectories[0])
-    again = imports.read(tmp_path / "a" / "x.jsonl", "openai").trajectories[0]
+        made.append(read(lines(tmp_path / folder / "x.jsonl", row), "openai").trajectories[0])
+    again = read(tmp_path / "a" / "x.jsonl", "openai").trajectories[0]
     assert made[0].id == again.id != made[1].id
     assert made[0].task.id == made[1].task.id
 
@@ -438,7 +438,7 @@ def test_files_of_one_name_give_different_ids_and_the_same_tasks(tmp_path: Path)
 def test_ids_that_begin_anew_in_each_message(tmp_path: Path) -> None:
     asks = {"role": "assistant", "tool_calls": [{"id": "0", "function": {"name": "find", "arguments": "{}"}}]}
     tells = {"role": "tool", "tool_call_id": "0", "content": "7"}
-    (t,) = imports.read(lines(tmp_path / "x.jsonl", {"messages": [asks, tells, asks, tells]}), "openai").trajectories
+    (t,) = read(lines(tmp_path / "x.jsonl", {"messages": [asks, tells, asks, tells]}), "openai").trajectories
     ids = [c.id for turn in t.turns for c in turn.action.tool_calls]
     assert len(set(ids)) == 2
     assert [r.call_id for r in t.results()] == ids
@@ -511,7 +511,7 @@ def test_inspect_logs_say_how_calls_ended(kind: str, tmp_path: Path) -> None:
         path.write_text(json.dumps(INSPECT))
     else:
         path = eval_log(tmp_path / "log.eval", zstd=kind == "zstd")
-    done = imports.read(path, "inspect")
+    done = read(path, "inspect")
     (t,) = done.trajectories
     assert t.task.instruction == t.prompt[0].content == "Lend 'Dune'."
     assert t.turns[0].action.content == "I look."
@@ -545,7 +545,7 @@ def test_inspect_logs_say_how_calls_ended(kind: str, tmp_path: Path) -> None:
 def test_inspect_samples_that_were_stopped(more: dict[str, Any], stop: StopReason, tmp_path: Path) -> None:
     sample: dict[str, Any] = dict(INSPECT["samples"][0])
     path = eval_log(tmp_path / "log.eval", s=json.dumps(sample | more).encode())
-    (t,) = imports.read(path, "inspect", success=True).trajectories
+    (t,) = read(path, "inspect", success=True).trajectories
     assert t.stop is stop
     assert (t.success is None) == (not t.judged) == (stop is StopReason.INFRASTRUCTURE)
 
@@ -562,7 +562,7 @@ def test_verifiers_results(tmp_path: Path) -> None:
                        {"role": "assistant", "content": "Done."}],
     }  # fmt: skip
     path = lines(tmp_path / "results.jsonl", row, row | {"reward": 1.0}, row | {"error": "EngineDied()"})
-    half, whole, died = imports.read(path, "verifiers").trajectories
+    half, whole, died = read(path, "verifiers").trajectories
     assert (half.success, whole.success, died.success) == (False, True, None)
     assert (half.reward, half.reward_parts, half.task.id) == (0.5, {"found": 1.0}, "verifiers/library/3")
     assert half.meta["inferred"] == ["success", "outcomes"]
@@ -599,9 +599,7 @@ def test_verifiers_traces_bring_their_tokens(tmp_path: Path) -> None:
         "rewards": {"exact": {"score": 1.0, "weight": 0.5}, "late": None}, "stop_condition": "max_turns",
         "agent": {"config": {"model": "m"}}, "tools": [{"type": "function", "name": "find", "parameters": {}}],
     }  # fmt: skip
-    done = imports.read(
-        lines(tmp_path / "traces.jsonl", {"id": "e", "env": {"id": "lib"}, "traces": [trace]}), "verifiers"
-    )
+    done = read(lines(tmp_path / "traces.jsonl", {"id": "e", "env": {"id": "lib"}, "traces": [trace]}), "verifiers")
     (t,) = done.trajectories
     assert t.tokens == Tokens((1, 2, 3, 4, 5, 6, 8, 9), (0, 0, 0, 1, 1, 0, 0, 1), (0, 0, 0, -0.5, -0.5, 0, 0, -0.5))
     assert [turn.span for turn in t.turns] == [(3, 5), (7, 8)]
@@ -679,10 +677,10 @@ def test_what_cannot_be_read_is_refused_with_file_and_line(case: str, tmp_path: 
     path = lines(tmp_path / "bad.jsonl", good)
     path.write_bytes(path.read_bytes() + b"\n" + (row if isinstance(row, bytes) else orjson.dumps(row)) + b"\n")
     with pytest.raises(DataError, match=r"bad\.jsonl, line 3: ") as caught:
-        imports.read(path, form)
+        read(path, form)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
-    done = imports.read(path, form, skip_bad=True)
+    done = read(path, form, skip_bad=True)
     assert len(done.trajectories) == 1
     assert done.report.left_out == {"an error in it": 1}
 
@@ -704,7 +702,7 @@ some = {"sharegpt": ["conversations"], "trl": ["messages", "prompt", "completion
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(form=st.sampled_from(sorted(imports.FORMS)), bare=st.booleans(), data=st.data())
+@given(form=st.sampled_from(sorted(readable())), bare=st.booleans(), data=st.data())
 def test_no_row_brings_a_reader_down(form: str, bare: bool, data: st.DataObject, tmp_path: Path) -> None:
     """Whatever JSON is there: episodes that can be written, or the one kind of error."""
     nearly = st.dictionaries(st.sampled_from(some[form]), anything | st.lists(anything | DONE_OR_SO, max_size=3))
@@ -716,7 +714,7 @@ def test_no_row_brings_a_reader_down(form: str, bare: bool, data: st.DataObject,
         )
     )
     try:
-        done = imports.read(path, form)
+        done = read(path, form)
     except DataError as error:
         refused = str(error)
     else:
@@ -730,9 +728,9 @@ def test_a_megabyte_of_content_is_content(tmp_path: Path) -> None:
     long = "é\x00" * 500_000
     t = episode(Turn(Action("", (call("find", "c1", title=long),)), (ok("c1", "find", long),)), Turn(Action(long)))
     for form, done in (
-        ("openai", export.openai([t])),
-        ("sharegpt", export.sharegpt([t])),
-        ("trl", export.trl_sft([t])),
+        ("openai", openai.export([t])),
+        ("sharegpt", sharegpt.export([t])),
+        ("trl", trl.sft([t])),
     ):
         (again,) = back(done.rows, form, tmp_path / "x.jsonl")
         assert said(again, ids=False) == said(t, ids=False)
@@ -740,22 +738,22 @@ def test_a_megabyte_of_content_is_content(tmp_path: Path) -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="Did you mean 'openai'"):
-        imports.read(tmp_path / "x", "open-ai")
+        read(tmp_path / "x", "open-ai")
     with pytest.raises(DataError, match="no file"):
-        imports.read(tmp_path / "x", "openai")
+        read(tmp_path / "x", "openai")
     with pytest.raises(DataError, match="is a folder"):
-        imports.read(tmp_path, "openai")
+        read(tmp_path, "openai")
     (tmp_path / "x").write_bytes(b"\n\n")
     with pytest.raises(DataError, match="no episode"):
-        imports.read(tmp_path / "x", "openai")
+        read(tmp_path / "x", "openai")
     for content in (b"", b"PK\3\4nonsense", b"[]", b'{"samples": []}', b'{"eval": {}, "samples": 7}'):
         (tmp_path / "x.eval").write_bytes(content)
         with pytest.raises(DataError, match=r"x\.eval"):
-            imports.read(tmp_path / "x.eval", "inspect")
+            read(tmp_path / "x.eval", "inspect")
     (tmp_path / "x.parquet").write_bytes(b"nonsense")
     pytest.importorskip("pyarrow")
     with pytest.raises(DataError, match=r"x\.parquet"):
-        imports.read(tmp_path / "x.parquet", "trl")
+        read(tmp_path / "x.parquet", "trl")
 
 
 @pytest.mark.parametrize("zstd", [False, True])
@@ -765,7 +763,7 @@ def test_damaged_archives(zstd: bool, tmp_path: Path) -> None:
     for at in range(0, len(whole), 7):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
         try:
-            imports.read(path, "inspect")
+            read(path, "inspect")
             refused = "x.eval"  # nothing that matters was hit
         except DataError as error:
             refused = str(error)
@@ -773,15 +771,15 @@ def test_damaged_archives(zstd: bool, tmp_path: Path) -> None:
     for end in range(0, len(whole), 97):
         path.write_bytes(whole[:end])
         with pytest.raises(DataError, match=r"x\.eval"):
-            imports.read(path, "inspect")
+            read(path, "inspect")
 
 
 def test_one_bad_sample_of_an_archive(tmp_path: Path) -> None:
     sample = json.dumps(INSPECT["samples"][0]).encode()
     path = eval_log(tmp_path / "x.eval", a=sample, b=b'{"id": 2, "messages": [{"role": "user", "content": "\\ud800"}]}')
     with pytest.raises(DataError, match=r"x\.eval, samples/b\.json: .*surrogate"):
-        imports.read(path, "inspect")
-    assert len(imports.read(path, "inspect", skip_bad=True).trajectories) == 1
+        read(path, "inspect")
+    assert len(read(path, "inspect", skip_bad=True).trajectories) == 1
 
 
 # ----------------------------------------------------------------------------------------------------- the command line

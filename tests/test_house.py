@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import copy
+import importlib
 import os
 import re
 import shutil
@@ -11,7 +13,10 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -99,6 +104,95 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, int]
                 yield ".".join([*stem, alias.name]), node.lineno
 
 
+def resolved(imported: str, homes: Homes) -> str:
+    """Where an imported name really is defined: through `__init__.py` and other modules that only pass it on."""
+    seen = set()
+    while imported not in seen:
+        seen.add(imported)
+        module, _, public = imported.rpartition(".")
+        imported = homes.get(module, {}).get(public, imported)
+    return imported
+
+
+Homes = dict[str, dict[str, str]]
+"""Module -> name that it imports -> absolute dotted name of what is imported."""
+
+
+def module_name(path: Path) -> str:
+    parts = (*package_of(path), path.stem)
+    return ".".join(parts[:-1] if path.stem == "__init__" else parts)
+
+
+@cache
+def trees() -> dict[str, tuple[Path, ast.Module]]:
+    """Every module of the house by its dotted name, parsed."""
+    return {module_name(path): (path, ast.parse(path.read_text("utf-8"))) for path in source_files()}
+
+
+@cache
+def homes() -> Homes:
+    """What each module imports by name, wherever in the module. `sparring` finds its own names in a table."""
+    out: Homes = {}
+    for module, (path, tree) in trees().items():
+        out[module] = held = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                names = [a.asname or a.name for a in node.names]
+                held.update(zip(names, (name for name, _ in imports(only(node), package_of(path))), strict=True))
+    out["sparring"].update({name: f"sparring.{home}.{name}" for name, home in sparring._HOMES.items()})
+    return out
+
+
+def only(node: ast.stmt) -> ast.Module:
+    return ast.Module(body=[node], type_ignores=[])
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, each sorted; empty: the graph has an order."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        new = [start]
+        while new:
+            new = [m for m in {m for old in new for m in graph.get(old, ())} if m not in found]
+            found.update(new)
+        return found
+
+    far = {module: reached(module) for module in graph}
+    groups = {
+        frozenset(m for m in far[module] if module in far.get(m, ())) for module in graph if module in far[module]
+    }
+    return sorted(sorted(group) for group in groups)
+
+
+def without_type_checking(tree: ast.Module) -> ast.Module:
+    """The module without `if TYPE_CHECKING`; what functions import is still in it."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST:
+            if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+                return ast.Module(body=node.orelse, type_ignores=[])
+            return self.generic_visit(node)
+
+    stripped = Strip().visit(copy.deepcopy(tree))
+    assert isinstance(stripped, ast.Module)
+    return stripped
+
+
+def import_graph(*, deferred: bool) -> dict[str, set[str]]:
+    """Module -> modules of the house that it imports; `deferred`: inside functions too."""
+    known = trees()
+    graph: dict[str, set[str]] = {}
+    for module, (path, tree) in known.items():
+        kept = without_type_checking(tree) if deferred else at_import_time(copy.deepcopy(tree))
+        graph[module] = set()
+        for imported, _ in imports(kept, package_of(path)):
+            of_name = imported if imported in known else imported.rpartition(".")[0]
+            if of_name in known and of_name != module:
+                graph[module].add(of_name)
+    return graph
+
+
 def at_import_time(tree: ast.Module) -> ast.Module:
     """The module without what does not run when it is imported: bodies of functions, `if TYPE_CHECKING`."""
 
@@ -131,12 +225,69 @@ def test_imports_go_one_way(folder: str) -> None:
     wrong = []
     for path in modules(folder):
         for imported, line in imports(ast.parse(path.read_text("utf-8")), package_of(path)):
-            parts = imported.split(".")
+            home = resolved(imported, homes())
+            parts = home.split(".")
             if parts[0] == "sparring" and not (len(parts) > 1 and parts[1] in allowed):
-                wrong.append(f"{name(path)}:{line} imports {imported}")
+                wrong.append(
+                    f"{name(path)}:{line} imports {imported}" + (f", which is {home}" if home != imported else "")
+                )
             elif parts[0] in FOLDERS:
                 wrong.append(f"{name(path)}:{line} imports {imported}: write it relative")
     assert not wrong, f"{folder} may import {', '.join(allowed)}:\n" + "\n".join(wrong)
+
+
+def test_a_name_counts_where_it_is_defined() -> None:
+    found = homes()
+    assert resolved("sparring.ToolEnv", found).startswith("sparring.envs.")
+    assert resolved("sparring.trajectories.Trajectory", found) == "sparring.trajectories.trajectory.Trajectory"
+    assert resolved("sparring.trajectories.nothing", found) == "sparring.trajectories.nothing"
+    assert resolved("torch.nn", found) == "torch.nn"
+    passed_on = {
+        "sparring.tools": {"make": "sparring.envs.make"},
+        "sparring.envs": {"make": "sparring.envs.registry.make"},
+    }
+    assert resolved("sparring.tools.make", passed_on) == "sparring.envs.registry.make"
+    turning = {"a": {"x": "b.x"}, "b": {"x": "a.x"}}
+    assert resolved("a.x", turning) in ("a.x", "b.x")
+
+
+def test_no_modules_import_each_other() -> None:
+    """At import time. A package's `__init__.py` is a module like any other."""
+    assert circles(import_graph(deferred=False)) == []
+
+
+def test_no_function_hides_a_circle() -> None:
+    """Imports inside functions count too: a circle that they put off is still one. `if TYPE_CHECKING` does not."""
+    assert circles(import_graph(deferred=True)) == []
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": {"d"}, "f": {"a"}}
+    assert circles(graph) == [["a", "b", "c"], ["d", "e"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    tree = ast.parse("if TYPE_CHECKING:\n    import a\ndef f():\n    import b\nimport c")
+    assert {n for n, _ in imports(without_type_checking(tree), ("x",))} == {"b", "c"}
+    now, late = import_graph(deferred=False), import_graph(deferred=True)
+    assert "sparring.trajectories.trajectory" in now["sparring.trajectories"]
+    assert all(now[module] <= late[module] for module in now)
+    assert any(now[module] < late[module] for module in now)
+
+
+def packages() -> list[str]:
+    return sorted(module for module, (path, _) in trees().items() if path.name == "__init__.py")
+
+
+@pytest.mark.parametrize("package", packages())
+def test_no_name_hides_a_module(package: str) -> None:
+    """`sparring.agents.x` is the module x wherever there is one: no function or class of the package has its name."""
+    imported = importlib.import_module(package)
+    inside = [m for m in trees() if m.rpartition(".")[0] == package and not m.endswith(".__main__")]
+    for module in inside:
+        with suppress(ImportError):  # an optional package is not installed
+            importlib.import_module(module)
+    there = {m: getattr(imported, m.rpartition(".")[2], None) for m in inside if m in sys.modules}
+    hidden = {m: value for m, value in there.items() if not isinstance(value, ModuleType)}
+    assert not hidden
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -271,6 +422,37 @@ def test_all_lists_name_what_exists() -> None:
                 wrong += [f"{name(path)}: {n}" for n in listed if n not in defined]
                 wrong += [f"{name(path)}: {n} twice" for n in set(listed) if listed.count(n) > 1]
     assert not wrong, wrong
+
+
+def test_a_public_class_has_its_own_name() -> None:
+    """Each class and type that an `__all__` lists is defined once in the whole house: one word, one meaning.
+
+    Constants and functions are left out: `openai.export` and `trl.sft` are named with their module. So is the command
+    line, whose option types are named after what they set.
+    """
+    defined: dict[str, list[str]] = {}
+    for module, (_, tree) in trees().items():
+        if module.startswith("sparring.cli"):
+            continue
+        listed = next(
+            (ast.literal_eval(s.value) for s in tree.body if isinstance(s, ast.Assign) and is_all(s)), list[str]()
+        )
+        for statement in tree.body:
+            match statement:
+                case ast.ClassDef(name=public):
+                    pass
+                case ast.Assign(targets=[ast.Name(id=public)]) | ast.AnnAssign(target=ast.Name(id=public)):
+                    pass
+                case _:
+                    continue
+            if public in listed and public[0].isupper() and not public.isupper():
+                defined.setdefault(public, []).append(module)
+    assert {"Trajectory", "Tool"} <= set(defined)
+    assert {public: where for public, where in defined.items() if len(where) > 1} == {}
+
+
+def is_all(statement: ast.Assign) -> bool:
+    return ast.unparse(statement.targets[0]) == "__all__"
 
 
 def test_links_point_home() -> None:

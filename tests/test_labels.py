@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sparring.cli.root import app
+from sparring.trajectories.curation import pairs_from_labels
 from sparring.trajectories.errors import ConfigError, DataError
 from sparring.trajectories.labels import (
     Label,
@@ -36,13 +37,12 @@ from sparring.trajectories.labels import (
     cohen_kappa,
     krippendorff_alpha,
     majority,
-    pairs_from_labels,
     read_labels,
 )
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
-from sparring.trajectories.pages.labelling import Comparison, LabelServer, comparisons
+from sparring.trajectories.pages.labelling import LabelPair, LabelServer, label_pairs
 from sparring.trajectories.pages.labelling.queue import left_side
-from sparring.trajectories.pages.labelling.server import Session
+from sparring.trajectories.pages.labelling.server import LabelSession
 from sparring.trajectories.store import Store
 from sparring.trajectories.trajectory import StopReason, Task, Tokens, Trajectory, Turn, dump_jsonl
 
@@ -383,10 +383,10 @@ def test_pairs_follow_the_majority_and_the_card_accounts_for_the_rest() -> None:
         Label("e01", "e02", "a", "ada"), Label("e01", "e02", "b", "bob"),
         Label("e01", "gone", "a", "ada"),
     ]  # fmt: skip
-    said = {(v.a[0], v.b[0]): v.said for v in majority(labels)}
+    said = {(v.a[0], v.b[0]): v.label for v in majority(labels)}
     assert said[("e00", "e01")] == "b"
     assert said[("e01", "e02")] == "conflict"
-    assert {v.votes["a"] for v in majority(labels) if v.said == "conflict"} == {1}
+    assert {v.votes["a"] for v in majority(labels) if v.label == "conflict"} == {1}
     pairs = pairs_from_labels(labels, held)
     assert [(p.chosen.id, p.rejected.id, p.fork, p.source) for p in pairs] == [("e01", "e00", 1, "people")]
     assert pairs.card.came_in == 5
@@ -416,7 +416,7 @@ def test_only_episodes_of_one_task_under_one_plan_that_differ_are_compared() -> 
         reads.append(1)
         yield from (replace(t, tokens=Tokens((1,), (1,), (0.0,))) for t in held)
 
-    found = comparisons(read, n=100, per_task=100)
+    found = label_pairs(read, n=100, per_task=100)
     assert len(reads) == 2
     assert len({frozenset(c.keys) for c in found}) == len(found)
     for c in found:
@@ -428,26 +428,26 @@ def test_only_episodes_of_one_task_under_one_plan_that_differ_are_compared() -> 
     assert not ids & {"other", "dead", "alone"}
     assert frozenset({("e00", 0), ("same", 0)}) not in {frozenset(c.keys) for c in found}  # the same course
     with pytest.raises(DataError, match="nothing to compare among 1 episodes"):
-        comparisons(lambda: held[:1])
+        label_pairs(lambda: held[:1])
 
 
 def test_every_task_comes_once_before_one_comes_twice_and_the_seed_decides() -> None:
     held = group(4, tasks=6)
-    first = comparisons(lambda: held, n=8, per_task=2, seed=1)
+    first = label_pairs(lambda: held, n=8, per_task=2, seed=1)
     assert len({c.a.task.id for c in first[:6]}) == 6
     assert len(first) == 8
-    assert first == comparisons(lambda: reversed(held), n=8, per_task=2, seed=1)
-    assert [c.keys for c in first] != [c.keys for c in comparisons(lambda: held, n=8, per_task=2, seed=2)]
-    sides = [left_side(c, who, 0) for c in comparisons(lambda: held) for who in ("ada", "bob", "eve", "dan")]
+    assert first == label_pairs(lambda: reversed(held), n=8, per_task=2, seed=1)
+    assert [c.keys for c in first] != [c.keys for c in label_pairs(lambda: held, n=8, per_task=2, seed=2)]
+    sides = [left_side(c, who, 0) for c in label_pairs(lambda: held) for who in ("ada", "bob", "eve", "dan")]
     assert 0.3 < sides.count("a") / len(sides) < 0.7
 
 
 # ---- the session -----------------------------------------------------------------------------------------------------
 
 
-def session(tmp_path: Path, held: list[Trajectory] | None = None, **more: Any) -> Session:
-    queue = comparisons(lambda: held or group(), per_task=3)
-    return Session(queue, LabelFile(tmp_path / "labels.jsonl"), labeller="ada", **more)
+def session(tmp_path: Path, held: list[Trajectory] | None = None, **more: Any) -> LabelSession:
+    queue = label_pairs(lambda: held or group(), per_task=3)
+    return LabelSession(queue, LabelFile(tmp_path / "labels.jsonl"), labeller="ada", **more)
 
 
 def test_answers_are_about_what_was_shown_where_it_was_shown(tmp_path: Path) -> None:
@@ -501,7 +501,7 @@ def test_skips_come_last_and_undo_goes_back_step_by_step(tmp_path: Path) -> None
 
 
 @contextmanager
-def serving(one: Session) -> Iterator[LabelServer]:
+def serving(one: LabelSession) -> Iterator[LabelServer]:
     server = LabelServer(one, title="a <b>store</b>")
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -855,11 +855,11 @@ def test_the_command_serves_until_ctrl_c_and_says_where_the_labels_are(tmp_path:
 def test_comparisons_of_a_large_store_are_soon_there(tmp_path: Path) -> None:
     """The queue holds what is compared, not what there is."""
     held = group(4, tasks=250)
-    queue = comparisons(lambda: iter(held), n=20, per_task=1)
+    queue = label_pairs(lambda: iter(held), n=20, per_task=1)
     assert len(queue) == 20
-    assert all(isinstance(c, Comparison) for c in queue)
+    assert all(isinstance(c, LabelPair) for c in queue)
     began = time.process_time()
-    one = Session(queue, LabelFile(tmp_path / "l.jsonl"), labeller="ada")
+    one = LabelSession(queue, LabelFile(tmp_path / "l.jsonl"), labeller="ada")
     for _ in range(20):
         one.label(one.state()["shown"]["id"], "tie", "")
     assert one.state()["done"] == 20

@@ -23,12 +23,13 @@ from sparring.trajectories.metrics import (
     MEASURES,
     RIGHT,
     RIGHT_AFTER_OUTCOME,
-    Step,
+    PlannedCall,
     ToolRoles,
     abstention,
     across_seeds,
     after_faults,
     blind_retries,
+    blockages,
     detectable,
     duplicate_effects,
     excluded,
@@ -36,7 +37,6 @@ from sparring.trajectories.metrics import (
     fault_recovery,
     forgetting,
     holm,
-    incidents,
     kl_from_base,
     mcnemar_exact,
     measure,
@@ -473,7 +473,7 @@ def test_tools_are_guessed_from_their_names_where_roles_are_not_known() -> None:
     counts = after_faults([episode(True, down, call(name), call()) for name in ("wait", "log_in", "transfer")])
     assert counts == {("rate_limited", a): 1 for a in ("wait", "login", "other_tool")}
     looked = episode(True, struck("forbidden", Outcome.FORBIDDEN), call("look"), call("transfer"), SAID)
-    assert [one.right for t in (looked, replace(looked, turns=looked.turns[:2])) for one in incidents(t, ROLES)] == [
+    assert [one.right for t in (looked, replace(looked, turns=looked.turns[:2])) for one in blockages(t, ROLES)] == [
         True,
         False,
     ]
@@ -511,16 +511,16 @@ def test_right_strategy_by_hand() -> None:
     assert right_strategy([episode(True, call())]).value is None
 
 
-# Incidents
+# Blockages
 
 
-def test_an_incident_from_failure_to_recovery() -> None:
+def test_a_blockage_from_failure_to_recovery() -> None:
     down = struck("unavailable", Outcome.UNAVAILABLE)
     spans = [(2, 4), (5, 8), (9, 10), (11, 12)]
     turns = [replace(turn, span=span) for turn, span in zip((down, down, call(), SAID), spans, strict=True)]
     sampled = tuple(int(any(a <= i < b for a, b in spans)) for i in range(12))
     t = episode(True, *turns, tokens=Tokens(tuple(range(12)), sampled, (0.0,) * 12))
-    (one,) = incidents(t)
+    (one,) = blockages(t)
     assert (one.tool, one.fault, one.cause, one.turn, one.resolved) == ("pay", "unavailable", Cause.INJECTED, 0, 2)
     assert (one.action, one.right, one.told, one.turns) == ("retry_same", True, True, 2)
     assert (one.failures, one.tokens) == (2, 4)  # the second call's 3 tokens and the third's 1
@@ -562,11 +562,11 @@ def test_turns_to_recovery_stand_beside_what_never_was() -> None:
     ],
 )
 def test_when_the_blocked_end_was_reached(blocked: Turn, then: Turn, reached: bool) -> None:
-    one = incidents(episode(None, blocked, then), ROLES)[0]
+    one = blockages(episode(None, blocked, then), ROLES)[0]
     assert one.resolved == (1 if reached else None)
 
 
-def test_a_second_fault_on_the_way_is_an_incident_of_its_own_and_both_are_resolved() -> None:
+def test_a_second_fault_on_the_way_is_a_blockage_of_its_own_and_both_are_resolved() -> None:
     t = episode(
         True,
         struck("unavailable", Outcome.UNAVAILABLE),
@@ -575,7 +575,7 @@ def test_a_second_fault_on_the_way_is_an_incident_of_its_own_and_both_are_resolv
         call(amount=2),
         SAID,
     )
-    assert [(one.fault, one.action, one.resolved) for one in incidents(t)] == [
+    assert [(one.fault, one.action, one.resolved) for one in blockages(t)] == [
         ("unavailable", "retry_same", 3),
         ("stale_id", "other_tool", 3),
     ]
@@ -583,8 +583,8 @@ def test_a_second_fault_on_the_way_is_an_incident_of_its_own_and_both_are_resolv
 
 def test_page_two_ends_what_page_one_began() -> None:
     page = call("list_all", fault="partial_page")
-    assert [(one.told, one.resolved) for one in incidents(episode(True, page, page, SAID))] == [(False, 1)]
-    assert incidents(episode(True, page, SAID))[0].resolved is None
+    assert [(one.told, one.resolved) for one in blockages(episode(True, page, page, SAID))] == [(False, 1)]
+    assert blockages(episode(True, page, SAID))[0].resolved is None
 
 
 def test_recovery_by_fault_and_cause() -> None:
@@ -596,7 +596,7 @@ def test_recovery_by_fault_and_cause() -> None:
     assert fault_recovery(every, cause=Cause.TOOL).value == 0.0
     assert fault_recovery(every, cause=Cause.INJECTED).value == 0.5
     broken = episode(True, call(outcome=Outcome.CRASHED, cause=Cause.INFRASTRUCTURE), call())
-    assert incidents(broken) == []
+    assert blockages(broken) == []
 
 
 @pytest.mark.parametrize("kind", sorted(set(FAULTS) - {"impossible"}))
@@ -696,14 +696,18 @@ def test_precedence_follows_where_arguments_came_from() -> None:
         call("refund", payment="p12", who="Ada"),
     )
     gold = replace(gold, prompt=(Message("user", "Refund what Ada bought."),))
-    find, read = Step("find", (("name_", "Ada"),)), Step("read", (("order", "o40"),))
-    refund = Step("refund", (("payment", "p12"), ("who", "Ada")))
+    find, read = PlannedCall("find", (("name_", "Ada"),)), PlannedCall("read", (("order", "o40"),))
+    refund = PlannedCall("refund", (("payment", "p12"), ("who", "Ada")))
     assert precedence(gold) == [(find, read), (read, refund)]  # Ada stood in the prompt
     assert plan_order([gold], lambda t: precedence(gold)).value == 1.0
 
 
 def test_plan_order_by_hand() -> None:
-    edges = [(Step("a"), Step("b")), (Step("b"), Step("c")), (Step("a"), Step("d"))]
+    edges = [
+        (PlannedCall("a"), PlannedCall("b")),
+        (PlannedCall("b"), PlannedCall("c")),
+        (PlannedCall("a"), PlannedCall("d")),
+    ]
     swapped = episode(False, call("b"), call("a"), call("c"))  # a before b: no; b before c: yes; d never came
     found = plan_order([swapped], lambda t: edges)
     assert (found.value, found.n) == (0.5, 2)

@@ -1,4 +1,4 @@
-"""What people say of two episodes: a file of labels, how far labellers agree, and pairs for preference training.
+"""What people say of two episodes: a file of labels, and how far labellers agree.
 
 The file is JSON lines, appended to by any number of processes and never rewritten. Two kinds of line:
 
@@ -9,8 +9,8 @@ The file is JSON lines, appended to by any number of processes and never rewritt
 episode is named by its id, and by `attempt_a`, `attempt_b` where that is not 0. Of several labels that one labeller
 gave the same two episodes the last counts, so that a change of mind is another label.
 
-Defines `Label`, `LabelFile`, `read_labels`; `agreement`, `cohen_kappa`, `krippendorff_alpha`; `majority`,
-`pairs_from_labels`.
+Defines `Label`, `LabelFile`, `read_labels`; `agreement`, `cohen_kappa`, `krippendorff_alpha`; `majority`. The pairs
+are made by `curation.pairs_from_labels`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,11 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from .errors import ConfigError, DataError
 from .store.files import sync_folder, write_all
 from .trajectory import Trajectory
-
-if TYPE_CHECKING:
-    from .curation import Curated, Pair
 
 __all__ = [
     "Agreement",
@@ -43,13 +40,12 @@ __all__ = [
     "Key",
     "Label",
     "LabelFile",
-    "Verdict",
+    "Tally",
     "agreement",
     "cohen_kappa",
     "key_of",
     "krippendorff_alpha",
     "majority",
-    "pairs_from_labels",
     "read_labels",
 ]
 
@@ -390,12 +386,12 @@ def _interval(units: Sequence[Sequence[Hashable]], seed: int) -> tuple[float | N
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Tally:
     """What all labels of two episodes come to."""
 
     a: Key
     b: Key
-    said: Literal["a", "b", "tie", "bad", "conflict"]
+    label: Literal["a", "b", "tie", "bad", "conflict"]
     """By more than half of the labels; "conflict": no answer has more than half."""
     votes: dict[str, int]
     """Labels by a, b, tie, bad; only those that were given."""
@@ -405,8 +401,8 @@ class Verdict:
         return len(self.votes) == 1
 
 
-def majority(labels: Iterable[Label]) -> list[Verdict]:
-    """A verdict for each two episodes that have labels, in the order of their first."""
+def majority(labels: Iterable[Label]) -> list[Tally]:
+    """A tally for each two episodes that have labels, in the order of their first."""
     votes: dict[tuple[Key, Key], Counter[str]] = {}
     for x in labels:
         side = x.value if isinstance(x.value, str) else ("a" if x.value == x.pair[0] else "b")
@@ -414,23 +410,6 @@ def majority(labels: Iterable[Label]) -> list[Verdict]:
     out = []
     for (a, b), counts in votes.items():
         best, n = counts.most_common(1)[0]
-        said: Any = best if 2 * n > counts.total() else "conflict"
-        out.append(Verdict(a, b, said, {k: counts[k] for k in get_args(Choice) if counts[k]}))
+        label: Any = best if 2 * n > counts.total() else "conflict"
+        out.append(Tally(a, b, label, {k: counts[k] for k in get_args(Choice) if counts[k]}))
     return out
-
-
-def pairs_from_labels(labels: Iterable[Label], trajectories: Iterable[Trajectory]) -> Curated[Pair]:
-    """Pairs, the side that people preferred chosen: `people_pairs` of curation over the episodes that the labels name.
-
-    Raises `DataError` where no pair is left, or where two attempts of one episode have labels: a pair's episodes are
-    told apart by their ids.
-    """
-    from .curation import people_pairs  # which may read labels in its turn
-
-    held = list(labels)
-    wanted = {key for label in held for key in label.pair}
-    found = {t.id: t for t in trajectories if key_of(t) in wanted}
-    twice = [id for id, n in Counter(id for id, _ in wanted).items() if n > 1]
-    if twice:
-        raise DataError(f"several attempts of the episode {twice[0]} have labels: keep the labels of one")
-    return people_pairs(found.values(), [label.record() for label in held])

@@ -1,9 +1,9 @@
-"""From trajectories to training data: pure functions, deterministic by seed, that account for whatever they leave out.
+"""From trajectories to training data: pure functions, deterministic by seed, that count what they leave out.
 
 What makes a data set returns `Curated(items, card)`; the card says how many came in, and why others were dropped. Where
-nothing would be left it raises `DataError` with that account: an empty data set is never what was meant.
+nothing would be left it raises `DataError` with its card: an empty data set is never what was meant.
 
-`curate` runs several rules one after the other, named in code or in a file, and leaves one card of it all.
+`curate` runs several rules one after the other, named in code or in a file, and makes one card of all.
 """
 
 from .card import Card, Curated, digest
@@ -17,22 +17,23 @@ from .demonstrations import (
     turn_weights,
     weighted,
 )
+from .equality import same_turns, shared_turns
 from .files import holds_pairs, read_pairs, write_pairs
-from .likeness import same_course, shared_turns
 from .mixing import mixture
 from .preferences import (
-    Judge,
     Pair,
+    PairJudge,
     Scorer,
     correction_pairs,
     judged_pairs,
     on_policy_pairs,
+    pairs_from_labels,
     people_pairs,
     scored_pairs,
     step_pairs,
     style_pairs,
 )
-from .rules import PAIRS, RULES, Curation, Step, curate, parse_rule, read_rules
+from .rules import PAIRS, RULES, AppliedRule, Curation, curate, parse_rule, read_rules
 from .selection import (
     Quality,
     balanced,
@@ -51,14 +52,14 @@ from .selection import (
 __all__ = [
     "PAIRS",
     "RULES",
+    "AppliedRule",
     "Card",
     "Curated",
     "Curation",
-    "Judge",
     "Pair",
+    "PairJudge",
     "Quality",
     "Scorer",
-    "Step",
     "balanced",
     "best_of",
     "correction_pairs",
@@ -77,6 +78,7 @@ __all__ = [
     "mixture",
     "near_duplicates",
     "on_policy_pairs",
+    "pairs_from_labels",
     "parse_rule",
     "people_pairs",
     "quality",
@@ -85,7 +87,7 @@ __all__ = [
     "read_rules",
     "recoveries",
     "rejection_sampling",
-    "same_course",
+    "same_turns",
     "sample",
     "scored_pairs",
     "shared_turns",

@@ -1,6 +1,6 @@
-"""What every rule returns: what was kept, the account of what was not, and a hash of the result.
+"""What every rule returns: what was kept, how much was dropped and why, and a hash of the result.
 
-Defines `Card`, `Curated`, `digest`; for the rules `account`, `lot`, `reward_of`, `not_judged`, `not_successful`.
+Defines `Card`, `Curated`, `digest`; for the rules `with_card`, `draw_key`, `reward_of`, `not_judged`, `not_successful`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 from ..errors import DataError
 from ..trajectory import Trajectory
 
-__all__ = ["Card", "Curated", "account", "digest", "lot", "not_judged", "not_successful", "reward_of"]
+__all__ = ["Card", "Curated", "digest", "draw_key", "not_judged", "not_successful", "reward_of", "with_card"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -25,7 +25,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The account of one curation: came_in + repeated = kept + dropped."""
+    """How much one rule kept and dropped: came_in + repeated = kept + dropped."""
 
     came_in: int
     kept: int
@@ -46,7 +46,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Curated(Generic[T_co]):
-    """What was kept, and the account of it."""
+    """What was kept, and the card."""
 
     items: tuple[T_co, ...]
     card: Card
@@ -86,7 +86,7 @@ def _body(item: Any) -> bytes:
     return orjson.dumps(item, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str)
 
 
-def account(
+def with_card(
     what: str, kept: Sequence[T], came_in: int, dropped: Counter[str], *, unit: str = "trajectories"
 ) -> Curated[T]:
     """`kept` with its card. Raises `DataError` when items came in and none is left."""
@@ -113,6 +113,6 @@ def reward_of(t: Trajectory) -> float:
     return t.reward
 
 
-def lot(seed: int, t: Trajectory) -> bytes:
+def draw_key(seed: int, t: Trajectory) -> bytes:
     """A place in a random order that hangs on the seed and the episode alone, not on what else there is."""
     return hashlib.blake2b(f"{seed}:{t.env}:{t.id}:{t.attempt}".encode(), digest_size=16).digest()

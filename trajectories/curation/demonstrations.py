@@ -10,8 +10,8 @@ from typing import Any
 from ..errors import ConfigError, UnknownName
 from ..messages import Action, Cause, Outcome, ToolResult
 from ..trajectory import Trajectory, TrajectoryGroup
-from .card import Curated, account, lot, not_successful, reward_of
-from .likeness import same_course
+from .card import Curated, draw_key, not_successful, reward_of, with_card
+from .equality import same_turns
 
 __all__ = [
     "best_of",
@@ -104,7 +104,7 @@ def gold(trajectories: Iterable[Trajectory], *, patience: int = 2) -> Curated[Tr
         else:
             turns = (replace(turn, weight=weight) for turn, weight in zip(t.turns, weights, strict=True))
             kept.append(replace(t, turns=tuple(turns)))
-    return account("gold", kept, came_in, dropped)
+    return with_card("gold", kept, came_in, dropped)
 
 
 def successes(trajectories: Iterable[Trajectory]) -> Curated[Trajectory]:
@@ -118,13 +118,13 @@ def successes(trajectories: Iterable[Trajectory]) -> Curated[Trajectory]:
             dropped[reason] += 1
         else:
             kept.append(t)
-    return account("successes", kept, came_in, dropped)
+    return with_card("successes", kept, came_in, dropped)
 
 
 def best_of(groups: Iterable[TrajectoryGroup], k: int = 1) -> Curated[Trajectory]:
     """Rejection sampling: of each group the k best *successful* trajectories, k at most.
 
-    Best is the higher reward, then fewer turns, then the earlier in the group. The same course taken twice counts once.
+    Best is the higher reward, then fewer turns, then the earlier in the group. Of two with the same turns one counts.
     A group without success gives nothing; the weights of turns are left alone (`gold` sets them).
     """
     if k < 1:
@@ -138,14 +138,14 @@ def best_of(groups: Iterable[TrajectoryGroup], k: int = 1) -> Curated[Trajectory
         dropped.update(reason for t in group.trajectories if (reason := not_successful(t)))
         solved = [t for t in group.trajectories if not not_successful(t)]
         for t in sorted(solved, key=lambda t: (-reward_of(t), len(t.turns))):  # stable: ties keep the group's order
-            if any(same_course(t, other) for other in best):
-                dropped["same course as a kept one"] += 1
+            if any(same_turns(t, other) for other in best):
+                dropped["same turns as a kept one"] += 1
             elif len(best) == k:
                 dropped[f"beyond the best {k}"] += 1
             else:
                 best.append(t)
         kept.extend(best)
-    return account("best_of", kept, came_in, dropped)
+    return with_card("best_of", kept, came_in, dropped)
 
 
 def weighted(trajectories: Iterable[Trajectory], *, patience: int = 2) -> Curated[Trajectory]:
@@ -161,7 +161,7 @@ def weighted(trajectories: Iterable[Trajectory], *, patience: int = 2) -> Curate
             kept.append(replace(t, turns=tuple(turns)))
         else:
             dropped["no turn to learn from"] += 1
-    return account("turn_weights", kept, came_in, dropped)
+    return with_card("turn_weights", kept, came_in, dropped)
 
 
 def recoveries(trajectories: Iterable[Trajectory], *, patience: int = 2) -> Curated[Trajectory]:
@@ -180,13 +180,13 @@ def recoveries(trajectories: Iterable[Trajectory], *, patience: int = 2) -> Cura
             dropped["with nothing to recover from"] += 1
         else:
             kept.append(t)
-    return _then(weighted, account("recoveries", kept, came_in, dropped), patience=patience)
+    return _then(weighted, with_card("recoveries", kept, came_in, dropped), patience=patience)
 
 
 def rejection_sampling(
     groups: Iterable[TrajectoryGroup], *, k: int = 4, hardest: float = 1.0, seed: int = 0
 ) -> Curated[Trajectory]:
-    """Of each group up to `k` different courses that succeeded, drawn by lot: what the policy does when it is right.
+    """Of each group up to `k` different successes, drawn at random: what the policy does when it is right.
 
     `best_of` prefers the higher reward; this keeps the policy's own variety. A group of which more than the share
     `hardest` succeeded is passed over: what is solved nearly always has little left to teach. A group without success
@@ -209,15 +209,15 @@ def rejection_sampling(
             dropped[f"of a task solved more often than {hardest:g}"] += len(solved)
             continue
         drawn: list[Trajectory] = []
-        for t in sorted(solved, key=lambda t: lot(seed, t)):
-            if any(same_course(t, other) for other in drawn):
-                dropped["same course as a kept one"] += 1
+        for t in sorted(solved, key=lambda t: draw_key(seed, t)):
+            if any(same_turns(t, other) for other in drawn):
+                dropped["same turns as a kept one"] += 1
             elif len(drawn) == k:
                 dropped[f"beyond {k} of a group"] += 1
             else:
                 drawn.append(t)
         kept.extend(drawn)
-    return account("rejection_sampling", kept, came_in, dropped)
+    return with_card("rejection_sampling", kept, came_in, dropped)
 
 
 def distillation(
@@ -258,7 +258,7 @@ def distillation(
             dropped["of a task that the student solves"] += 1
         else:
             kept.append(_in_no_vocabulary(t))
-    return _then(weighted, account("distillation", kept, len(held), dropped), patience=patience)
+    return _then(weighted, with_card("distillation", kept, len(held), dropped), patience=patience)
 
 
 def _in_no_vocabulary(t: Trajectory) -> Trajectory:
@@ -270,7 +270,7 @@ def _in_no_vocabulary(t: Trajectory) -> Trajectory:
 
 
 def _then(rule: Callable[..., Curated[Trajectory]], first: Curated[Trajectory], **settings: Any) -> Curated[Trajectory]:
-    """A second rule on what the first one kept, in one account."""
+    """A second rule on what the first one kept, with one card for both."""
     second = rule(first.items, **settings)
     dropped = Counter(first.card.dropped) + Counter(second.card.dropped)
-    return account("it", second.items, first.card.came_in, dropped)
+    return with_card("it", second.items, first.card.came_in, dropped)

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from ..errors import DataError
+from ..files import write_lines
 from ..trajectory import Trajectory
 from .preferences import Pair
 
@@ -35,8 +36,6 @@ def pair_line(pair: Pair) -> bytes:
 
 def write_pairs(pairs: Iterable[Pair], path: Path) -> None:
     """One pair a line. The file appears whole or not at all."""
-    from ..interchange.export import write_lines  # which knows of pairs, too
-
     write_lines((pair_line(pair) for pair in pairs), path)
 
 

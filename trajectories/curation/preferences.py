@@ -1,7 +1,8 @@
 """Pairs of which one side went better: by reward, a scorer, a judge, people; at forks; corrections; in style.
 
-Defines `Pair`, `on_policy_pairs`, `scored_pairs`, `judged_pairs`, `people_pairs`, `correction_pairs`, `step_pairs`,
-`style_pairs`. A pair shares its task and its fault plan, so that luck does not separate the sides.
+Defines `Pair`, `on_policy_pairs`, `scored_pairs`, `judged_pairs`, `people_pairs`, `pairs_from_labels`,
+`correction_pairs`, `step_pairs`, `style_pairs`. A pair shares its task and its fault plan, so that luck does not
+separate the sides.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from ..errors import ConfigError, DataError
+from ..labels import Label, key_of
 from ..messages import Json
 from ..trajectory import Fork, Trajectory, TrajectoryGroup
-from .card import Curated, account, lot, not_judged, reward_of
-from .likeness import shared_turns
+from .card import Curated, draw_key, not_judged, reward_of, with_card
+from .equality import shared_turns
 
 __all__ = [
-    "Judge",
     "Pair",
+    "PairJudge",
     "Scorer",
     "correction_pairs",
     "judged_pairs",
     "on_policy_pairs",
+    "pairs_from_labels",
     "people_pairs",
     "scored_pairs",
     "step_pairs",
@@ -36,7 +39,7 @@ Scorer = Callable[[Trajectory], float]
 """How good an episode is, on any scale: a reward model, say. One that also has a method `many(list of episodes) ->
 list of numbers` is asked once for all."""
 
-Judge = Callable[[Trajectory, Trajectory], Literal["a", "b", "tie"] | None]
+PairJudge = Callable[[Trajectory, Trajectory], Literal["a", "b", "tie"] | None]
 """Which of two episodes is better, the first (a) or the second (b); None: no verdict. A judge that also has a method
 `many(list of pairs) -> list of verdicts` is asked once for all."""
 
@@ -78,8 +81,8 @@ def on_policy_pairs(
     side with a part that it did not sample itself (`forked_from`); equal rewards; a margin below `min_margin`; no
     difference but the end (one is the beginning of the other, or both are the same). Of the rest each group gives at
     most `max_per_group`: first those that share most turns, since what differs is then down to few decisions; then
-    those whose trajectories are used least; then the wider margin; then by lot, drawn from `seed` and the group, so
-    that it does not matter what other groups there are.
+    those whose trajectories are used least; then the wider margin; then at random, by `seed` and the group, so that
+    it does not matter what other groups there are.
 
     The card counts pairs: every two trajectories of a group came in.
     """
@@ -194,7 +197,7 @@ def _ranked(
             kept.append(pair)
         if candidates:
             dropped[f"beyond {max_per_group} of a group"] += len(candidates)
-    return account(what, kept, came_in, dropped, unit="pairs")
+    return with_card(what, kept, came_in, dropped, unit="pairs")
 
 
 def _off_policy(t: Trajectory) -> str:
@@ -204,12 +207,12 @@ def _off_policy(t: Trajectory) -> str:
 
 
 def judged_pairs(
-    groups: Iterable[TrajectoryGroup], judge: Judge, *, max_per_group: int = 1, seed: int = 0
+    groups: Iterable[TrajectoryGroup], judge: PairJudge, *, max_per_group: int = 1, seed: int = 0
 ) -> Curated[Pair]:
     """Pairs by a judge that compares two episodes, asked in both orders.
 
     A judge favours a place: only a verdict that stays when the sides are exchanged counts. Of each group at most
-    `max_per_group` pairs are shown to it, drawn by lot from `seed` among those that differ; a pair that it does not
+    `max_per_group` pairs are shown to it, drawn at random from `seed` among those that differ; a pair that it does not
     decide is dropped and not replaced. The card counts pairs: every two trajectories of a group came in.
     """
     _at_least_one("max_per_group", max_per_group)
@@ -217,7 +220,7 @@ def judged_pairs(
     came_in = 0
     asked: list[tuple[Trajectory, Trajectory, int]] = []
     for group in groups:
-        members = sorted(group.trajectories, key=lambda t: lot(seed, t))
+        members = sorted(group.trajectories, key=lambda t: draw_key(seed, t))
         fit: list[tuple[Trajectory, Trajectory, int]] = []
         for a, b in _twos(members):
             came_in += 1
@@ -249,7 +252,7 @@ def judged_pairs(
         else:
             chosen, rejected = (a, b) if said == "a" else (b, a)
             kept.append(Pair(chosen, rejected, fork, "judge", 1.0))
-    return account("judged_pairs", kept, came_in, dropped, unit="pairs")
+    return with_card("judged_pairs", kept, came_in, dropped, unit="pairs")
 
 
 def people_pairs(
@@ -305,7 +308,22 @@ def people_pairs(
             dropped["without a fork"] += 1
         else:
             kept.append(Pair(chosen, rejected, fork, "people", (most - tally[worse]) / len(said_by)))
-    return account("people_pairs", kept, len(votes), dropped, unit="pairs")
+    return with_card("people_pairs", kept, len(votes), dropped, unit="pairs")
+
+
+def pairs_from_labels(labels: Iterable[Label], trajectories: Iterable[Trajectory]) -> Curated[Pair]:
+    """Pairs from a file of labels: `people_pairs` over the episodes that the labels name.
+
+    Raises `DataError` where no pair is left, or where two attempts of one episode have labels: a pair's episodes are
+    told apart by their ids.
+    """
+    held = list(labels)
+    wanted = {key for label in held for key in label.pair}
+    found = {t.id: t for t in trajectories if key_of(t) in wanted}
+    twice = [id for id, n in Counter(id for id, _ in wanted).items() if n > 1]
+    if twice:
+        raise DataError(f"several attempts of the episode {twice[0]} have labels: keep the labels of one")
+    return people_pairs(found.values(), [label.record() for label in held])
 
 
 class _Side(NamedTuple):
@@ -354,7 +372,7 @@ def correction_pairs(corrections: Iterable[tuple[Trajectory, Trajectory]]) -> Cu
         else:
             margin = corrected.reward - failed.reward
             kept.append(Pair(corrected, failed, lineage.turn, "correction", margin))
-    return account("correction_pairs", kept, came_in, dropped, unit="pairs")
+    return with_card("correction_pairs", kept, came_in, dropped, unit="pairs")
 
 
 def step_pairs(trajectories: Iterable[Trajectory], *, max_per_fork: int = 1, min_margin: float = 0.0) -> Curated[Pair]:
@@ -400,7 +418,7 @@ def step_pairs(trajectories: Iterable[Trajectory], *, max_per_fork: int = 1, min
             dropped[f"beyond {max_per_fork} of a fork"] += len(found) - max_per_fork
     if held and not forks:
         raise DataError(f"none of {len(held)} episodes is a fork of another: step pairs need `forked_from`")
-    return account("step_pairs", kept, came_in, dropped, unit="pairs")
+    return with_card("step_pairs", kept, came_in, dropped, unit="pairs")
 
 
 def style_pairs(
@@ -439,7 +457,7 @@ def style_pairs(
         )  # the tokens were the old words'
         chosen = replace(t, id=f"{t.id}-style", turns=turns, tokens=None, forked_from=Fork(t.id, fork))
         kept.append(Pair(chosen, t, fork, "style", 1.0))
-    return account("style_pairs", kept, came_in, dropped, unit="pairs")
+    return with_card("style_pairs", kept, came_in, dropped, unit="pairs")
 
 
 def _twos(items: list[Trajectory]) -> Iterator[tuple[Trajectory, Trajectory]]:
@@ -449,7 +467,7 @@ def _twos(items: list[Trajectory]) -> Iterator[tuple[Trajectory, Trajectory]]:
 
 
 def _place(members: list[Trajectory]) -> str:
-    """What a group's lot is drawn from next to the seed: it does not matter what other groups there are."""
+    """What the random draw of a group depends on, next to the seed: it does not matter what other groups there are."""
     return f"{members[0].env}:{members[0].task.id}:{members[0].faults}" if members else ""
 
 

@@ -4,7 +4,7 @@
     done.items      # episodes, or pairs
     done.card()     # plain JSON: what came in, each rule with its settings and what it dropped, hashes
 
-Defines `curate`, `Curation`, `Step`, `Rule`, `RULES`, `PAIRS`, `parse_rule`, `read_rules`.
+Defines `curate`, `Curation`, `AppliedRule`, `Rule`, `RULES`, `PAIRS`, `parse_rule`, `read_rules`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import ConfigError, DataError, UnknownName
+from ..labels import read_labels
 from ..messages import Json
 from ..modules import load_object
 from ..trajectory import Task, Trajectory, TrajectoryGroup
 from . import demonstrations as d
 from . import preferences as p
 from . import selection as s
-from .card import Card, Curated, account, digest, not_judged
+from .card import Card, Curated, digest, not_judged, with_card
 from .preferences import Pair
 
-__all__ = ["PAIRS", "RULES", "Curation", "Rule", "Step", "curate", "parse_rule", "read_rules"]
+__all__ = ["PAIRS", "RULES", "AppliedRule", "Curation", "Rule", "curate", "parse_rule", "read_rules"]
 
 Written = str | Mapping[str, Mapping[str, Json] | None]
 """A rule as people write it: its name, or its name with its settings."""
@@ -52,7 +53,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AppliedRule:
     """One rule as it was run."""
 
     rule: str
@@ -62,10 +63,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Curation:
-    """What a whole recipe made, and the account of it."""
+    """What all rules together kept, and what each of them did."""
 
     items: tuple[Trajectory, ...] | tuple[Pair, ...]
-    steps: tuple[Step, ...]
+    applied: tuple[AppliedRule, ...]
     came_in: int
     """Episodes."""
     source: str
@@ -86,7 +87,7 @@ class Curation:
         return "pairs" if self.items and isinstance(self.items[0], Pair) else "episodes"
 
     def card(self) -> dict[str, Json]:
-        """All of the account as plain JSON."""
+        """All of it as plain JSON."""
         sides: list[Trajectory] = []
         for item in self.items:
             sides += (item.chosen, item.rejected) if isinstance(item, Pair) else (item,)
@@ -104,20 +105,20 @@ class Curation:
             "held_out_tasks": self.held_out,
             "rules": [
                 {
-                    "rule": step.rule,
-                    "settings": step.settings,
-                    "came_in": step.card.came_in,
-                    "kept": step.card.kept,
-                    "unit": step.card.unit,
-                    "dropped": step.card.dropped,
+                    "rule": one.rule,
+                    "settings": one.settings,
+                    "came_in": one.card.came_in,
+                    "kept": one.card.kept,
+                    "unit": one.card.unit,
+                    "dropped": one.card.dropped,
                 }
-                for step in self.steps
+                for one in self.applied
             ],
             "episodes_by": holds,
         }
 
     def __str__(self) -> str:
-        return "\n".join(f"{step.rule}: {step.card}" for step in self.steps)
+        return "\n".join(f"{one.rule}: {one.card}" for one in self.applied)
 
 
 def curate(
@@ -151,18 +152,18 @@ def curate(
         raise DataError("there is no episode to curate")
     held: tuple[Any, ...] = tuple({(t.env, t.id, t.attempt): t for t in reversed(given)}.values())[::-1]
     source, repeated = digest(held), len(given) - len(held)
-    steps = []
+    applied = []
     for name, rule, settings, shown in prepared:
         done = _run(rule, held, settings)
         if not done.items:
             why = "no task was played twice under the same faults" if rule.takes == "groups" else "nothing came in"
             raise DataError(f"{name} has nothing left: {why}")
         held = done.items
-        steps.append(Step(name, shown, done.card))
+        applied.append(AppliedRule(name, shown, done.card))
     forbidden = list(held_out)
     if forbidden:
         _refuse_leaks(held, forbidden)
-    return Curation(held, tuple(steps), len(given), source, seed, repeated, len(forbidden))
+    return Curation(held, tuple(applied), len(given), source, seed, repeated, len(forbidden))
 
 
 def parse_rule(text: str) -> dict[str, dict[str, Json]]:
@@ -179,7 +180,7 @@ def parse_rule(text: str) -> dict[str, dict[str, Json]]:
         if not mark or not key:
             raise ConfigError(f"a rule looks like 'near_duplicates threshold=0.8', got {part!r} in {text!r}")
         if key in settings:
-            raise ConfigError(f"{key} stands twice in the rule {text!r}")
+            raise ConfigError(f"{key} is there twice in the rule {text!r}")
         settings[key] = value
     return {name: settings}
 
@@ -245,9 +246,9 @@ def _correction_pairs(
     fixed, dropped = _corrected(trajectories, corrections, agent, tries)
     came_in = len(fixed) + sum(dropped.values())
     if not fixed:
-        return account("correction_pairs", [], came_in, dropped, unit="episodes")
+        return with_card("correction_pairs", [], came_in, dropped, unit="episodes")
     done = p.correction_pairs(fixed)
-    return account("correction_pairs", done.items, came_in, dropped + Counter(done.card.dropped), unit="episodes")
+    return with_card("correction_pairs", done.items, came_in, dropped + Counter(done.card.dropped), unit="episodes")
 
 
 def _corrections(
@@ -262,7 +263,7 @@ def _corrections(
     fixed, dropped = _corrected(trajectories, corrections, agent, tries)
     kept = [corrected for _, corrected in fixed]
     return d._then(
-        d.weighted, account("corrections", kept, len(kept) + sum(dropped.values()), dropped), patience=patience
+        d.weighted, with_card("corrections", kept, len(kept) + sum(dropped.values()), dropped), patience=patience
     )
 
 
@@ -321,7 +322,7 @@ def _run(rule: Rule, held: tuple[Any, ...], settings: dict[str, Any]) -> Curated
         return rule.run(groups, **settings)
     done = rule.run(groups, **settings)
     dropped = Counter(done.card.dropped) + Counter({not_judged(t): unjudged for t in held if not t.judged})
-    return account("it", done.items, len(held), dropped)
+    return with_card("it", done.items, len(held), dropped)
 
 
 def _prepared(written: Written, seed: int, helpers: Helpers) -> tuple[str, Rule, dict[str, Any], dict[str, Json]]:
@@ -381,8 +382,6 @@ def _value(label: str, key: str, value: Json, hint: Any, seed: int, helpers: Hel
             raise ConfigError(f"{label}: {value} is no function")
         return found
     if key == "labels" and isinstance(value, str | Path):
-        from ..labels import read_labels  # which makes pairs with this package
-
         return [label.record() for label in read_labels(value)]
     if key == "against" and isinstance(value, str):
         return _helper(helpers, "tasks", label)(value)

@@ -22,9 +22,9 @@ import numpy as np
 from ..errors import ConfigError, DataError
 from ..messages import Outcome, ToolResult
 from ..trajectory import Task, Trajectory
-from .card import Curated, account, lot, reward_of
+from .card import Curated, draw_key, reward_of, with_card
 from .demonstrations import mistaken
-from .likeness import identity, written
+from .equality import call_text, fingerprint
 
 __all__ = [
     "Facet",
@@ -59,7 +59,7 @@ def duplicates(trajectories: Iterable[Trajectory]) -> Curated[Trajectory]:
     held = list(trajectories)
     first: dict[bytes, int] = {}
     for i in sorted(range(len(held)), key=lambda i: _preferred(held[i])):
-        first.setdefault(identity(held[i]), i)
+        first.setdefault(fingerprint(held[i]), i)
     kept = set(first.values())
     return _keep("duplicates", held, lambda i: "" if i in kept else "the same as a kept one")
 
@@ -120,7 +120,7 @@ def _runs(t: Trajectory, n: int) -> frozenset[int]:
     for turn in t.turns:
         text += ["|", *_words(turn.action.content)]
         for call in turn.action.tool_calls:
-            text += ["|", call.name, *_words(written(call))]
+            text += ["|", call.name, *_words(call_text(call))]
     last = max(1, len(text) - n + 1)
     return frozenset(_hash(" ".join(text[i : i + n])) for i in range(last))
 
@@ -154,12 +154,12 @@ def coverage(
     """`n` episodes that cover tools, faults and task families as evenly as they can.
 
     One after the other the episode is taken whose facets have been met least (each counts 1 / (1 + times met)); ties
-    are drawn by lot. All are kept where there are `n` or fewer.
+    are drawn at random. All are kept where there are `n` or fewer.
     """
     held = list(trajectories)
     _positive("n", n)
     features = [sorted({f"{facet}={value}" for facet in of for value in _values(t, facet)}) for t in held]
-    left = sorted(range(len(held)), key=lambda i: lot(seed, held[i]))
+    left = sorted(range(len(held)), key=lambda i: draw_key(seed, held[i]))
     met: Counter[str] = Counter()
     kept: set[int] = set()
     while left and len(kept) < n:
@@ -173,8 +173,8 @@ def coverage(
 def diverse(trajectories: Iterable[Trajectory], *, n: int, ngram: int = 2, seed: int = 0) -> Curated[Trajectory]:
     """`n` episodes that differ most in what was done: k-center on n-grams of actions.
 
-    An action is the tools that a turn called and how the calls ended, or a message. From a start by lot the episode
-    farthest from all that are chosen is taken next (cosine distance of n-gram counts; ties by lot), until `n` are
+    An action is the tools that a turn called and how the calls ended, or a message. From a random start, the episode
+    farthest from all that are chosen is taken next (cosine distance of n-gram counts; ties at random), until `n` are
     chosen or all others repeat a chosen one exactly. All are kept where there are `n` or fewer.
     """
     held = list(trajectories)
@@ -189,14 +189,14 @@ def diverse(trajectories: Iterable[Trajectory], *, n: int, ngram: int = 2, seed:
         for gram, count in counts.items():
             counts_NF[i, column[gram]] = count
     counts_NF /= np.linalg.norm(counts_NF, axis=1, keepdims=True)
-    order = sorted(range(len(held)), key=lambda i: lot(seed, held[i]))
+    order = sorted(range(len(held)), key=lambda i: draw_key(seed, held[i]))
     points_NF = counts_NF[order]
     distances_N = np.full(len(held), np.inf, dtype=np.float32)
     chosen: list[int] = [0]
     while len(chosen) < n:
         distances_N = np.minimum(distances_N, np.round(1 - points_NF @ points_NF[chosen[-1]], 5))
         distances_N[chosen] = -1  # never again
-        farthest = int(distances_N.argmax())  # the first of equals: in the order of the lot
+        farthest = int(distances_N.argmax())  # the first of equals: in the random order
         if distances_N[farthest] <= 0:
             break
         chosen.append(farthest)
@@ -254,7 +254,7 @@ def wasted_calls(t: Trajectory, *, patience: int = 2) -> int:
     wasted = 0
     for turn in t.turns:
         for call, result in zip(turn.action.tool_calls, turn.results, strict=False):
-            answer = (written(call), result.content)
+            answer = (call_text(call), result.content)
             if mistaken(result, told, gone, patience):
                 wasted += 1
             elif result.ok and result.took_effect is not True:
@@ -332,7 +332,7 @@ def difficulty(
 def balanced(
     trajectories: Iterable[Trajectory], *, by: Facet, at_most: int | None = None, seed: int = 0
 ) -> Curated[Trajectory]:
-    """As many of each class: `at_most`, or as many as the smallest has; drawn by lot.
+    """As many of each class: `at_most`, or as many as the smallest has; drawn at random.
 
     An episode that has several values (tools, faults, outcomes) is of the class of that set. Raises `DataError` where
     there is one class only.
@@ -341,7 +341,7 @@ def balanced(
         _positive("at_most", at_most)
     held = list(trajectories)
     classes: dict[str, list[int]] = {}
-    for i in sorted(range(len(held)), key=lambda i: lot(seed, held[i])):
+    for i in sorted(range(len(held)), key=lambda i: draw_key(seed, held[i])):
         classes.setdefault("+".join(_values(held[i], by)) or "none", []).append(i)
     if len(classes) == 1:
         raise DataError(f"all {len(held)} episodes have {by} {next(iter(classes))!r}: there is nothing to balance")
@@ -351,10 +351,10 @@ def balanced(
 
 
 def sample(trajectories: Iterable[Trajectory], *, n: int, seed: int = 0) -> Curated[Trajectory]:
-    """`n` episodes by lot; all where there are fewer."""
+    """`n` episodes at random; all where there are fewer."""
     _positive("n", n)
     held = list(trajectories)
-    kept = set(sorted(range(len(held)), key=lambda i: lot(seed, held[i]))[:n])
+    kept = set(sorted(range(len(held)), key=lambda i: draw_key(seed, held[i]))[:n])
     return _keep("sample", held, lambda i: "" if i in kept else "not drawn")
 
 
@@ -470,7 +470,7 @@ def _keep(what: str, held: Sequence[Trajectory], why: Callable[[int], str]) -> C
             dropped[reason] += 1
         else:
             kept.append(t)
-    return account(what, kept, len(held), dropped)
+    return with_card(what, kept, len(held), dropped)
 
 
 def _positive(name: str, value: int) -> None:

@@ -1,1 +1,36 @@
-"""Episodes in the forms of other programs, in and out."""
+"""Episodes in the forms of other programs, in and out: one file a form, reading and writing next to each other.
+
+    from sparring.trajectories.interchange import read, trl, write_jsonl
+
+    write_jsonl(trl.prompt_completion(episodes).rows, path)
+    again = read(path, "trl").trajectories
+
+`FORMS` holds all forms by name. A form of yours is one file that registers a `ForeignForm` there.
+"""
+
+from ..files import write_lines
+from ._form import FORMS, ExchangeReport, Exported, ForeignForm, Row, Writer, readable, writer_for, writers
+from ._reading import Imported, SourceEpisode, SourceMessage, chat_message, read, tool_call, tool_specs
+from ._writing import to_dataset, write_jsonl
+
+__all__ = [
+    "FORMS",
+    "ExchangeReport",
+    "Exported",
+    "ForeignForm",
+    "Imported",
+    "Row",
+    "SourceEpisode",
+    "SourceMessage",
+    "Writer",
+    "chat_message",
+    "read",
+    "readable",
+    "to_dataset",
+    "tool_call",
+    "tool_specs",
+    "write_jsonl",
+    "write_lines",
+    "writer_for",
+    "writers",
+]

@@ -19,7 +19,7 @@ from .recovery import Roles, ToolRoles, calls_of, same_call, says_it_cannot
 __all__ = [
     "Abstention",
     "Edge",
-    "Step",
+    "PlannedCall",
     "abstention",
     "blind_retries",
     "cannot_be_done",
@@ -43,7 +43,7 @@ _IN_DOUBT = frozenset({Outcome.CONFLICT, Outcome.TIMEOUT, Outcome.CRASHED})
 _TELLING = 2
 """Characters that an argument needs before its standing in an earlier result says where it came from."""
 
-Judge = Callable[[Trajectory], bool]
+Condition = Callable[[Trajectory], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Abstention:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlannedCall:
     """A call of a plan: the tool, and the arguments that it has to have; others are free."""
 
     tool: str
@@ -70,7 +70,7 @@ class Step:
         return call.name == self.tool and all(name in held and held[name] == value for name, value in self.arguments)
 
 
-Edge = tuple[Step, Step]
+Edge = tuple[PlannedCall, PlannedCall]
 """The first has to be done before the second."""
 
 
@@ -183,7 +183,7 @@ def steps_over_optimal(trajectories: Iterable[Trajectory]) -> float | None:
 # ---- giving up, and claiming -----------------------------------------------------------------------------------------
 
 
-def false_success(trajectories: Iterable[Trajectory], gave_up: Judge | None = None) -> Rate:
+def false_success(trajectories: Iterable[Trajectory], gave_up: Condition | None = None) -> Rate:
     """Share of episodes that the agent ended of its own accord (`StopReason.FINISHED`) though the task was not done.
 
     An honest "I could not do it" looks the same in a trajectory; `gave_up` says which episodes those are
@@ -200,7 +200,7 @@ def cannot_be_done(t: Trajectory) -> bool:
 
 
 def abstention(
-    trajectories: Iterable[Trajectory], gave_up: Judge = says_it_cannot, hopeless: Judge = cannot_be_done
+    trajectories: Iterable[Trajectory], gave_up: Condition = says_it_cannot, hopeless: Condition = cannot_be_done
 ) -> Abstention:
     """Precision and recall of giving up, and how often it was premature. `hopeless` says which tasks could not be done:
     by default those that the fault `impossible` struck."""
@@ -231,7 +231,7 @@ def precedence(reference: Trajectory) -> list[Edge]:
             for value in _leaves(call.arguments):
                 source = next((c for c, r in reversed(done) if _stands_in(value, r.content)), None)
                 if source is not None and not _stands_in(value, said):
-                    edge = (_step(source), _step(call))
+                    edge = (_planned(source), _planned(call))
                     if edge not in edges and edge[0] != edge[1]:
                         edges.append(edge)
         done += good
@@ -258,17 +258,17 @@ def plan_order(trajectories: Iterable[Trajectory], edges: Callable[[Trajectory],
     return ratio(parts)
 
 
-def _first(t: Trajectory, step: Step) -> int | None:
+def _first(t: Trajectory, planned: PlannedCall) -> int | None:
     """The turn in which a step was first carried out."""
     for i, turn in enumerate(t.turns):
         for call, result in zip(turn.action.tool_calls, turn.results, strict=False):
-            if result.ok and step.matches(call):
+            if result.ok and planned.matches(call):
                 return i
     return None
 
 
-def _step(call: ToolCall) -> Step:
-    return Step(call.name, tuple(sorted((call.arguments or {}).items())))
+def _planned(call: ToolCall) -> PlannedCall:
+    return PlannedCall(call.name, tuple(sorted((call.arguments or {}).items())))
 
 
 def _leaves(value: Json) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What an agent does about a failure, and whether it helps: `Incident`, `after_faults`, right strategies, recovery.
+"""What an agent does about a failure, and whether it helps: `Blockage`, `after_faults`, right strategies, recovery.
 
 Everything is decided from the record: outcomes, causes, faults, tools and arguments. A record does not say which tools
 wait, log in or are in for another; `ToolRoles` does, and without it they are guessed from the tools' names.
@@ -21,13 +21,13 @@ __all__ = [
     "ACTIONS",
     "RIGHT",
     "RIGHT_AFTER_OUTCOME",
-    "Incident",
+    "Blockage",
     "Roles",
     "ToolRoles",
     "after_faults",
+    "blockages",
     "calls_of",
     "fault_recovery",
-    "incidents",
     "reaction",
     "recovery_by_cause",
     "recovery_by_fault",
@@ -132,7 +132,7 @@ _GUESSED = ToolRoles()
 
 
 @dataclass(frozen=True, slots=True)
-class Incident:
+class Blockage:
     """A call that was blocked, all that failed after it for the same end, and whether that end was reached."""
 
     tool: str
@@ -174,7 +174,7 @@ class _Open:
     result: ToolResult
     turn: int
     earlier: list[_Open]
-    """Incidents for the same end that were unresolved when this one began: another fault struck the retry."""
+    """Blockages for the same end that were unresolved when this one began: another fault struck the retry."""
     failures: int = 1
     resolved: int | None = None
     spoilt: bool = False
@@ -187,12 +187,12 @@ class _Open:
                 one.resolve(turn)
 
 
-def incidents(t: Trajectory, roles: Roles | None = None) -> list[Incident]:
+def blockages(t: Trajectory, roles: Roles | None = None) -> list[Blockage]:
     """Every blocked end of an episode, in order of its first failure.
 
     Blocked is a call that failed, or whose answer a fault changed (page one of a list included). Infrastructure
     failures are nobody's to recover from, and are left out. Further failures of the same kind on the way to the same
-    end belong to the incident; one of another kind begins another, and both are resolved together.
+    end belong to the blockage; one of another kind begins another, and both are resolved together.
 
     The end is reached by a later good, unchanged call, or a failed one whose effect took place, of
 
@@ -229,7 +229,7 @@ def incidents(t: Trajectory, roles: Roles | None = None) -> list[Incident]:
                 again.failures += 1
             else:
                 found.append(_Open(call, result, i, [o for o in same_end if o.resolved is None]))
-    return [_incident(t, one, of_env) for one in found]
+    return [_blockage(t, one, of_env) for one in found]
 
 
 def reaction(t: Trajectory, turn: int, call: ToolCall, roles: ToolRoles = _GUESSED) -> str:
@@ -253,13 +253,13 @@ def after_faults(
 ) -> Counter[tuple[str, str]]:
     """(kind of fault, class of the first action after it) -> how often, over judged episodes.
 
-    One count for each `Incident`: what follows its first failure, and not what follows each retry. Faults that change
+    One count for each `Blockage`: what follows its first failure, and not what follows each retry. Faults that change
     an answer in silence count too. `failures="own"`: those that no fault brought about, named after their outcome;
     "all": both. Classes are those of `ACTIONS`.
     """
     counts: Counter[tuple[str, str]] = Counter()
     for t in split(trajectories)[0]:
-        for one in incidents(t, roles):
+        for one in blockages(t, roles):
             if failures == "all" or (failures == "injected") == (one.fault is not None):
                 counts[one.fault or one.outcome.value, one.action] += 1
     return counts
@@ -299,7 +299,7 @@ def fault_recovery(
 ) -> Estimate:
     """Share of blocked ends that were reached later in the episode, by any tool, whatever became of the task.
 
-    Over the incidents of judged episodes that the agent was told of; with `cause`, over those of that cause.
+    Over the blockages of judged episodes that the agent was told of; with `cause`, over those of that cause.
     """
     blocked = _by_episode(trajectories, roles, lambda one: one.told and cause in (None, one.cause))
     return ratio((task_of(t), sum(one.resolved is not None for one in of_t), len(of_t)) for t, of_t in blocked)
@@ -310,7 +310,7 @@ def recovery_by_fault(trajectories: Iterable[Trajectory], roles: Roles | None = 
 
     After `impossible` no end can be reached: its row is 0, and giving up is right (`right_strategy`).
     """
-    held = [(t, incidents(t, roles)) for t in split(trajectories)[0]]
+    held = [(t, blockages(t, roles)) for t in split(trajectories)[0]]
     kinds = sorted({one.fault for _, of_t in held for one in of_t if one.fault is not None})
     out = {}
     for kind in kinds:
@@ -320,20 +320,20 @@ def recovery_by_fault(trajectories: Iterable[Trajectory], roles: Roles | None = 
 
 
 def turns_to_recovery(trajectories: Iterable[Trajectory], roles: Roles | None = None) -> Estimate:
-    """Mean turns from failure to recovery over the incidents that were resolved. Read `unresolved` next to it: those
+    """Mean turns from failure to recovery over the blockages that were resolved. Read `unresolved` next to it: those
     that never were are not in this mean."""
     done = _by_episode(trajectories, roles, lambda one: one.told and one.resolved is not None)
     return ratio((task_of(t), sum(one.turns or 0 for one in of_t), len(of_t)) for t, of_t in done)
 
 
 def tokens_to_recovery(trajectories: Iterable[Trajectory], roles: Roles | None = None) -> Estimate:
-    """The same in tokens that the policy sampled, over resolved incidents of episodes that have tokens."""
+    """The same in tokens that the policy sampled, over resolved blockages of episodes that have tokens."""
     done = _by_episode(trajectories, roles, lambda one: one.told and one.tokens is not None)
     return ratio((task_of(t), sum(one.tokens or 0 for one in of_t), len(of_t)) for t, of_t in done)
 
 
 def unresolved(trajectories: Iterable[Trajectory], roles: Roles | None = None) -> Estimate:
-    """Share of incidents that the agent was told of and whose end was never reached: 1 - `fault_recovery`."""
+    """Share of blockages that the agent was told of and whose end was never reached: 1 - `fault_recovery`."""
     blocked = _by_episode(trajectories, roles, lambda one: one.told)
     return ratio((task_of(t), sum(one.resolved is None for one in of_t), len(of_t)) for t, of_t in blocked)
 
@@ -372,13 +372,13 @@ def same_call(a: ToolCall, b: ToolCall) -> bool:
 
 
 def _by_episode(
-    trajectories: Iterable[Trajectory], roles: Roles | None, wanted: Callable[[Incident], bool]
-) -> Iterator[tuple[Trajectory, list[Incident]]]:
+    trajectories: Iterable[Trajectory], roles: Roles | None, wanted: Callable[[Blockage], bool]
+) -> Iterator[tuple[Trajectory, list[Blockage]]]:
     for t in split(trajectories)[0]:
-        yield t, [one for one in incidents(t, roles) if wanted(one)]
+        yield t, [one for one in blockages(t, roles) if wanted(one)]
 
 
-def _incident(t: Trajectory, one: _Open, roles: ToolRoles) -> Incident:
+def _blockage(t: Trajectory, one: _Open, roles: ToolRoles) -> Blockage:
     fault, outcome = one.result.fault, one.result.outcome
     action = reaction(t, one.turn, one.call, roles)
     right = RIGHT.get(fault, frozenset()) if fault else RIGHT_AFTER_OUTCOME.get(outcome, frozenset())
@@ -386,7 +386,7 @@ def _incident(t: Trajectory, one: _Open, roles: ToolRoles) -> Incident:
         right |= {"other_tool"}
     cause = Cause.INJECTED if one.result.ok else one.result.cause
     tokens = None if one.resolved is None else _sampled(t, one.turn + 1, one.resolved)
-    return Incident(
+    return Blockage(
         one.call.name, outcome, cause, fault, one.turn, action, action in right, one.failures, one.resolved, tokens
     )
 
@@ -428,7 +428,7 @@ def _same_end(one: _Open, call: ToolCall, roles: ToolRoles) -> bool:
 
 
 def _alike(one: _Open, call: ToolCall, result: ToolResult) -> bool:
-    """Whether this failure is the incident's own going on."""
+    """Whether this failure is the blockage's own going on."""
     return (one.call.name, one.result.outcome, one.result.fault) == (call.name, result.outcome, result.fault)
 
 

@@ -22,10 +22,10 @@ from .behaviour import (
 )
 from .rates import Estimate, PassK, Rate, mean, pass_at_k, pass_hat_k, ratio, split, success_rate, task_of
 from .recovery import (
-    Incident,
+    Blockage,
     Roles,
+    blockages,
     failed,
-    incidents,
     recovery_by_cause,
     recovery_rate,
     says_it_cannot,
@@ -98,13 +98,13 @@ class Seen:
     """A judged episode, with what several measures ask of it worked out once."""
 
     t: Trajectory
-    incidents: list[Incident]
+    blockages: list[Blockage]
     roles: Roles | None
 
     @property
-    def told(self) -> list[Incident]:
-        """Incidents that the agent was told of."""
-        return [one for one in self.incidents if one.told]
+    def told(self) -> list[Blockage]:
+        """Blockages that the agent was told of."""
+        return [one for one in self.blockages if one.told]
 
     @property
     def gave_up(self) -> bool:
@@ -145,11 +145,11 @@ def _over_optimal(s: Seen) -> Part:
     return _NOTHING if s.t.expert_turns is None or not s.won else (float(len(s.t.turns) - s.t.expert_turns), 1.0)
 
 
-def _of(count: Callable[[Incident], bool], among: Callable[[Seen], list[Incident]]) -> Callable[[Seen], Part]:
+def _of(count: Callable[[Blockage], bool], among: Callable[[Seen], list[Blockage]]) -> Callable[[Seen], Part]:
     return lambda s: (float(sum(map(count, among(s)))), float(len(among(s))))
 
 
-def _mean_of(value: Callable[[Incident], int | None]) -> Callable[[Seen], Part]:
+def _mean_of(value: Callable[[Blockage], int | None]) -> Callable[[Seen], Part]:
     def part(s: Seen) -> Part:
         held = [v for one in s.told if (v := value(one)) is not None]
         return float(sum(held)), float(len(held))
@@ -165,7 +165,7 @@ MEASURES: tuple[Measure, ...] = (
         _of(lambda one: one.resolved is not None, lambda s: s.told),
     ),
     Measure("right strategy", "faults", "more",
-            _of(lambda one: one.right, lambda s: [one for one in s.incidents if one.fault is not None])),
+            _of(lambda one: one.right, lambda s: [one for one in s.blockages if one.fault is not None])),
     Measure("turns to recovery", "failures recovered from", "less", _mean_of(lambda one: one.turns)),
     Measure("tokens to recovery", "recovered, tokens known", "less", _mean_of(lambda one: one.tokens)),
     Measure(
@@ -200,7 +200,7 @@ MEASURES: tuple[Measure, ...] = (
 
 def seen(trajectories: Iterable[Trajectory], roles: Roles | None = None) -> list[Seen]:
     """The judged episodes, ready to be measured."""
-    return [Seen(t, incidents(t, roles), roles) for t in split(trajectories)[0]]
+    return [Seen(t, blockages(t, roles), roles) for t in split(trajectories)[0]]
 
 
 def measure(trajectories: Iterable[Trajectory], roles: Roles | None = None) -> dict[str, Estimate]:

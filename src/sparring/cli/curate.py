@@ -31,8 +31,9 @@ def curate(
         list[str],
         typer.Option(metavar="'NAME KEY=VALUE'", help="May be repeated: one rule after the other.", show_default=False),
     ] = [],  # noqa: B006  # typer copies it
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="RULES.yaml", help="Rules in a file (YAML or JSON), before those of --rule.")
+    rules_file: Annotated[
+        Path | None,
+        typer.Option("--rules", metavar="RULES.yaml", help="Rules in a file (YAML or JSON), before those of --rule."),
     ] = None,
     env: Annotated[
         list[str],
@@ -43,7 +44,7 @@ def curate(
         typer.Option(metavar="FILE|SPLIT", help="Refuse a result with tasks of these episodes, or of this split."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of every draw: the same seed, the same data.  [default: the recipe's, or 0]")
+        int | None, typer.Option(help="Of every draw: the same seed, the same data.  [default: that of --rules, or 0]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
 ) -> None:
@@ -68,14 +69,14 @@ def curate(
     from ..trajectories.curation import curate as run
     from ..trajectories.curation import parse_rule, read_rules, write_pairs
     from ..trajectories.errors import ConfigError
-    from ..trajectories.interchange.export import write_lines
+    from ..trajectories.files import write_lines
 
     card = card_path(out)
     if not overwrite and (there := next((path for path in (out, card) if path.exists()), None)):
         raise ConfigError(f"{there} is there already: choose another --out, or pass --overwrite to replace it")
     if any(path.resolve() == out.resolve() for path in paths):
         raise ConfigError(f"--out {out} is one of the files that are read: choose another")
-    in_file, its_seed = read_rules(recipe) if recipe is not None else ([], None)
+    in_file, its_seed = read_rules(rules_file) if rules_file is not None else ([], None)
     rules = [*in_file, *map(parse_rule, rule)]
     if env:
         from ..envs import make
@@ -84,7 +85,7 @@ def curate(
             make(name)  # loads it
     seed = seed if seed is not None else its_seed or 0
     if not rules:
-        raise ConfigError("no rule was given: --rule gold, say, or --recipe RULES.yaml")
+        raise ConfigError("no rule was given: --rule gold, say, or --rules RULES.yaml")
     episodes = _read(paths)
     envs = {t.env for t in episodes}
     helpers: dict[str, Callable[..., Any]] = {
@@ -101,14 +102,14 @@ def curate(
         write_pairs(items, out)
     else:
         write_lines((t.to_json() for t in items), out)
-    account = {**done.card(), "inputs": [str(path) for path in paths], "output": str(out)}
-    write_lines([json.dumps(account, indent=1).encode()], card)
+    report = {**done.card(), "inputs": [str(path) for path in paths], "output": str(out)}
+    write_lines([json.dumps(report, indent=1).encode()], card)
     then = f"sparring train dpo --data {out}" if done.unit == "pairs" else f"sparring train sft --data {out} --keep all"
     typer.echo(f"{len(done.items)} {done.unit} in {out}, the card in {card}; to train on it: {then}")
 
 
 def card_path(out: Path) -> Path:
-    """Where the card of a data file stands: `pairs.jsonl` has `pairs.card.json`."""
+    """Where the card of a data file is: `pairs.jsonl` has `pairs.card.json`."""
     return out.with_name(f"{out.name.removesuffix('.jsonl')}.card.json")
 
 

@@ -12,24 +12,30 @@ import typer
 
 __all__ = ["attach", "export", "import_"]
 
-Target = Literal[
-    "trl-sft",
-    "trl-prompt-completion",
-    "trl-preference",
-    "trl-unpaired",
-    "openai",
-    "sharegpt",
-    "llama-factory",
-    "parquet",
-]
-Source = Literal["openai", "sharegpt", "trl", "inspect", "verifiers"]
+
+def _list_written(wanted: bool) -> None:
+    if wanted:
+        from ..trajectories.interchange import writers
+
+        for name, writer in writers().items():
+            typer.echo(f"{name:<24}{(writer.rows.__doc__ or '').splitlines()[0]}")
+        raise typer.Exit
+
+
+def _list_read(wanted: bool) -> None:
+    if wanted:
+        from ..trajectories.interchange import readable
+
+        for name in readable():
+            typer.echo(name)
+        raise typer.Exit
 
 
 def export(
     file: Annotated[
         Path, typer.Argument(metavar="FILE.jsonl", help="Episodes, as `rollout --out` writes them.", show_default=False)
     ],
-    to: Annotated[Target, typer.Option(help="The form.", show_default=False)],
+    to: Annotated[str, typer.Option(metavar="FORM", help="The form; --forms lists all.", show_default=False)],
     out: Annotated[
         Path, typer.Option(metavar="PATH", help="A file; for llama-factory a data folder.", show_default=False)
     ],
@@ -45,6 +51,9 @@ def export(
         typer.Option(help="trl-preference: all that follows the fork, or the first action that differs."),
     ] = "episode",
     name: Annotated[str, typer.Option(metavar="NAME", help="Of the data set in llama-factory's folder.")] = "sparring",
+    forms: Annotated[
+        bool, typer.Option("--forms", is_eager=True, callback=_list_written, help="List the forms, and end.")
+    ] = False,
 ) -> None:
     """Write episodes in a form that another trainer reads. And say what that form cannot hold.
 
@@ -56,39 +65,30 @@ def export(
       sparring export groups.jsonl --to trl-preference --out pairs.jsonl
     """
     from ..app.records import read
-    from ..trajectories import curation
-    from ..trajectories.interchange import export as forms
-    from ..trajectories.trajectory import TrajectoryGroup
+    from ..trajectories.interchange import writer_for
 
+    writer = writer_for(to)
     held: Any = read([file])
-    if keep != "all":
-        kept = curation.gold(held) if keep == "gold" else curation.successes(held)
-        typer.echo(f"{keep}: {kept.card}", err=True)
-        held = kept.items
-    if to == "trl-preference":
-        pairs = curation.on_policy_pairs(TrajectoryGroup.by_task(held))
-        typer.echo(f"pairs: {pairs.card}", err=True)
-        done = forms.trl_preference(pairs, span=span, arguments=arguments)
-    elif to == "trl-sft":
-        done = forms.trl_sft(held, arguments=arguments)
-    elif to == "trl-prompt-completion":
-        done = forms.trl_prompt_completion(held, arguments=arguments)
-    elif to == "trl-unpaired":
-        done = forms.trl_unpaired(held, arguments=arguments)
-    else:
-        make = {"openai": forms.openai, "sharegpt": forms.sharegpt, "llama-factory": forms.llama_factory}
-        done = make.get(to, forms.table)(held)
+    if keep != "all" or writer.takes == "pairs":
+        from ..trajectories import curation
+        from ..trajectories.trajectory import TrajectoryGroup
+
+        if keep != "all":
+            kept = curation.gold(held) if keep == "gold" else curation.successes(held)
+            typer.echo(f"{keep}: {kept.card}", err=True)
+            held = kept.items
+        if writer.takes == "pairs":
+            pairs = curation.on_policy_pairs(TrajectoryGroup.by_task(held))
+            typer.echo(f"pairs: {pairs.card}", err=True)
+            held = pairs.items
+    settings = {"arguments": arguments, "span": span, "name": name}
+    done = writer.export(held, settings)
     typer.echo(str(done.report), err=True)
     if not done.rows:
         from ..trajectories.errors import DataError
 
         raise DataError(f"{file}: nothing is left to write as {to}")
-    if to == "llama-factory":
-        forms.write_llama_factory(done.rows, out, name)
-    elif to == "parquet":
-        forms.write_parquet(done.rows, out)
-    else:
-        forms.write_jsonl(done.rows, out)
+    writer.save(done.rows, out, settings)
     typer.echo(f"{done.report.wrote} {done.report.unit} in {out}")
 
 
@@ -99,13 +99,18 @@ def import_(
             metavar="FILE", help="JSON lines; .json or .eval of inspect; Parquet of TRL's columns.", show_default=False
         ),
     ],
-    source: Annotated[Source, typer.Option("--from", help="The form.", show_default=False)],
+    source: Annotated[
+        str, typer.Option("--from", metavar="FORM", help="The form; --forms lists all.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="Where the episodes go.", show_default=False)],
     success: Annotated[
         bool | None,
         typer.Option("--success/--failure", help="What to take where the file does not say.  [default: not judged]"),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be read, and count it.")] = False,
+    forms: Annotated[
+        bool, typer.Option("--forms", is_eager=True, callback=_list_read, help="List the forms, and end.")
+    ] = False,
 ) -> None:
     """Read another tool's record as episodes. What it does not say is marked as inferred.
 
@@ -114,10 +119,9 @@ def import_(
       sparring import logs/run.eval --from inspect --out episodes.jsonl
       sparring import chats.jsonl --from openai --success --out gold.jsonl
     """
-    from ..trajectories.interchange import imports
-    from ..trajectories.interchange.export import write_lines
+    from ..trajectories.interchange import read, write_lines
 
-    done = imports.read(file, source, success=success, skip_bad=skip_bad)
+    done = read(file, source, success=success, skip_bad=skip_bad)
     typer.echo(str(done.report), err=True)
     write_lines((t.to_json() for t in done.trajectories), out)
     typer.echo(f"{len(done.trajectories)} episodes in {out}; to read one: sparring show {out}")

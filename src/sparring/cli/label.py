@@ -57,12 +57,12 @@ def label(
     import getpass
 
     from ..app.records import episodes_in
-    from ..trajectories.pages.labelling import LabelServer, comparisons
-    from ..trajectories.pages.labelling.server import Session
+    from ..trajectories.pages.labelling import LabelServer, label_pairs
+    from ..trajectories.pages.labelling.server import LabelSession
 
-    queue = comparisons(lambda: episodes_in(path), n=n, per_task=per_task, seed=seed)
+    queue = label_pairs(lambda: episodes_in(path), n=n, per_task=per_task, seed=seed)
     who = labeller or getpass.getuser()
-    session = Session(queue, file, labeller=who, seed=seed, names=names, verdicts=verdicts)
+    session = LabelSession(queue, file, labeller=who, seed=seed, names=names, verdicts=verdicts)
     server = LabelServer(session, title=path.resolve().name, port=port)
     print(
         f"{len(queue)} pairs of {path} at {server.url}\nlabels of {who} go to {place}  (Ctrl-C ends this)", flush=True
@@ -81,8 +81,9 @@ def label(
 
 def _summarise(path: Path, place: Path, labels: list[Label]) -> None:
     from ..app.records import episodes_in
+    from ..trajectories.curation import pairs_from_labels
     from ..trajectories.errors import DataError
-    from ..trajectories.labels import agreement, majority, pairs_from_labels
+    from ..trajectories.labels import agreement, majority
     from ..trajectories.pages.report import visible
 
     if not labels:
@@ -103,10 +104,10 @@ def _summarise(path: Path, place: Path, labels: list[Label]) -> None:
     left, sided = found.left
     if sided:
         print(f"the side on the left was preferred {left} times of {sided}")
-    for verdict in majority(labels):
-        if verdict.said == "conflict":
-            votes = ", ".join(f"{name} {count}" for name, count in verdict.votes.items())
-            print(f"at odds: a {visible(verdict.a[0])}, b {visible(verdict.b[0])}: {votes}")
+    for tally in majority(labels):
+        if tally.label == "conflict":
+            votes = ", ".join(f"{name} {count}" for name, count in tally.votes.items())
+            print(f"at odds: a {visible(tally.a[0])}, b {visible(tally.b[0])}: {votes}")
     try:
         print(f"pairs: {pairs_from_labels(labels, episodes_in(path)).card}")
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Which two episodes are compared, in which order, and on which side each stands. Defines `Comparison`, `comparisons`.
+"""Which two episodes are compared, in which order, and on which side each stands. Defines `LabelPair`, `label_pairs`.
 
 Two episodes are compared if they are of one environment, task and fault plan: then nothing but what the agents did can
 separate them. Order and sides are drawn by seed.
@@ -16,13 +16,13 @@ from ...errors import ConfigError, DataError
 from ...labels import Key, key_of
 from ...trajectory import StopReason, Trajectory
 
-__all__ = ["Comparison", "comparisons", "left_side"]
+__all__ = ["LabelPair", "label_pairs", "left_side"]
 
 _NOT_PLAYED_OUT = (StopReason.INFRASTRUCTURE, StopReason.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class LabelPair:
     """Two episodes of one task under one fault plan."""
 
     a: Trajectory
@@ -34,14 +34,14 @@ class Comparison:
         return key_of(self.a), key_of(self.b)
 
 
-def comparisons(
+def label_pairs(
     episodes: Callable[[], Iterable[Trajectory]], *, n: int = 200, per_task: int = 3, seed: int = 0
-) -> list[Comparison]:
+) -> list[LabelPair]:
     """At most `n` comparisons, at most `per_task` of one task and fault plan; first one of every task, then a second
     one, in an order drawn by `seed`.
 
     `episodes` is called twice and read as a stream: only what is compared is kept in memory. Left out are episodes that
-    an infrastructure failure ended, and two that took the same course. Raises `DataError` where nothing can be
+    an infrastructure failure ended, and two with the same turns. Raises `DataError` where nothing can be
     compared.
     """
     if n < 1 or per_task < 1:
@@ -51,7 +51,7 @@ def comparisons(
     for t in episodes():
         came += 1
         if t.stop not in _NOT_PLAYED_OUT:
-            groups.setdefault((t.env, t.task.id, t.faults), {})[key_of(t)] = _course(t)
+            groups.setdefault((t.env, t.task.id, t.faults), {})[key_of(t)] = _turns_hash(t)
     rounds: list[list[tuple[Key, Key]]] = [[] for _ in range(per_task)]
     for group, members in sorted(groups.items()):  # whatever order they were stored in
         rng = random.Random(f"{seed}:{group}")
@@ -70,21 +70,21 @@ def comparisons(
     if not chosen:
         raise DataError(
             f"nothing to compare among {came} episodes: it takes two of one environment, task and fault plan that took "
-            f"different courses, such as `sparring rollout --group 4` or two agents on the same tasks give"
+            f"different turns, such as `sparring rollout --group 4` or two agents on the same tasks give"
         )
     wanted = {key for pair in chosen for key in pair}
     held = {key_of(t): replace(t, tokens=None) for t in episodes() if key_of(t) in wanted}
-    return [Comparison(held[x], held[y]) for x, y in chosen]
+    return [LabelPair(held[x], held[y]) for x, y in chosen]
 
 
-def left_side(comparison: Comparison, labeller: str, seed: int) -> str:
+def left_side(comparison: LabelPair, labeller: str, seed: int) -> str:
     """Which of the two, "a" or "b", stands on the left for this labeller. Even odds, so that a habit of preferring a
     side cancels out."""
     text = repr((seed, labeller, comparison.keys)).encode(errors="backslashreplace")
     return "ab"[hashlib.blake2b(text, digest_size=1).digest()[0] & 1]
 
 
-def _course(t: Trajectory) -> bytes:
+def _turns_hash(t: Trajectory) -> bytes:
     """Hash of what was said, called and answered."""
     seen = [
         (

@@ -10,7 +10,7 @@
 Episodes are untrusted: they travel as JSON and enter the page as text, under a Content-Security-Policy that admits only
 the page's own script and style, by hash.
 
-Defines `LabelServer`, `Session`.
+Defines `LabelServer`, `LabelSession`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from .. import report
 from ..report.safe import visible
 from ..report.wording import effect
 from ..server import LocalServer, Refused, Reply
-from .queue import Comparison, left_side
+from .queue import LabelPair, left_side
 
-__all__ = ["LabelServer", "Session"]
+__all__ = ["LabelServer", "LabelSession"]
 
 Answer = Literal["left", "right", "tie", "bad"]
 
@@ -48,12 +48,12 @@ _MAX_CHARS = 20_000
 _log = logging.getLogger(__name__)
 
 
-class Session:
+class LabelSession:
     """One labeller's way through the comparisons. Safe for several threads."""
 
     def __init__(
         self,
-        queue: Sequence[Comparison],
+        queue: Sequence[LabelPair],
         labels: LabelFile,
         *,
         labeller: str,
@@ -238,11 +238,11 @@ def _plan(faults: str) -> str:
     return visible(f"{count}, of {several} kinds" if several > 4 else faults.rpartition("@")[0] or faults)
 
 
-def _id(c: Comparison) -> str:
+def _id(c: LabelPair) -> str:
     return hashlib.blake2b(repr(_pair(c)).encode(errors="backslashreplace"), digest_size=8).hexdigest()
 
 
-def _pair(c: Comparison) -> tuple[Key, Key]:
+def _pair(c: LabelPair) -> tuple[Key, Key]:
     a, b = sorted(c.keys)
     return a, b
 
@@ -255,7 +255,7 @@ class LabelServer(LocalServer):
 
     methods = ("GET", "POST")
 
-    def __init__(self, session: Session, *, title: str, port: int = 0) -> None:
+    def __init__(self, session: LabelSession, *, title: str, port: int = 0) -> None:
         """`port` 0: any that is free. Raises `ConfigError` for one that cannot be had."""
         self.session = session
         style = _source("style.css", report.__name__) + _source("label.css")

@@ -1,4 +1,7 @@
-"""How far two episodes are the same. Defines `shared_turns`, `same_course`, `seen`, `identity`, `written`."""
+"""How far two episodes are the same.
+
+Defines `shared_turns`, `same_turns`, `visible_turn`, `fingerprint`, `call_text`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import json
 from ..messages import ToolCall
 from ..trajectory import Trajectory, Turn
 
-__all__ = ["identity", "same_course", "seen", "shared_turns", "written"]
+__all__ = ["call_text", "fingerprint", "same_turns", "shared_turns", "visible_turn"]
 
 
 def shared_turns(a: Trajectory, b: Trajectory) -> int:
@@ -21,7 +24,7 @@ def shared_turns(a: Trajectory, b: Trajectory) -> int:
         return 0
     n, start_a, start_b = 0, 0, 0
     for turn_a, turn_b in zip(a.turns, b.turns, strict=False):  # up to the end of the shorter
-        if seen(turn_a) != seen(turn_b):
+        if visible_turn(turn_a) != visible_turn(turn_b):
             break
         if a.tokens is not None and b.tokens is not None and turn_a.span is not None and turn_b.span is not None:
             if a.tokens.ids[start_a : turn_a.span[1]] != b.tokens.ids[start_b : turn_b.span[1]]:
@@ -31,7 +34,7 @@ def shared_turns(a: Trajectory, b: Trajectory) -> int:
     return n
 
 
-def seen(turn: Turn) -> object:
+def visible_turn(turn: Turn) -> object:
     """A turn as far as the model wrote or saw it."""
     calls = [(call.name, call.arguments, call.raw) for call in turn.action.tool_calls]
     results = [(result.tool, result.outcome, result.content) for result in turn.results]
@@ -39,17 +42,17 @@ def seen(turn: Turn) -> object:
     return turn.action.content, calls, results, said
 
 
-def same_course(a: Trajectory, b: Trajectory) -> bool:
+def same_turns(a: Trajectory, b: Trajectory) -> bool:
     return len(a.turns) == len(b.turns) == shared_turns(a, b)
 
 
-def identity(t: Trajectory) -> bytes:
+def fingerprint(t: Trajectory) -> bytes:
     """A hash that two episodes share when the model wrote and saw the same in both, whatever their ids and rewards."""
-    body = repr((t.env, t.prompt, t.tools, [seen(turn) for turn in t.turns]))
+    body = repr((t.env, t.prompt, t.tools, [visible_turn(turn) for turn in t.turns]))
     return hashlib.blake2b(body.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def written(call: ToolCall) -> str:
+def call_text(call: ToolCall) -> str:
     """A call as one word: name and arguments, or the text that could not be parsed."""
     if call.arguments is None:
         return f"{call.name}?{call.raw}"

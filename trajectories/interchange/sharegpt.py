@@ -1,0 +1,228 @@
+"""ShareGPT's conversations, with tools; and LLaMA-Factory's own kind of them.
+
+Defines `export`, `llama_factory`, `write_llama_factory`; `episodes` reads both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..errors import ConfigError, DataError
+from ..files import write_whole
+from ..messages import Json, Message, Role, ToolCall
+from ..trajectory import Trajectory
+from ._form import FORMS, Exported, ForeignForm, Row, Writer
+from ._reading import (
+    SourceEpisode,
+    SourceMessage,
+    as_list,
+    as_object,
+    as_text,
+    columns_next_to,
+    named,
+    need,
+    parsed,
+    shown,
+    tool_call,
+    tool_specs,
+)
+from ._writing import EVERYWHERE, all_messages, exported, tools_text, write_jsonl
+
+__all__ = ["episodes", "export", "llama_factory", "write_llama_factory"]
+
+_JOINT = "\n</tool_response>\n<tool_response>\n"
+"""Between several results that are one observation, as LLaMA-Factory joins them."""
+
+
+_FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+
+
+# --- out ---------------------------------------------------------------------------------------------------------
+
+
+def export(trajectories: Iterable[Trajectory]) -> Exported:
+    """ShareGPT with tools: `conversations` of `from` and `value`, and `tools` as JSON text.
+
+    From: system, human, gpt, function_call, observation. Text next to calls is a gpt entry right before them. A
+    function_call is one call or a list of calls; arguments that are text are a malformed call's, verbatim.
+    """
+    held = list(trajectories)
+    rows = [{"conversations": _conversation(all_messages(t)), "tools": tools_text(t.tools)} for t in held]
+    return exported("sharegpt", rows, held, EVERYWHERE)
+
+
+def llama_factory(trajectories: Iterable[Trajectory]) -> Exported:
+    """LLaMA-Factory's sharegpt form: `conversations`, `system`, `tools`; `write_llama_factory` adds the entry.
+
+    It wants human or observation, then gpt or function_call, in turn, ending with the latter. So what follows the last
+    action is cut, several results become one observation as its own converter joins them, and messages of one side are
+    joined by an empty line. What it would drop in silence is left out here with the reason: malformed calls (it stops
+    at the first), an action that follows an action, a system message later than the first message.
+    """
+    held = list(trajectories)
+    rows: list[Row] = []
+    left_out: Counter[str] = Counter()
+    texts = 0
+    for t in held:
+        try:
+            entries, dropped = _alternating(t)
+        except ValueError as why:
+            left_out[str(why)] += 1
+            continue
+        texts += dropped
+        system = "\n".join(m.content for m in t.prompt if m.role == "system")
+        rows.append({"conversations": entries, "system": system, "tools": tools_text(t.tools)})
+    done = exported("llama-factory", rows, held, EVERYWHERE, left_out)
+    lost = {"text next to calls": texts} if texts else {}
+    return Exported(done.rows, replace(done.report, lost=lost | done.report.lost))
+
+
+def write_llama_factory(rows: Sequence[Row], folder: Path, name: str = "sparring") -> None:
+    """`NAME.json` and the entry NAME in `dataset_info.json`; other entries of the folder are kept.
+
+    Raises `DataError` when the `dataset_info.json` that is there is no JSON object.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(f"a data set's name is letters, digits, '_', '-' and '.', got {name!r}")
+    listing = folder / "dataset_info.json"
+    info: Any = {}
+    if listing.exists():
+        try:
+            info = orjson.loads(listing.read_bytes())
+        except orjson.JSONDecodeError as error:
+            raise DataError(f"{listing} is not JSON ({error}): fix it or choose another folder") from None
+        if not isinstance(info, dict):
+            raise DataError(f"{listing}: expected an object of data sets, got {type(info).__name__}")
+    info[name] = {
+        "file_name": f"{name}.json",
+        "formatting": "sharegpt",
+        "columns": {"messages": "conversations", "system": "system", "tools": "tools"},
+    }
+    write_whole(folder / f"{name}.json", lambda part: part.write_bytes(_indented(list(rows))))
+    write_whole(listing, lambda part: part.write_bytes(_indented(info)))
+
+
+def _indented(value: Json) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2)
+
+
+def _entry(who: str, value: str) -> Row:
+    return {"from": who, "value": value}
+
+
+def _conversation(messages: Sequence[Message]) -> list[Row]:
+    out: list[Row] = []
+    plain = False  # the last entry is a whole action: text without calls
+    for message in messages:
+        if message.tool_calls:
+            if message.content or plain:  # else the action before would read as the text next to these calls
+                out.append(_entry("gpt", message.content))
+            out.append(_entry("function_call", _function_call(message.tool_calls)))
+        else:
+            out.append(_entry(_FROM[message.role], message.content))
+        plain = message.role == "assistant" and not message.tool_calls
+    return out
+
+
+def _function_call(calls: Sequence[ToolCall]) -> str:
+    sent = [{"name": c.name, "arguments": c.raw if c.arguments is None else c.arguments} for c in calls]
+    return json.dumps(sent[0] if len(sent) == 1 else sent, ensure_ascii=False)
+
+
+def _alternating(t: Trajectory) -> tuple[list[Row], bool]:
+    """Entries that alternate, and whether text next to calls was lost. Raises `ValueError` with why there are none."""
+    messages = all_messages(t)
+    while messages and messages[-1].role != "assistant":
+        messages.pop()
+    while messages and messages[0].role == "system":
+        messages.pop(0)
+    if not messages:
+        raise ValueError("no turn")
+    out: list[Row] = []
+    lost = False
+    sides: list[bool] = []  # True: the agent's
+    for message in messages:
+        agent = message.role == "assistant"
+        if message.role == "system":
+            raise ValueError("a system message later than the first message")
+        if any(call.arguments is None for call in message.tool_calls):
+            raise ValueError("a malformed call")
+        if agent and (not sides or sides[-1]):
+            raise ValueError("an action that follows no message")
+        if message.tool_calls:
+            lost = lost or bool(message.content)
+            out.append(_entry("function_call", _function_call(message.tool_calls)))
+        elif agent or not sides or sides[-1]:
+            out.append(_entry(_FROM[message.role], message.content))
+        else:
+            out[-1]["value"] += (_JOINT if message.role == "tool" else "\n\n") + message.content
+            continue
+        sides.append(agent)
+    return out, lost
+
+
+# --- in ----------------------------------------------------------------------------------------------------------
+
+_SPEAKERS: dict[str, Role] = {"system": "system", "human": "user", "user": "user", "gpt": "assistant",
+    "assistant": "assistant", "observation": "tool", "tool": "tool"}  # fmt: skip
+
+
+def episodes(row: Json) -> list[SourceEpisode]:
+    """`conversations` of `from` and `value`, `system` and `tools` next to it. Text right before a function_call is the
+    text of the same message. An observation answers the next open call."""
+    row = as_object(row, "a record")
+    need("conversations" in row, 'expected "conversations", got ' + named(row))
+    messages: list[SourceMessage] = []
+    if isinstance(row.get("system"), str) and row["system"]:
+        messages.append(SourceMessage(Message("system", row["system"])))
+    joins = False  # the last entry is text that a function_call may belong to
+    calls: tuple[ToolCall, ...] = ()  # of the last function_call
+    for entry in as_list(row["conversations"], "conversations"):
+        entry = as_object(entry, "an entry")
+        who, value = as_text(entry.get("from"), "from"), as_text(entry.get("value"), "value")
+        if who == "function_call":
+            calls = _function_calls(value)
+            if joins:
+                messages[-1] = SourceMessage(replace(messages[-1].message, tool_calls=calls))
+            else:
+                messages.append(SourceMessage(Message("assistant", "", calls)))
+            joins = False
+            continue
+        need(
+            who in _SPEAKERS,
+            f"unknown speaker {shown(who)}: expected one of {', '.join([*_SPEAKERS, 'function_call'])}",
+        )
+        role = _SPEAKERS[who]
+        parts = value.split(_JOINT) if role == "tool" else []
+        several = len(calls) > 1 and len(parts) == len(calls) and messages[-1].message.role == "assistant"
+        messages += [SourceMessage(Message(role, part)) for part in (parts if several else [value])]
+        joins = role == "assistant"
+    return [SourceEpisode(messages, tool_specs(row.get("tools")), **columns_next_to(row))]
+
+
+def _function_calls(value: str) -> tuple[ToolCall, ...]:
+    calls = parsed(value.encode("utf-8", "replace"))
+    if isinstance(calls, dict):
+        calls = [calls]
+    fits = (
+        isinstance(calls, list) and calls and all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls)
+    )
+    if not fits:
+        return (ToolCall("", None, value, error="not a call, nor a list of calls"),)
+    return tuple(tool_call(c["name"], c.get("arguments", {})) for c in calls)
+
+
+FORM = FORMS.register("sharegpt")(
+    ForeignForm(
+        episodes,
+        {"sharegpt": Writer(export, write_jsonl), "llama-factory": Writer(llama_factory, write_llama_factory)},
+    )
+)
