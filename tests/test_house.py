@@ -134,7 +134,8 @@ def homes() -> Homes:
     """What each module imports by name, wherever in the module. `sparring` finds its own names in a table."""
     out: Homes = {}
     for module, (path, tree) in trees().items():
-        out[module] = held = {}
+        held: dict[str, str] = {}
+        out[module] = held
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 names = [a.asname or a.name for a in node.names]

@@ -16,7 +16,7 @@ from sparring.agents import EpisodeSpec, rollout, scripted
 from sparring.envs import make, task_set
 from sparring.envs.roles import tool_roles
 from sparring.tools import FAULTS, FaultPlan
-from sparring.trajectories.errors import ConfigError, DataError
+from sparring.trajectories.errors import ConfigError, DataError, EnvError
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
 from sparring.trajectories.metrics import (
     ACTIONS,
@@ -52,8 +52,10 @@ from sparring.trajectories.metrics import (
     recovery_by_cause,
     recovery_by_fault,
     recovery_rate,
+    register_fault,
     repeated_failures,
     resilience,
+    right_after_fault,
     right_strategy,
     says_it_cannot,
     sign_flip_exact,
@@ -430,6 +432,18 @@ def test_the_document_names_every_measure() -> None:
 
 
 # What follows a failure
+
+
+def test_a_kind_of_fault_says_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparring.trajectories.metrics.recovery.RIGHT", dict(RIGHT))
+    assert right_after_fault("melted", Outcome.GONE) == RIGHT_AFTER_OUTCOME[Outcome.GONE]  # unknown: by its outcome
+    register_fault("melted", ("wait", "login"))
+    assert right_after_fault("melted", Outcome.GONE) == {"wait", "login"}
+    assert right_after_fault(None, Outcome.GONE) == RIGHT_AFTER_OUTCOME[Outcome.GONE]
+    assert right_after_fault(None) == frozenset()
+    for wrong in ((), ("pray",)):
+        with pytest.raises(EnvError, match="the right actions after the fault 'melted' are one or more of retry_same"):
+            register_fault("melted", wrong)
 
 
 def test_the_tables_cover_every_fault_and_every_outcome() -> None:

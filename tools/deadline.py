@@ -1,6 +1,6 @@
 """Where a call runs that may not end: a process that can be killed with all that it started, and a private event loop.
 
-Defines `run_forked`, `run_async`, and `Ended`. Not a sandbox: a forked call sees whatever this process sees. It is for
+Defines `run_forked`, `run_async`, and `CallEnd`. Not a sandbox: a forked call sees whatever this process sees. It is for
 tools that are trusted and may hang, spin, crash, or leave processes behind; model-written code runs elsewhere.
 """
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NoReturn, TypeVar
 
-__all__ = ["GRACE", "MAX_PAYLOAD", "Ended", "run_async", "run_forked"]
+__all__ = ["GRACE", "MAX_PAYLOAD", "CallEnd", "run_async", "run_forked"]
 
 GRACE = 0.5
 """Seconds after a deadline within which everything that the call started is gone."""
@@ -41,7 +41,7 @@ _USUAL = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGCHLD", "SIGALRM", "SIGUS
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CallEnd:
     """How a forked call ended."""
 
     how: Literal["done", "late", "died", "too_much", "no_process"]
@@ -60,7 +60,7 @@ class Ended:
 # that nothing leaves the tree; it kills the tree when the worker ends, when it is told to, and when this process dies.
 
 
-def run_forked(work: Callable[[], bytes], seconds: float) -> Ended:
+def run_forked(work: Callable[[], bytes], seconds: float) -> CallEnd:
     """Runs `work` in a fork of this process and brings back what it returns; takes `seconds` + `GRACE` at most.
 
     Everything that `work` started has been killed by then, whether it ended well or not. Its standard streams lead
@@ -77,7 +77,7 @@ def run_forked(work: Callable[[], bytes], seconds: float) -> Ended:
     except OSError as error:
         for fd in fds:
             os.close(fd)
-        return Ended("no_process", detail=str(error))
+        return CallEnd("no_process", detail=str(error))
     out, out_end, told, told_end = fds
     if pid == 0:
         try:
@@ -97,10 +97,10 @@ def run_forked(work: Callable[[], bytes], seconds: float) -> Ended:
         if status is None:
             _reap(pid)
     if _missing(got) == 0:
-        return Ended("done", bytes(got[_HEADER:]))
+        return CallEnd("done", bytes(got[_HEADER:]))
     if _missing(got) > MAX_PAYLOAD or len(got) > MAX_PAYLOAD:
-        return Ended("too_much")
-    return Ended("late") if status is None else Ended("died", detail=_cause_of_death(status))
+        return CallEnd("too_much")
+    return CallEnd("late") if status is None else CallEnd("died", detail=_cause_of_death(status))
 
 
 def _fork() -> int:

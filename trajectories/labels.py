@@ -1,4 +1,4 @@
-"""What people say of two episodes: a file of labels, and how far labellers agree.
+"""What people say about two episodes: a file of labels, and how far labellers agree.
 
 The file is JSON lines, appended to by any number of processes and never rewritten. Two kinds of line:
 
@@ -79,7 +79,7 @@ class Label:
     attempt_a: int = 0
     attempt_b: int = 0
     left: str = ""
-    """Which side stood on the left, "a" or "b": to see whether labellers lean to a side. Empty: not known."""
+    """Which side was on the left, "a" or "b": to see whether labellers lean to a side. Empty: not known."""
     id: str = ""
     """What an undo names; given by `LabelFile.add`."""
 
@@ -152,7 +152,7 @@ class LabelFile:
             return own[-1]
 
     def labels(self) -> list[Label]:
-        """The labels that stand: nothing undone, and of each labeller the last about the same two episodes."""
+        """The labels that count: nothing undone, and of each labeller the last about the same two episodes."""
         with self._lock:
             self._read()
             last: dict[tuple[str, tuple[Key, Key]], Label] = {}
@@ -230,7 +230,7 @@ class LabelFile:
 
 
 def read_labels(path: str | os.PathLike[str]) -> list[Label]:
-    """The labels of a file that stand, undone and superseded ones left out. Raises `DataError` for a file that is not
+    """The labels of a file that count, undone and superseded ones left out. Raises `DataError` for a file that is not
     there, or holds something else."""
     if not Path(path).is_file():
         raise DataError(f"there is no file of labels at {path}: `sparring label` makes one")
@@ -311,7 +311,7 @@ class Agreement:
     """How far labellers agree. Labels are a, b (the same episode for all), tie and bad, all counted alike."""
 
     labellers: dict[str, int] = field(default_factory=dict)
-    """Name -> labels that stand."""
+    """Name -> labels that count."""
     pairs: int = 0
     """Pairs of episodes with at least two labels: only these say anything of agreement."""
     same: float | None = None

@@ -59,7 +59,7 @@ class Registry(Generic[T]):
             if (module := self._modules().get(name)) is not None:
                 importlib.import_module(module)
             elif (point := self._offers().get(name)) is not None:
-                try:  # another package's code: it may raise whatever it likes
+                try:  # another package's code: it may raise anything
                     self._known[name] = point.load()
                 except Exception as error:
                     package = point.dist.name if point.dist is not None else "(unknown)"

@@ -20,7 +20,7 @@ from ...tools.sandbox import Sandbox
 from ...trajectories.errors import ConfigError
 from ..rewards import Check, Ran, checks_of, run_checks
 
-__all__ = ["TESTS", "Broken", "Outcome", "function_in", "judge", "rename", "run_visible"]
+__all__ = ["TESTS", "Broken", "CheckRun", "function_in", "judge", "rename", "run_visible"]
 
 TESTS = "tests.py"
 DEADLINE = 2.0
@@ -35,7 +35,7 @@ class Broken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CheckRun:
     """One test and what it came to."""
 
     test: str
@@ -56,7 +56,7 @@ def rename(files: Files, old: str, new: str) -> dict[str, str]:
     }
 
 
-def run_visible(files: Files, sandbox: Sandbox | None) -> list[Outcome]:
+def run_visible(files: Files, sandbox: Sandbox | None) -> list[CheckRun]:
     """What each test in tests.py comes to. Raises `Broken`, and `InfrastructureError`."""
     tree = _tree(TESTS, files.get(TESTS, ""))
     names = _modules(files)
@@ -74,7 +74,7 @@ def run_visible(files: Files, sandbox: Sandbox | None) -> list[Outcome]:
     if not checks:
         return []
     ran = _ran("\n".join([_program(files), *taken]), checks, sandbox)
-    return [Outcome(str(check), one) for check, one in zip(checks, ran, strict=True)]
+    return [CheckRun(str(check), one) for check, one in zip(checks, ran, strict=True)]
 
 
 def judge(files: Files, homes: Mapping[str, str], checks: Sequence[Check], sandbox: Sandbox | None) -> bool:

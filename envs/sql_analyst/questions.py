@@ -22,9 +22,9 @@ from ..rewards import Ended, numeric_answer
 from ..task import Split
 from .world import DOMAINS, TOWNS, Event, Names, Rules, World, build, draw
 
-__all__ = ["QUESTIONS", "Form", "Prepared", "Question", "compare", "misread", "prepared", "statement", "tasks"]
+__all__ = ["QUESTIONS", "AnswerForm", "Prepared", "Question", "compare", "misread", "prepared", "statement", "tasks"]
 
-Form = Literal["number", "name", "list"]
+AnswerForm = Literal["number", "name", "list"]
 Params = dict[str, Json]
 Truth = float | str | list[str] | None
 _TRIES = 60
@@ -41,7 +41,7 @@ class Question:
     """One kind of question."""
 
     level: int
-    form: Form
+    form: AnswerForm
     tables: tuple[str, ...]
     """Logical tables that have to be known."""
     asks: tuple[str, ...]
@@ -367,7 +367,7 @@ def misread(rules: Rules, reading: str) -> Rules:
 # ---- is it right? ----------------------------------------------------------------------------------------------------
 
 
-def compare(form: Form, given: Json, truth: Truth) -> bool:
+def compare(form: AnswerForm, given: Json, truth: Truth) -> bool:
     """Whether `given` is the truth.
 
     A number may are in a text, alone of its kind, and is right to half a hundredth. Case, quotes, a full stop and

@@ -59,12 +59,12 @@ class Curated(Generic[T_co]):
 
     @property
     def content(self) -> str:
-        """Hash of what was kept, in whatever order: equal data has equal hashes. Latencies do not count."""
+        """Hash of what was kept, in any order: equal data has equal hashes. Latencies do not count."""
         return digest(self.items)
 
 
 def digest(items: Iterable[Any]) -> str:
-    """16 bytes in hex, of episodes, pairs or other plain values, in whatever order; latencies do not count."""
+    """16 bytes in hex, of episodes, pairs or other plain values, in any order; latencies do not count."""
     each = sorted(hashlib.blake2b(_body(item), digest_size=16).digest() for item in items)
     return hashlib.blake2b(b"".join(each), digest_size=16).hexdigest()
 
@@ -114,5 +114,5 @@ def reward_of(t: Trajectory) -> float:
 
 
 def draw_key(seed: int, t: Trajectory) -> bytes:
-    """A place in a random order that hangs on the seed and the episode alone, not on what else there is."""
+    """A place in a random order that depends on the seed and the episode alone, not on what else there is."""
     return hashlib.blake2b(f"{seed}:{t.env}:{t.id}:{t.attempt}".encode(), digest_size=16).digest()

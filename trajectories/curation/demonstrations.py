@@ -28,7 +28,7 @@ __all__ = [
 _SAYS_NOTHING_AGAINST_THE_CALL = frozenset(
     {Outcome.UNAVAILABLE, Outcome.RATE_LIMITED, Outcome.TIMEOUT, Outcome.CRASHED, Outcome.GONE}
 )
-"""What a tool may come to whatever it is asked. The rest (not_found, conflict, tool_error, ...), raised by the tool of
+"""What a tool may come to for any request. The rest (not_found, conflict, tool_error, ...), raised by the tool of
 its own and not by a fault, says that the call was wrong: a made-up id, say."""
 
 _MAY_PASS = frozenset({Outcome.UNAVAILABLE, Outcome.TIMEOUT, Outcome.TOOL_ERROR, Outcome.CRASHED})

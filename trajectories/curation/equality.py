@@ -47,7 +47,7 @@ def same_turns(a: Trajectory, b: Trajectory) -> bool:
 
 
 def fingerprint(t: Trajectory) -> bytes:
-    """A hash that two episodes share when the model wrote and saw the same in both, whatever their ids and rewards."""
+    """A hash that two episodes share when the model wrote and saw the same in both, also with other ids and rewards."""
     body = repr((t.env, t.prompt, t.tools, [visible_turn(turn) for turn in t.turns]))
     return hashlib.blake2b(body.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

@@ -70,14 +70,14 @@ class Curation:
     came_in: int
     """Episodes."""
     source: str
-    """Hash of what came in, in whatever order."""
+    """Hash of what came in, in any order."""
     seed: int
     repeated: int = 0
     """Episodes that were given more than once; only the first of each went in."""
     held_out: int = 0
     """Held-out tasks that the result was compared with."""
     content: str = field(init=False)
-    """Hash of what came out, in whatever order."""
+    """Hash of what came out, in any order."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "content", digest(self.items))
@@ -286,7 +286,7 @@ RULES: dict[str, Rule] = {
     "successes": Rule(d.successes),
     "turn_weights": Rule(d.weighted),
 }
-"""By name. `pairs` stands next to them: which of `PAIRS` it is, its setting `by` says."""
+"""By name. `pairs` is next to them: which of `PAIRS` it is, its setting `by` says."""
 
 PAIRS: dict[str, Rule] = {
     "correction": Rule(_correction_pairs, "episodes", "pairs"),

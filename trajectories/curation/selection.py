@@ -52,7 +52,7 @@ _DEFAULT_FACETS: tuple[Facet, ...] = ("tool", "fault", "family")
 
 
 def duplicates(trajectories: Iterable[Trajectory]) -> Curated[Trajectory]:
-    """One of each: episodes in which the model wrote and saw the same, whatever their ids, seeds and latencies.
+    """One of each: episodes in which the model wrote and saw the same, also with other ids, seeds and latencies.
 
     Of equals the better reward is kept, then the smaller id.
     """

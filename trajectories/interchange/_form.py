@@ -72,7 +72,7 @@ class Exported:
 
 
 SourceRecord = tuple[str, Any]
-"""Where it stands, for errors; and the value, or the exception that came instead."""
+"""Its place in the file, for errors; and the value, or the exception that came instead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def episodes(record: Json) -> list[SourceEpisode]:
             raw["content"] = [p for p in raw["content"] if kind_of_part(p) != "reasoning"]
             lost.add("reasoning")
         if raw.get("role") == "user":
-            raw.pop("tool_call_id", None)  # which calls a source stands for; no answer to them
+            raw.pop("tool_call_id", None)  # which calls a message is about; no answer to them
         if raw.get("role") == "tool":
             error = raw.get("error")
             source = chat_message(raw | {"name": raw.get("function")})
@@ -153,7 +153,7 @@ def _end(error: Json, call: ToolCall | None, offered: set[str]) -> tuple[Outcome
 
 
 def _attached(value: Json, attached: dict[str, str]) -> Json:
-    """Long texts of a log stand apart, under their hash."""
+    """Long texts of a log are kept apart, under their hash."""
     if isinstance(value, str) and value.startswith("attachment://"):
         return attached.get(value.removeprefix("attachment://"), value)
     if isinstance(value, list):

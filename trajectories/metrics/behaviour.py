@@ -41,7 +41,7 @@ _PATIENCE = 2
 _IN_DOUBT = frozenset({Outcome.CONFLICT, Outcome.TIMEOUT, Outcome.CRASHED})
 """After these, what was read before may no longer hold."""
 _TELLING = 2
-"""Characters that an argument needs before its standing in an earlier result says where it came from."""
+"""Characters that an argument needs before its place in an earlier result says where it came from."""
 
 Condition = Callable[[Trajectory], bool]
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import orjson
 
+from ..errors import EnvError
 from ..messages import Cause, Json, Outcome, ToolCall, ToolResult
 from ..trajectory import StopReason, Trajectory
 from .rates import Estimate, Rate, rate, ratio, split, task_of
@@ -32,6 +33,8 @@ __all__ = [
     "recovery_by_cause",
     "recovery_by_fault",
     "recovery_rate",
+    "register_fault",
+    "right_after_fault",
     "right_strategy",
     "same_call",
     "says_it_cannot",
@@ -82,8 +85,9 @@ RIGHT: dict[str, frozenset[str]] = {
         "silent_wrong_value": "retry_same retry_changed alternative",
     }.items()
 }
-"""Kind of fault -> what a good agent may do first. After a stale id or a timeout that is a look, and a look is another
-tool. That all routes are blocked is known once the second one is."""
+"""Kind of fault -> what a good agent may do first; `register_fault` adds to it. The kinds that come with Sparring are
+here from the start, so that records are understood where no tool is loaded. After a stale id or a timeout the right
+thing is a look, and a look is another tool. That all routes are blocked is known once the second one is."""
 
 RIGHT_AFTER_OUTCOME: dict[Outcome, frozenset[str]] = {
     Outcome(outcome): frozenset(actions.split())
@@ -104,6 +108,27 @@ RIGHT_AFTER_OUTCOME: dict[Outcome, frozenset[str]] = {
     }.items()
 }
 """The same for failures that no fault brought about."""
+
+
+def register_fault(kind: str, right: Iterable[str]) -> None:
+    """Makes known what a good agent may do first after a kind of fault: classes of `ACTIONS`.
+
+    Raises `EnvError` for a class that does not exist, and for none.
+    """
+    actions = frozenset(right)
+    if not actions or not actions <= set(ACTIONS):
+        raise EnvError(
+            f"the right actions after the fault {kind!r} are one or more of {', '.join(ACTIONS)}; "
+            f"got {', '.join(sorted(actions)) or 'none'}"
+        )
+    RIGHT[kind] = actions
+
+
+def right_after_fault(kind: str | None, outcome: Outcome = Outcome.OK) -> frozenset[str]:
+    """What a good agent may do first after a fault; after an outcome where no fault struck, or one unknown here."""
+    known = RIGHT.get(kind) if kind is not None else None
+    return known if known is not None else RIGHT_AFTER_OUTCOME.get(outcome, frozenset())
+
 
 _WRONG_ARGUMENTS = frozenset(
     {Outcome.MALFORMED, Outcome.INVALID_ARGUMENTS, Outcome.NOT_FOUND, Outcome.CONFLICT}
@@ -297,7 +322,7 @@ def recovery_by_cause(trajectories: Iterable[Trajectory]) -> dict[Cause, Rate]:
 def fault_recovery(
     trajectories: Iterable[Trajectory], roles: Roles | None = None, *, cause: Cause | None = None
 ) -> Estimate:
-    """Share of blocked ends that were reached later in the episode, by any tool, whatever became of the task.
+    """Share of blocked ends that were reached later in the episode, by any tool, also where the task failed.
 
     Over the blockages of judged episodes that the agent was told of; with `cause`, over those of that cause.
     """
@@ -381,7 +406,7 @@ def _by_episode(
 def _blockage(t: Trajectory, one: _Open, roles: ToolRoles) -> Blockage:
     fault, outcome = one.result.fault, one.result.outcome
     action = reaction(t, one.turn, one.call, roles)
-    right = RIGHT.get(fault, frozenset()) if fault else RIGHT_AFTER_OUTCOME.get(outcome, frozenset())
+    right = right_after_fault(fault, outcome)
     if "alternative" in right and (roles.alternatives is None or _switches(t, one, roles.alternatives)):
         right |= {"other_tool"}
     cause = Cause.INJECTED if one.result.ok else one.result.cause
@@ -392,7 +417,7 @@ def _blockage(t: Trajectory, one: _Open, roles: ToolRoles) -> Blockage:
 
 
 def _switches(t: Trajectory, one: _Open, alternatives: Mapping[str, frozenset[str]]) -> bool:
-    """Whether the second route is taken before the blocked tool is called again, whatever is looked up first."""
+    """Whether the second route is taken before the blocked tool is called again, also after looking something up."""
     routes = alternatives.get(one.call.name, frozenset())
     names = (call.name for turn in t.turns[one.turn + 1 :] for call in turn.action.tool_calls)
     return next((name for name in names if name == one.call.name or name in routes), "") in routes

@@ -277,7 +277,7 @@ class LiveView:
             return {"epoch": self._epoch, "lines": lines, "total": total, "problem": self._problem}
 
     def summary(self, have: str) -> str | None:
-        """What stands above the episodes; None: it is what `have` names. Made anew when that has cost little of the
+        """What is above the episodes; None: it is what `have` names. Made anew when that has cost little of the
         time since the last."""
         with self._lock:
             curves = self._watched.curves()

@@ -68,7 +68,7 @@ class LocalServer:
             ) from None
 
     def get(self, what: str, query: dict[str, str]) -> Reply | None:
-        """What stands at `what`, a path beneath `url`; None: nothing."""
+        """What is at `what`, a path beneath `url`; None: nothing."""
         return None
 
     def post(self, what: str, body: dict[str, Any]) -> Reply | None:

@@ -4,7 +4,7 @@ A part is written next to the others, synced, and only then named in the manifes
 that the manifest does not name does not count: a seal or a compaction that was killed left it, and the next one removes
 it.
 
-Defines `Part`, `Manifest`, `PartWriter`, `Where`, `rows_table`, `renewed`,
+Defines `StorePart`, `Manifest`, `PartWriter`, `Where`, `rows_table`, `renewed`,
 `read_part`, `whole_tables`, `keys_of`, `times_of`, `file_hash`, `arrow`, `parquet`.
 """
 
@@ -32,8 +32,8 @@ from .records import Packed, Stored, parsed, trajectory, upgraded
 __all__ = [
     "FORMAT",
     "Manifest",
-    "Part",
     "PartWriter",
+    "StorePart",
     "Where",
     "arrow",
     "file_hash",
@@ -78,7 +78,7 @@ def parquet() -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StorePart:
     """A sealed file."""
 
     name: str
@@ -92,7 +92,7 @@ class Part:
 class Manifest:
     """What counts. Read and replaced as a whole."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[StorePart, ...] = ()
     covered: tuple[str, ...] = ()
     """Segments whose episodes are in the parts, and which may not have been removed yet."""
     generation: int = 0
@@ -110,7 +110,7 @@ class Manifest:
                 raise DataError(
                     f"{folder} is a store of format {format}, this Sparring reads {FORMAT}: upgrade sparring"
                 )
-            parts = tuple(Part(**part) for part in body["parts"])
+            parts = tuple(StorePart(**part) for part in body["parts"])
             return cls(parts, tuple(body["covered"]), int(body["generation"]), format)
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
@@ -126,7 +126,7 @@ class Manifest:
 
 
 def schema() -> Any:
-    """Columns of a part. What a query needs not look at (`record`, tokens) stands last."""
+    """Columns of a part. What a query needs not look at (`record`, tokens) comes last."""
     pa = arrow()
     call = pa.struct(
         {
@@ -348,7 +348,7 @@ class PartWriter:
     def __init__(self, folder: Path, part_rows: int) -> None:
         self.folder = folder
         self.part_rows = part_rows
-        self.parts: list[Part] = []
+        self.parts: list[StorePart] = []
         self._waiting: list[Stored] = []
         self._bytes = 0
         self._sink: _Sink | None = None
@@ -368,7 +368,7 @@ class PartWriter:
         for begin in range(0, table.num_rows, _GROUP_ROWS):
             self._write(table.slice(begin, _GROUP_ROWS))
 
-    def finish(self) -> tuple[Part, ...]:
+    def finish(self) -> tuple[StorePart, ...]:
         """All parts, on the disk. Raises OSError."""
         self._flush()
         self._end_part()
@@ -420,7 +420,7 @@ class PartWriter:
         os.fsync(self._sink.fd)
         os.close(self._sink.fd)
         sink, rows = self._sink, self._rows
-        self.parts.append(Part(sink.path.name, rows, sink.size, sink.hash.hexdigest()))
+        self.parts.append(StorePart(sink.path.name, rows, sink.size, sink.hash.hexdigest()))
         self._sink = self._writer = None
         self._rows = 0
 
@@ -430,7 +430,7 @@ class PartWriter:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """What to read; None: whatever it is."""
+    """What to read; None: any."""
 
     env: str | None = None
     agent: str | None = None
@@ -510,7 +510,7 @@ def times_of(path: Path) -> Any:
 
 
 def file_hash(path: Path) -> str:
-    """As in `Part.blake2b`."""
+    """As in `StorePart.blake2b`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

@@ -86,7 +86,7 @@ class Stored:
     """What a line holds."""
 
     key: bytes
-    """16 bytes that stand for (episode id, attempt)."""
+    """16 bytes that mean (episode id, attempt)."""
     at: float
     """When it was appended, seconds since the epoch."""
     packed: bytes | Packed | None

@@ -1,7 +1,7 @@
-"""Segments: the append-only files in which episodes stand until they are sealed. One writer each, and never reopened.
+"""Segments: the append-only files in which episodes are until they are sealed. One writer each, and never reopened.
 
 A writer holds the lock of its segment; a segment whose lock is free is complete. A line counts once its newline is
-there: what stands behind the last newline was never acknowledged.
+there: what is after the last newline was never acknowledged.
 
 Defines `Segment`, `segments`, `scan`, `fix`, `Line`.
 """
@@ -128,7 +128,7 @@ def scan(path: Path) -> Iterator[Line]:
 
 
 def fix(path: Path) -> bool:
-    """Cuts what stands behind the last newline, if the writer is gone. Whether it is gone. Raises OSError."""
+    """Cuts what is after the last newline, if the writer is gone. Whether it is gone. Raises OSError."""
     fd = os.open(path, os.O_RDWR)
     try:
         if not try_lock(fd):

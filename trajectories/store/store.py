@@ -31,7 +31,7 @@ from ..errors import ConfigError, DataError, MissingExtra
 from ..trajectory import Trajectory
 from . import parts as sealed_parts
 from .files import locked, try_lock
-from .parts import Manifest, Part, PartWriter, Where, arrow, read_part, rows_table
+from .parts import Manifest, PartWriter, StorePart, Where, arrow, read_part, rows_table
 from .records import Damaged, Stored, encode, episode_key
 from .segments import Segment, fix, scan, segments
 
@@ -444,7 +444,7 @@ class Store:
         )
         connection.execute("set lock_configuration = true")
 
-    def _part_problems(self, part: Part, seen: set[bytes]) -> list[str]:
+    def _part_problems(self, part: StorePart, seen: set[bytes]) -> list[str]:
         """Adds the part's keys to `seen`."""
         path = self.path / _SEALED / part.name
         place = f"{_SEALED}/{part.name}"
@@ -488,7 +488,7 @@ class Store:
                     writer.discard()
             raise
 
-    def _replace(self, manifest: Manifest, parts: tuple[Part, ...], covered: tuple[str, ...]) -> Manifest:
+    def _replace(self, manifest: Manifest, parts: tuple[StorePart, ...], covered: tuple[str, ...]) -> Manifest:
         there = set(segments(self.path / _LIVE))
         new = Manifest(parts, tuple(n for n in covered if n in there), manifest.generation + 1)
         new.save(self.path)
@@ -507,7 +507,7 @@ class Store:
             limits.append(int(newest[max_episodes - 1]) if max_episodes else int(newest[0]) + 1)
         return max(limits, default=None)
 
-    def _newer(self, part: Part, since: int | None) -> int:
+    def _newer(self, part: StorePart, since: int | None) -> int:
         """How many episodes of the part stay."""
         if since is None:
             return part.episodes

@@ -36,7 +36,7 @@
       const body = el("div", "result"), r = call.result;
       if (r) {
         chips(body, [[(r.ok ? "\u2713 " : "\u2717 ") + r.outcome, r.ok ? "good" : "bad"], [r.fault && "\u26a1 injected fault: " + r.fault, "warn"],
-          [r.effect, r.effect === "effect took place" ? "plain" : "warn"]]);
+          [r.effect, r.effect === "not carried out" ? "plain" : "warn"]]);
         body.append(el("pre", "", r.text || "(empty)"));
       } else {
         chips(body, [["no result: the episode ended first", "warn"]]);

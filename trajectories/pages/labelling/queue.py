@@ -1,4 +1,4 @@
-"""Which two episodes are compared, in which order, and on which side each stands. Defines `LabelPair`, `label_pairs`.
+"""Which two episodes are compared, in which order, and on which side each is. Defines `LabelPair`, `label_pairs`.
 
 Two episodes are compared if they are of one environment, task and fault plan: then nothing but what the agents did can
 separate them. Order and sides are drawn by seed.
@@ -53,7 +53,7 @@ def label_pairs(
         if t.stop not in _NOT_PLAYED_OUT:
             groups.setdefault((t.env, t.task.id, t.faults), {})[key_of(t)] = _turns_hash(t)
     rounds: list[list[tuple[Key, Key]]] = [[] for _ in range(per_task)]
-    for group, members in sorted(groups.items()):  # whatever order they were stored in
+    for group, members in sorted(groups.items()):  # in any order of storage
         rng = random.Random(f"{seed}:{group}")
         keys = sorted(members)
         found = [
@@ -78,7 +78,7 @@ def label_pairs(
 
 
 def left_side(comparison: LabelPair, labeller: str, seed: int) -> str:
-    """Which of the two, "a" or "b", stands on the left for this labeller. Even odds, so that a habit of preferring a
+    """Which of the two, "a" or "b", is on the left for this labeller. Even odds, so that a habit of preferring a
     side cancels out."""
     text = repr((seed, labeller, comparison.keys)).encode(errors="backslashreplace")
     return "ab"[hashlib.blake2b(text, digest_size=1).digest()[0] & 1]

@@ -67,7 +67,7 @@ class LabelSession:
         self._queue = {_id(c): c for c in queue}
         self._skipped: deque[str] = deque()
         self._front: str | None = None
-        """Shown next whatever comes: what was just taken back."""
+        """Always shown next: what was just taken back."""
         self._last: str | None = None
         """What was skipped, where that was the last thing done: undo takes it back."""
         self._lock = threading.Lock()

@@ -3,7 +3,7 @@
 A page of 5,000 episodes parses what its list shows and nothing more, so each episode is one line of two or three JSON
 arrays with a tab between them: what the list shows, the conversation, the tokens. Fields have positions in place of
 names, which also makes the conversation's text what a search looks at. `viewer.js` is the only reader. What is the same
-in many episodes stands once, on a line of its own before the first that needs it:
+in many episodes is there once, on a line of its own before the first that needs it:
 
     ="[role, text]"             a message of prompts
     +[[id, text], ...]          what tokens say
@@ -61,7 +61,7 @@ class Lines:
             self.episodes += 1
 
     def place(self, arm: str, condition: str, t: Trajectory) -> int | None:
-        """How many episodes stand before this one; None: it was not added."""
+        """How many episodes are before this one; None: it was not added."""
         return self._places.get((arm, condition, t.id, t.attempt))
 
     def forget(self, n: int) -> None:

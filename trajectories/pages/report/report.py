@@ -27,7 +27,6 @@ from ...errors import ConfigError, UnknownName
 from ...messages import Cause, Outcome
 from ...metrics import (
     ACTIONS,
-    RIGHT,
     EvalSummary,
     PairedDifference,
     PassK,
@@ -36,6 +35,7 @@ from ...metrics import (
     after_faults,
     holm,
     paired_difference,
+    right_after_fault,
     success_rate,
     summary,
 )
@@ -127,7 +127,7 @@ class _Extreme:
     """An episode that is worth reading first."""
 
     place: int | None
-    """How many episodes stand before it in the viewer."""
+    """How many episodes are before it in the viewer."""
     sign: str
     tone: str
     verdict: str
@@ -168,7 +168,7 @@ def live_page(title: str, about: str) -> tuple[str, str]:
 
 
 def live_summary(report: Report, lines: Lines, version: str) -> str:
-    """What stands above the episodes of a live page, as HTML of its own; `lines` holds those that can be read."""
+    """What is above the episodes of a live page, as HTML of its own; `lines` holds those that can be read."""
     _check(report)
     return _render("summary.html.j2", {**_sections(report, lines), "version": version})
 
@@ -428,7 +428,7 @@ def _heats(report: Report, subject: str) -> list[_Heat]:
 def _heat(arm: str, opened: bool, actions: list[str], counts: Mapping[tuple[str, str], int], guessed: bool) -> _Heat:
     rows = []
     for fault in sorted({fault for fault, _ in counts}):
-        right = RIGHT.get(fault, frozenset())
+        right = right_after_fault(fault)
         if guessed and "alternative" in right:  # nobody said which tool that is
             right |= {"other_tool"}
         row = [(action, counts.get((fault, action), 0)) for action in actions]

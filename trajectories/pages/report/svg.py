@@ -96,7 +96,7 @@ def range_bar(low: float, middle: float, high: float, top: float) -> Markup:
 
 
 def curves(stage: str, rows: Sequence[Mapping[str, float]]) -> Curves:
-    """The metrics of one training stage over its steps. A row without "step" stands at its index."""
+    """The metrics of one training stage over its steps. A row without "step" is at its index."""
     names: dict[str, None] = {}  # an ordered set
     for row in rows:
         names.update(dict.fromkeys(k for k, v in row.items() if k != "step" and _number(v)))

@@ -112,6 +112,6 @@ def _line(*parts: tuple[str, str]) -> Text:
 
 def _block(head: str, body: str, style: str) -> list[RenderableType]:
     """A head line, and the body indented under it, wrapped lines too: untrusted text never begins at the margin, where
-    the heads stand."""
+    the heads are."""
     text = Text(visible(body).expandtabs(4) or "(empty)")
     return [_line((f"-- {head}", style)), Padding(text, (0, 0, 0, 3), expand=False)]

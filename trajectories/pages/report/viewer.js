@@ -212,7 +212,7 @@
         [(ok ? "\u2713 " : "\u2717 ") + outcome, ok ? "good" : "bad"],
         [cause && "cause: " + cause],
         [struck && "\u26a1 injected fault: " + struck, "warn"],
-        [effect, effect === "effect took place" ? "plain" : "warn"],
+        [effect, effect === "not carried out" ? "plain" : "warn"],
         [retry && "\u21bb retry of " + retry],
         [time],
       ]);

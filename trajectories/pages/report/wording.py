@@ -42,12 +42,13 @@ def chips(result: ToolResult) -> Iterable[str]:
 
 
 def effect(result: ToolResult) -> str:
-    """Whether the call's effect happened; empty for a good call without one (it only read)."""
+    """Whether a failed call was carried out, in words that are true of a read too: it has no effect that could take
+    place. Empty for a good call, which was carried out as it says."""
+    if result.ok:
+        return "not carried out" if result.took_effect is False and result.fault is not None else ""
     if result.took_effect is None:
-        return "effect unknown"
-    if result.took_effect:
-        return "effect took place"
-    return "" if result.ok and result.fault is None else "effect did not land"
+        return "may have been carried out"
+    return "carried out all the same" if result.took_effect else "not carried out"
 
 
 def arguments(call: ToolCall, *, indent_beyond: int | None = None) -> str:
