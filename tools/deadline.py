@@ -1,7 +1,7 @@
 """Where a call runs that may not end: a process that can be killed with all that it started, and a private event loop.
 
-Defines `run_forked`, `run_async`, and `CallEnd`. Not a sandbox: a forked call sees whatever this process sees. It is for
-tools that are trusted and may hang, spin, crash, or leave processes behind; model-written code runs elsewhere.
+Defines `run_forked`, `run_async`, and `CallEnd`. Not a sandbox: a forked call sees all that this process sees. It is
+for tools that are trusted and may hang, spin, crash, or leave processes behind; model-written code runs elsewhere.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def detectable(differences: Sequence[float]) -> float | None:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p values adjusted for testing all of them at once, in the given order: the i-th smallest of m becomes the running
-    maximum of min(1, (m - i) p), i from 0 (S. Holm, Scand. J. Stat. 6, 1979). Valid however they depend on each other."""
+    maximum of min(1, (m - i) p), i from 0 (S. Holm, Scand. J. Stat. 6, 1979). Valid under any dependence."""
     adjusted = [0.0] * len(p_values)
     running = 0.0
     for i, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
