@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import random
 import resource
+from collections.abc import Iterator
 from itertools import islice
 
 import torch
@@ -40,7 +41,7 @@ def batches(policy: Policy, tokens: int, steps: int) -> list[list[Sample]]:
     samples = [Sample.of(policy.chat.tokens(t)[0]) for t in played]
     rng = random.Random(0)
 
-    def stream():  # type: ignore[no-untyped-def]
+    def stream() -> Iterator[list[Sample]]:
         while True:
             chosen = rng.sample(samples, 8)
             for indices in micro_batches(chosen, tokens):
