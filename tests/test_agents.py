@@ -525,7 +525,7 @@ def test_new_weights_forget_the_cache(engine: TransformersEngine, family: Path, 
 
     async def play() -> tuple[Generated, Generated]:
         (before,) = await _all(engine, [("s", prompt, 1)], Sampling(max_tokens=8))
-        engine.load(quieter.state_dict())
+        engine.load(quieter.state_dict().items())
         assert engine.version == 1
         prefilled = engine.stats.prefilled
         (after,) = await _all(engine, [("s", prompt, 1)], Sampling(max_tokens=8))
@@ -536,13 +536,13 @@ def test_new_weights_forget_the_cache(engine: TransformersEngine, family: Path, 
     assert before.logprobs == pytest.approx(recomputed(plain, prompt + list(before.ids))[30:], abs=TOLERANCE)
     assert after.logprobs == pytest.approx(recomputed(quieter, prompt + list(after.ids))[30:], abs=TOLERANCE)
     with pytest.raises(ConfigError, match="no weight 'nonsense'"):
-        engine.load({"nonsense": torch.zeros(1)})
+        engine.load([("nonsense", torch.zeros(1))])
 
     async def meanwhile() -> None:
         task = asyncio.create_task(engine.generate("s", prompt, Sampling(max_tokens=8), 1))
         await asyncio.sleep(0)
         with pytest.raises(ConfigError, match="while episodes are being generated"):
-            engine.load(quieter.state_dict())
+            engine.load(quieter.state_dict().items())
         await task
 
     asyncio.run(meanwhile())
@@ -564,7 +564,7 @@ def test_a_session_that_takes_another_course(engine: TransformersEngine, plain: 
 
 def test_draws_follow_from_the_seed_and_the_length_of_the_prompt(engine: TransformersEngine) -> None:
     """With equal chances everywhere the ids show the draws: every turn of an episode has its own."""
-    engine.load({name: torch.zeros_like(tensor) for name, tensor in engine.model.state_dict().items()})
+    engine.load((name, torch.zeros_like(tensor)) for name, tensor in engine.model.state_dict().items())
     prompts = [(made_up(10, 0), 1), (made_up(10, 1), 1), (made_up(11, 0), 1), (made_up(10, 0), 2)]
     got = [
         asyncio.run(_all(engine, [(f"s{i}", ids, seed)], Sampling(max_tokens=12)))[0].ids

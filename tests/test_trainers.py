@@ -722,7 +722,7 @@ def test_lora_trains_adapters_and_acts_as_the_merged_model(
     torch.testing.assert_close(reference, was, rtol=1e-4, atol=1e-4)
     assert float((now - was).abs().max()) > 0.1
     for _ in range(3):
-        merged = policy.weights()
+        merged = dict(policy.weights())
     assert merged.keys() == base.state_dict().keys()
     assert all(torch.equal(p, frozen[n]) for n, p in policy.model.named_parameters() if n in frozen)  # to the last bit
     bare = plain_of(model)

@@ -176,6 +176,11 @@ class TreeLayout:
     segments: list[_Segment]
     _masks: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
 
+    @property
+    def pairs(self) -> int:
+        """(query, key) pairs that attention computes, masked ones included."""
+        return sum((s.end - s.start) * (s.end - s.start + sum(b - a for a, b in s.ancestors)) for s in self.segments)
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         heads, _, width = query.shape
         kv = key.shape[0]

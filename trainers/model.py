@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from ..agents.agent import LLMAgent
 from ..agents.attention import forward_hidden, use_layouts
 from ..agents.chat import ChatFormat, HermesFormat, ToolStyle
 from ..agents.engines.transformers import TransformersEngine
-from ..agents.models import load_model, load_tokenizer, quiet
+from ..agents.models import load_model, load_tokenizer, quiet, resolve
+from ..agents.runtime import available_memory
 from ..trajectories.errors import ConfigError, MissingExtra
 from .batch import TreeBatch
+from .plan import CHUNK, SHARE, activation_bytes
 from .settings import Precision
 
-__all__ = ["Lora", "Policy", "Predictions"]
+__all__ = ["Lora", "Policy", "PolicyModule", "Predictions"]
 
-_CHUNK = 256
-"""Predictions whose logits are held at once: 256 x 49,152 x 4 bytes = 50 MB."""
+_HEADS = "heads.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,68 @@ class Predictions:
     logps_M: Tensor
     entropy_M: Tensor
     """Nats, without gradient."""
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    """Output of each head that was asked for, (M, its outputs), at the token that predicts."""
+
+
+class PolicyModule(nn.Module):
+    """The model and its heads as one module whose `forward` is `predict`: what DDP or FSDP wraps."""
+
+    def __init__(self, model: Any, precision: Precision, checkpointing: bool | None) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = nn.ModuleDict()
+        self._dtype = _dtype_of(precision)
+        self._precision = precision
+        self._checkpointing = checkpointing
+        self._layers = _layers_of(model)
+        if checkpointing and not self._layers:
+            raise ConfigError(f"{type(model).__name__} has no layers that can be checkpointed: leave checkpointing off")
+        self._room: float | None = None
+
+    def forward(self, batch: TreeBatch, heads: Sequence[str] = ()) -> Predictions:
+        """Of the weighted tokens, with gradient where it is on."""
+        if torch.is_grad_enabled():
+            self._switch(batch)
+        with torch.autocast(batch.ids_N.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            hidden = forward_hidden(self.model, batch.ids_N, batch.positions_N, batch.layout)[batch.sources_U]
+            table = self.model.get_output_embeddings()
+            if table.bias is not None:
+                raise ConfigError(f"{type(self.model).__name__} has a biased output layer, which is not supported")
+        apply: Any = TokenLogProbs.apply  # torch leaves it untyped
+        logps_U, entropy_U = apply(hidden.to(self._dtype), table.weight, batch.targets_U)
+        outputs = {}
+        for name in heads:
+            if name not in self.heads:
+                raise ConfigError(f"the policy has no head {name!r}: add_head({name!r}) makes one")
+            outputs[name] = self.heads[name](hidden.float())[batch.unique_M]
+        return Predictions(logps_U[batch.unique_M], entropy_U[batch.unique_M], outputs)
+
+    def _switch(self, batch: TreeBatch) -> None:
+        """Checkpointing on, where it is wanted or the activations would not fit. The numbers are the same."""
+        if not self._layers:
+            return
+        wanted = self._checkpointing
+        if wanted is None:
+            need = activation_bytes(
+                self.model.config,
+                len(batch.ids_N),
+                batch.layout.pairs,
+                self._precision,
+                fused=batch.ids_N.device.type != "cpu",
+                checkpointing=False,
+            )
+            wanted = need > self._memory(batch.ids_N.device)
+        for layer in self._layers:
+            layer.gradient_checkpointing = wanted
+
+    def _memory(self, device: torch.device) -> float:
+        """Bytes for activations, looked up once: what is available less what training has still to allocate."""
+        if self._room is None:
+            available = available_memory(device)
+            pending = 12 * sum(p.numel() for p in self.parameters() if p.requires_grad)  # gradients and AdamW
+            self._room = float("inf") if available is None else SHARE * (available - pending)
+        return self._room
 
 
 class Policy:
@@ -55,7 +122,17 @@ class Policy:
         tool_style: ToolStyle = "schema",
         precision: Precision = "bf16",
         lora: Lora | None = None,
+        checkpointing: bool | None = None,
     ) -> None:
+        """
+        Args:
+            model: In float32, or with `lora` in any dtype: the base stays as it is.
+            tool_style: How tools are shown.
+            precision: Of autocast and of generation.
+            lora: None: all weights are trained.
+            checkpointing: Keep only each layer's input and compute the rest again in backward: a third more time, a
+                fraction of the memory. None: where a batch would not fit otherwise.
+        """
         if precision not in ("fp32", "bf16"):
             raise ConfigError(f"precision is fp32 or bf16, got {precision!r}")
         self.tokenizer = tokenizer
@@ -63,10 +140,12 @@ class Policy:
         self.precision = precision
         self.lora = lora
         use_layouts(model)
-        self.model = _adapted(model, lora) if lora else model
-        self.model.train()
+        _keep_residual_wide(model)
+        self.module = PolicyModule(_adapted(model, lora) if lora else model, precision, checkpointing)
+        self.module.train()
         self._engine: TransformersEngine | None = None
-        self._reference: Any = None
+        self._reference: PolicyModule | None = None
+        self._saved_heads: dict[str, Tensor] = {}
 
     @classmethod
     def load(
@@ -77,40 +156,94 @@ class Policy:
         precision: Precision = "bf16",
         lora: Lora | None = None,
         device: str | None = None,
+        checkpointing: bool | None = None,
     ) -> Policy:
-        """From a known model, a folder or a hub name; master weights are float32."""
+        """From a known model, a folder or a hub name. Weights that are trained are float32; under adapters the base is
+        in `precision`.
+
+        Args:
+            name: As `sparring model list` shows it, a folder, or a hub name.
+            tool_style: How tools are shown.
+            precision: Of autocast, of generation, and of the base under adapters.
+            lora: None: all weights are trained.
+            device: None: the GPU where there is one.
+            checkpointing: See `Policy`.
+        """
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(str(name), dtype=torch.float32, device=chosen)
-        return cls(model, load_tokenizer(str(name)), tool_style=tool_style, precision=precision, lora=lora)
+        model = load_model(str(name), dtype=_dtype_of(precision) if lora else torch.float32, device=chosen)
+        tokenizer = load_tokenizer(str(name))
+        policy = cls(
+            model, tokenizer, tool_style=tool_style, precision=precision, lora=lora, checkpointing=checkpointing
+        )
+        heads = Path(resolve(name)) / _HEADS
+        if heads.is_file():
+            policy._saved_heads = load_file(heads)
+        return policy
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model, adapters (PEFT) around it."""
+        return self.module.model
+
+    @property
+    def heads(self) -> nn.ModuleDict:
+        """Modules on the last hidden state, by name: trained with the policy, saved next to the model."""
+        return self.module.heads
 
     @property
     def device(self) -> torch.device:
         device: torch.device = next(self.model.parameters()).device
         return device
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained, heads included."""
+        return [p for p in self.module.parameters() if p.requires_grad]
 
-    def predict(self, batch: TreeBatch) -> Predictions:
-        """Log-probabilities of the weighted tokens, with gradient where it is on."""
-        return self._predict(self.model, batch)
+    def add_head(self, name: str, module: nn.Module | None = None) -> nn.Module:
+        """Adds a head and returns it, with the weights that the model's folder has for it. None: one output, first 0.
+
+        Raises `ConfigError` when the saved weights belong to a head of another kind.
+        """
+        if module is None:
+            module = nn.Linear(self.model.config.hidden_size, 1)
+            for p in module.parameters():
+                nn.init.zeros_(p)
+        saved = {k.removeprefix(f"{name}."): v for k, v in self._saved_heads.items() if k.startswith(f"{name}.")}
+        if saved:
+            try:
+                module.load_state_dict(saved)
+            except RuntimeError as error:
+                why = " ".join(str(error).split())
+                raise ConfigError(f"head {name!r} was saved with other weights: {why}") from None
+        self.heads[name] = module.to(self.device)
+        return module
+
+    def predict(self, batch: TreeBatch, heads: Sequence[str] = ()) -> Predictions:
+        """Log-probabilities of the weighted tokens and the outputs of `heads`, with gradient where it is on."""
+        predictions: Predictions = self.module(batch, heads)
+        return predictions
 
     @torch.no_grad()
     def reference(self, batch: TreeBatch) -> Tensor:
         """The reference's log-probabilities (M,): the policy as it was at `freeze_reference`."""
         if self.lora is not None:
             with self.model.disable_adapter():
-                return self._predict(self.model, batch).logps_M
+                return self.predict(batch).logps_M
         if self._reference is None:
             raise ConfigError("no reference: call freeze_reference() before training")
-        return self._predict(self._reference, batch).logps_M
+        predictions: Predictions = self._reference(batch)
+        return predictions.logps_M
 
     def freeze_reference(self) -> None:
         """Keeps the present weights as the reference. With LoRA the reference is the base, and nothing is copied."""
         if self.lora is None:
-            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-            self._reference = copy.deepcopy(self.model).to(dtype).requires_grad_(False)
+            twin = self._twin()
+            use_layouts(twin)
+            _keep_residual_wide(twin)
+            own = twin.state_dict()
+            for name, tensor in self.weights():
+                own[name].copy_(tensor)
+            self._reference = PolicyModule(twin, self.precision, False)
 
     def agent(
         self,
@@ -127,10 +260,7 @@ class Policy:
             version: Of the policy, as its trajectories record it: the step of a run, say. None: one more than before.
         """
         if self._engine is None or self._engine.parallel != parallel:
-            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-            base = self.model.get_base_model() if self.lora else self.model
-            twin = type(base)(copy.deepcopy(base.config)).to(device=self.device, dtype=dtype)
-            self._engine = TransformersEngine(twin.requires_grad_(False), parallel=parallel)
+            self._engine = TransformersEngine(self._twin(), parallel=parallel)
         self._engine.load(self.weights())
         if version is not None:
             self._engine.version = version
@@ -143,48 +273,69 @@ class Policy:
             parallel=parallel,
         )
 
-    def weights(self) -> dict[str, Tensor]:
-        """Names and tensors as the bare model has them, adapters merged in."""
-        if self.lora is None:
-            state: dict[str, Tensor] = self.model.state_dict()
-            return state
-        base = self.model.get_base_model()
-        merged = {k: v for k, v in base.state_dict().items() if "lora_" not in k}
-        with torch.no_grad():  # PEFT's merge and unmerge would leave rounding in the base, more at each call
-            for name, module in base.named_modules():
-                if hasattr(module, "lora_A"):
-                    key = f"{name}.base_layer.weight"
-                    merged[key] = merged[key] + module.get_delta_weight("default")
-        return {k.replace(".base_layer.", "."): v for k, v in merged.items()}
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors as the bare model has them, one after the other, adapters merged in. The tensors are the
+        policy's own, or merged in float32 when their turn comes: who keeps them must copy them. No heads."""
+        merged = {
+            f"{name}.base_layer.weight": module
+            for name, module in self._bare.named_modules()
+            if hasattr(module, "lora_A")
+        }
+        for name, tensor in self._bare.state_dict().items():
+            if "lora_" not in name:
+                module = merged.get(name)
+                yield name.replace(".base_layer.", "."), tensor if module is None else _merged(tensor, module)
 
     def save(self, folder: Path) -> None:
-        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, adapters next to them."""
-        base = self.model.get_base_model() if self.lora else self.model
-        bare = base
-        if self.lora:
-            bare = type(base)(copy.deepcopy(base.config))
-            bare.load_state_dict(self.weights(), strict=False)
+        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, adapters and heads next to
+        them."""
         with quiet():
             if self.lora:
                 self.model.save_pretrained(folder / "adapter")
-            bare.save_pretrained(folder)
+                self._save_merged(folder)
+            else:
+                self.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+        if self.heads:
+            save_file({name: tensor.cpu() for name, tensor in self.heads.state_dict().items()}, folder / _HEADS)
         (folder / "sparring.json").write_text(
             json.dumps({"tool_style": self.chat.tool_style})
         )  # how this model is shown tools
 
-    # ---- forward ---------------------------------------------------------------------------------------------------
+    # ---- the bare model --------------------------------------------------------------------------------------------
 
-    def _predict(self, model: Any, batch: TreeBatch) -> Predictions:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            hidden = forward_hidden(model, batch.ids_N, batch.positions_N, batch.layout)[batch.sources_U]
-            head = model.get_output_embeddings()
-            if head.bias is not None:
-                raise ConfigError(f"{type(model).__name__} has a biased output layer, which is not supported")
-            dtype = torch.bfloat16 if self.precision == "bf16" else hidden.dtype
-        apply: Any = TokenLogProbs.apply  # torch leaves it untyped
-        logps_U, entropy_U = apply(hidden.to(dtype), head.weight, batch.targets_U)
-        return Predictions(logps_U[batch.unique_M], entropy_U[batch.unique_M])
+    @property
+    def _bare(self) -> Any:
+        """Without the adapters' wrapper; its linear layers still hold them."""
+        return self.model.get_base_model() if self.lora else self.model
+
+    def _twin(self) -> Any:
+        """A model of the same kind in the precision of generation, on the same device; its weights are not set yet."""
+        base = self._bare
+        with torch.device("meta"):
+            twin: Any = type(base)(copy.deepcopy(base.config))
+        twin = twin.to(_dtype_of(self.precision)).to_empty(device=self.device).requires_grad_(False)
+        twin.tie_weights()
+        own = dict(base.named_buffers())
+        for name, buffer in twin.named_buffers():  # rotary frequencies: in bfloat16 they would be off at each position
+            buffer.data = own[name].clone()
+        return twin
+
+    def _save_merged(self, folder: Path) -> None:
+        """Configuration and float32 weights, one matrix in memory at a time."""
+        base = self._bare
+        config = copy.deepcopy(base.config)
+        config.dtype = torch.float32
+        config.architectures = [type(base).__name__]
+        config.save_pretrained(folder)
+        if base.generation_config is not None:
+            base.generation_config.save_pretrained(folder)
+        shapes, seen = {}, set()
+        for name, tensor in base.state_dict().items():
+            if "lora_" not in name and tensor.data_ptr() not in seen:  # tied weights are written once
+                shapes[name.replace(".base_layer.", ".")] = list(tensor.shape)
+                seen.add(tensor.data_ptr())
+        _write_tensors(folder / "model.safetensors", shapes, self.weights())
 
 
 class TokenLogProbs(torch.autograd.Function):
@@ -201,8 +352,8 @@ class TokenLogProbs(torch.autograd.Function):
         logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         log_z = torch.empty_like(logps)
         entropy = torch.empty_like(logps)
-        for at in range(0, len(hidden), _CHUNK):
-            rows = slice(at, at + _CHUNK)
+        for at in range(0, len(hidden), CHUNK):
+            rows = slice(at, at + CHUNK)
             logits = (hidden[rows] @ table.T).float()
             log_z[rows] = logits.logsumexp(-1)
             logps[rows] = logits.gather(1, targets[rows, None])[:, 0] - log_z[rows]
@@ -220,8 +371,8 @@ class TokenLogProbs(torch.autograd.Function):
         grad_weight = (
             torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if ctx.needs_input_grad[1] else None
         )
-        for at in range(0, len(hidden), _CHUNK):
-            rows = slice(at, at + _CHUNK)
+        for at in range(0, len(hidden), CHUNK):
+            rows = slice(at, at + CHUNK)
             logits = (hidden[rows] @ table.T).float()
             grad = logits.sub_(log_z[rows, None]).exp_().mul_(-grad_logps[rows, None])
             grad.scatter_add_(1, targets[rows, None], grad_logps[rows, None])
@@ -230,6 +381,49 @@ class TokenLogProbs(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += grad.T @ hidden[rows]
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
+
+
+def _dtype_of(precision: Precision) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _layers_of(model: Any) -> list[Any]:
+    """The decoder layers, ready to be checkpointed."""
+    from torch.utils.checkpoint import checkpoint
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    return layers
+
+
+def _keep_residual_wide(model: Any) -> None:
+    """The residual stream is float32 under autocast, whatever the weights are in."""
+    model.get_input_embeddings().register_forward_hook(lambda module, given, out: out.float())
+
+
+@torch.no_grad()
+def _merged(base: Tensor, module: Any) -> Tensor:
+    """One adapted matrix in float32. PEFT's merge and unmerge would leave rounding in the base, more at each call."""
+    merged: Tensor = base.float() + module.get_delta_weight("default").float()
+    return merged
+
+
+def _write_tensors(path: Path, shapes: dict[str, list[int]], tensors: Iterator[tuple[str, Tensor]]) -> None:
+    """A safetensors file in float32, tensor by tensor; the library's own writer wants all of them at once."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in tensors:  # in the order of `shapes`
+            if name in shapes:
+                file.write(tensor.detach().float().cpu().contiguous().numpy().data)
 
 
 def _adapted(model: Any, lora: Lora) -> Any:

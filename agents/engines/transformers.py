@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -99,13 +100,13 @@ class TransformersEngine:
         self._shared: tuple[list[str | None], int] = ([], 0)
         """Sessions of the last step, and the length of the prefix that they have in common."""
 
-    def load(self, weights: dict[str, torch.Tensor]) -> None:
-        """Takes over new weights (names as in `state_dict`, any dtype) and forgets the cache."""
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Takes over new weights (names as in `state_dict`, any dtype), each as it comes, and forgets the cache."""
         if self._waiting or self._active:
             raise ConfigError("weights cannot change while episodes are being generated")
         own = self.model.state_dict()
         with torch.no_grad():
-            for name, tensor in weights.items():
+            for name, tensor in weights:
                 if name not in own:
                     raise ConfigError(f"the engine's model has no weight {name!r}")
                 own[name].copy_(tensor)
