@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,11 @@ from torch import Tensor
 
 from ..agents.agent import LLMAgent
 from ..agents.attention import forward_hidden, use_layouts
-from ..agents.chat import ChatFormat, HermesFormat, ToolStyle
-from ..agents.engines.transformers import TransformersEngine
-from ..agents.models import load_model, load_tokenizer, quiet
+from ..agents.chat_format import ChatFormat, write_format
+from ..agents.engine import context_within
+from ..agents.engines.transformers.engine import TransformersEngine, context_limit
+from ..agents.loading import chat_for
+from ..agents.models import device_named, load_model, load_tokenizer, quiet, resolve
 from ..trajectories.errors import ConfigError, MissingExtra
 from .batch import TreeBatch
 from .settings import Precision
@@ -51,15 +52,15 @@ class Policy:
         self,
         model: Any,
         tokenizer: Any,
+        chat: ChatFormat,
         *,
-        tool_style: ToolStyle = "schema",
         precision: Precision = "bf16",
         lora: Lora | None = None,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ConfigError(f"precision is fp32 or bf16, got {precision!r}")
         self.tokenizer = tokenizer
-        self.chat: ChatFormat = HermesFormat(tokenizer, tool_style=tool_style)
+        self.chat = chat
         self.precision = precision
         self.lora = lora
         use_layouts(model)
@@ -73,15 +74,24 @@ class Policy:
         cls,
         name: str | Path,
         *,
-        tool_style: ToolStyle = "schema",
+        tool_style: Literal["auto", "schema", "signature"] = "auto",
         precision: Precision = "bf16",
         lora: Lora | None = None,
         device: str | None = None,
     ) -> Policy:
-        """From a known model, a folder or a hub name; master weights are float32."""
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(str(name), dtype=torch.float32, device=chosen)
-        return cls(model, load_tokenizer(str(name)), tool_style=tool_style, precision=precision, lora=lora)
+        """From a known model, a folder or a hub name; master weights are float32.
+
+        Args:
+            name: As `sparring.agents.models.resolve` reads it.
+            tool_style: How tools are shown to the model; auto: as it was trained, else by its size.
+            precision: Of the work; see `Precision`.
+            lora: Adapters to train in place of all weights.
+            device: cpu, cuda, cuda:1; None: a GPU where there is one.
+        """
+        source = resolve(name)
+        model = load_model(source, dtype=torch.float32, device=device_named(device))
+        tokenizer = load_tokenizer(source)
+        return cls(model, tokenizer, chat_for(tokenizer, source, tool_style), precision=precision, lora=lora)
 
     @property
     def device(self) -> torch.device:
@@ -117,6 +127,7 @@ class Policy:
         *,
         temperature: float = 1.0,
         max_turn_tokens: int = 64,
+        max_context: int | None = None,
         parallel: int = 64,
         name: str = "policy",
         version: int | None = None,
@@ -124,14 +135,21 @@ class Policy:
         """An agent that samples from the present weights.
 
         Args:
+            temperature: From 0; 0 takes the most likely token.
+            max_turn_tokens: Of one turn.
+            max_context: Of a whole episode, in tokens; None: 4096, or what the model takes where that is less.
+            parallel: Episodes that are played at once.
+            name: As trajectories record it.
             version: Of the policy, as its trajectories record it: the step of a run, say. None: one more than before.
         """
+        context = context_within(max_context, context_limit(self.model.config))
         if self._engine is None or self._engine.parallel != parallel:
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
             base = self.model.get_base_model() if self.lora else self.model
             twin = type(base)(copy.deepcopy(base.config)).to(device=self.device, dtype=dtype)
             self._engine = TransformersEngine(twin.requires_grad_(False), parallel=parallel)
-        self._engine.load(self.weights())
+        self._engine.max_context = context
+        self._engine.load(self.weights().items())
         if version is not None:
             self._engine.version = version
         return LLMAgent(
@@ -169,9 +187,7 @@ class Policy:
                 self.model.save_pretrained(folder / "adapter")
             bare.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
-        (folder / "sparring.json").write_text(
-            json.dumps({"tool_style": self.chat.tool_style})
-        )  # how this model is shown tools
+        write_format(self.chat, folder)
 
     # ---- forward ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ of two layers with a byte-level tokenizer. What is done with a model (generation
 from .cache import fetched, home, model_folder
 from .download import fetch
 from .known import KNOWN_MODELS, TINY_MODELS, KnownModel, Progress
-from .load import load_model, load_tokenizer, resolve
+from .load import device_named, load_model, load_tokenizer, resolve
 from .packages import quiet
 from .tiny import make_tiny
 
@@ -17,6 +17,7 @@ __all__ = [
     "TINY_MODELS",
     "KnownModel",
     "Progress",
+    "device_named",
     "fetch",
     "fetched",
     "home",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-__all__ = ["load_model", "load_tokenizer", "resolve"]
+__all__ = ["device_named", "load_model", "load_tokenizer", "resolve"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_WAIT_S = 10.0
@@ -45,6 +45,24 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: Progress | None =
     if _HUB_NAME.fullmatch(text):
         return text
     raise UnknownName("model", text, model_names())
+
+
+def device_named(name: str | None = None) -> str:
+    """The device of that name; None: a GPU where there is one. Raises `ConfigError` for one that is not here."""
+    need("torch")
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r}: expected cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r}: torch finds {torch.cuda.device_count()} GPUs here; use cpu, or one of these"
+        )
+    return name
 
 
 def load_model(
