@@ -43,7 +43,7 @@ __all__ = [
     "tool_style_of",
 ]
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(.+)", re.DOTALL)
+_SCHEME = re.compile(r"([a-z][a-z0-9+-]+):(.+)", re.DOTALL)
 _EMBEDDED, _SCRIPT = "transformers", "script"
 _SMALL = 1024
 """Models narrower than this get one line for each tool, wider ones the JSON Schema they were trained on."""

@@ -15,8 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from sparring.agents import EpisodeSpec, Generated, HermesFormat, LLMAgent, Sampling, ScriptedAgent, rollout, scripted
-from sparring.agents.engines.transformers import TransformersEngine, _sample
+from sparring.agents import (
+    EpisodeSpec,
+    Generated,
+    HermesFormat,
+    LLMAgent,
+    Sampling,
+    ScriptedAgent,
+    rollout,
+    scripted,
+    tokens_of,
+)
+from sparring.agents.engines.transformers import TransformersEngine
+from sparring.agents.engines.transformers.sampling import sample
 from sparring.agents.evaluation import Condition, evaluate, seed_of
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.agents.replay import corrections, first_mistake, replay
@@ -420,7 +431,7 @@ def test_ids_decode_to_the_messages(engine: TransformersEngine, loud: Path) -> N
             assert content.startswith(message.content + "\nTools:\n")
         else:
             assert content == message.content
-    assert chat.tokens(t) == (t.tokens, tuple(turn.span for turn in t.turns))
+    assert tokens_of(chat, t) == (t.tokens, tuple(turn.span for turn in t.turns))
 
 
 async def _all(engine: TransformersEngine, asked: list[tuple[str, list[int], int]], sampling: Sampling) -> list[Any]:
@@ -525,7 +536,7 @@ def test_new_weights_forget_the_cache(engine: TransformersEngine, family: Path, 
 
     async def play() -> tuple[Generated, Generated]:
         (before,) = await _all(engine, [("s", prompt, 1)], Sampling(max_tokens=8))
-        engine.load(quieter.state_dict())
+        engine.load(quieter.state_dict().items())
         assert engine.version == 1
         prefilled = engine.stats.prefilled
         (after,) = await _all(engine, [("s", prompt, 1)], Sampling(max_tokens=8))
@@ -536,13 +547,13 @@ def test_new_weights_forget_the_cache(engine: TransformersEngine, family: Path, 
     assert before.logprobs == pytest.approx(recomputed(plain, prompt + list(before.ids))[30:], abs=TOLERANCE)
     assert after.logprobs == pytest.approx(recomputed(quieter, prompt + list(after.ids))[30:], abs=TOLERANCE)
     with pytest.raises(ConfigError, match="no weight 'nonsense'"):
-        engine.load({"nonsense": torch.zeros(1)})
+        engine.load([("nonsense", torch.zeros(1))])
 
     async def meanwhile() -> None:
         task = asyncio.create_task(engine.generate("s", prompt, Sampling(max_tokens=8), 1))
         await asyncio.sleep(0)
         with pytest.raises(ConfigError, match="while episodes are being generated"):
-            engine.load(quieter.state_dict())
+            engine.load(quieter.state_dict().items())
         await task
 
     asyncio.run(meanwhile())
@@ -564,7 +575,7 @@ def test_a_session_that_takes_another_course(engine: TransformersEngine, plain: 
 
 def test_draws_follow_from_the_seed_and_the_length_of_the_prompt(engine: TransformersEngine) -> None:
     """With equal chances everywhere the ids show the draws: every turn of an episode has its own."""
-    engine.load({name: torch.zeros_like(tensor) for name, tensor in engine.model.state_dict().items()})
+    engine.load((name, torch.zeros_like(tensor)) for name, tensor in engine.model.state_dict().items())
     prompts = [(made_up(10, 0), 1), (made_up(10, 1), 1), (made_up(11, 0), 1), (made_up(10, 0), 2)]
     got = [
         asyncio.run(_all(engine, [(f"s{i}", ids, seed)], Sampling(max_tokens=12)))[0].ids
@@ -640,7 +651,7 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
     n = 20_000
     logits = 2 * torch.randn(700, generator=torch.Generator().manual_seed(0))
     us = ((np.arange(n) + 0.5) / n).tolist()
-    drawn = _sample(logits.expand(n, -1), [temperature] * n, us)
+    drawn = sample(logits.expand(n, -1), [temperature] * n, us)
     expected = n * torch.softmax(logits.double() / temperature, -1)
     counts = torch.bincount(drawn, minlength=700)
     assert (counts - expected).abs().max() < 1.5
@@ -654,14 +665,14 @@ def test_draws_at_the_edges() -> None:
     logits[0, 255] = logits[1, 256] = logits[2, 512] = 0.0  # the last of a block, the first, and one in the padded one
     logits[3, [3, 400]] = torch.tensor([0.0, 0.0])
     for u in (0.0, 0.5 - 1e-9, nearly_one):
-        assert _sample(logits[:3], [1.0] * 3, [u] * 3).tolist() == [255, 256, 512]
-    assert _sample(logits[3:].expand(4, -1), [1.0] * 4, [0.0, 0.499, 0.501, nearly_one]).tolist() == [3, 3, 400, 400]
+        assert sample(logits[:3], [1.0] * 3, [u] * 3).tolist() == [255, 256, 512]
+    assert sample(logits[3:].expand(4, -1), [1.0] * 4, [0.0, 0.499, 0.501, nearly_one]).tolist() == [3, 3, 400, 400]
     flat = torch.zeros(2, 513)
-    assert _sample(flat, [1.0, 1.0], [0.0, nearly_one]).tolist() == [0, 512]
+    assert sample(flat, [1.0, 1.0], [0.0, nearly_one]).tolist() == [0, 512]
     ranked = torch.arange(513.0).expand(2, -1)
-    assert _sample(ranked, [0.0, 1e-3], [0.1, 0.1]).tolist() == [512, 512]  # greedy, and as good as greedy
-    assert _sample(ranked, [0.0, 0.0], [0.1, 0.9]).tolist() == [512, 512]
-    mixed = _sample(ranked.flip(1), [0.0, 1e9], [0.7, 0.7]).tolist()
+    assert sample(ranked, [0.0, 1e-3], [0.1, 0.1]).tolist() == [512, 512]  # greedy, and as good as greedy
+    assert sample(ranked, [0.0, 0.0], [0.1, 0.9]).tolist() == [512, 512]
+    mixed = sample(ranked.flip(1), [0.0, 1e9], [0.7, 0.7]).tolist()
     assert mixed == [0, int(0.7 * 513)]  # each row at its own temperature
 
 
@@ -675,6 +686,7 @@ class Puppet:
         self.say = say
         self.delay = delay
         self.version = 0
+        self.max_context = 1 << 20
         self.turns: dict[str, int] = {}
         self.released: list[str] = []
 

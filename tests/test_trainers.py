@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sparring.agents import EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted
+from sparring.agents import EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted, tokens_of
 from sparring.agents.engines.transformers import TransformersEngine
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
@@ -760,7 +760,7 @@ def side_sums(plain: Any, chat: HermesFormat, pairs: Sequence[Pair]) -> list[tup
     for pair in pairs:
         sums = []
         for t in (pair.chosen, pair.rejected):
-            tokens, spans = chat.tokens(t)
+            tokens, spans = tokens_of(chat, t)
             after = [i for a, b in spans[pair.fork :] for i in range(a, b)]
             sums.append((float(logps_of(plain, tokens.ids).detach()[after].sum()), len(after)))
         out.append((sums[0][0], sums[1][0], sums[0][1]))
@@ -827,7 +827,7 @@ def test_the_second_dpo_step_by_hand(warm: tuple[Path, Any], tmp_path: Path) -> 
     again = [items[i] for i in epoch_indices(4, 2, 1, made.seed + 1)]
     spoken = []
     for t in again:
-        tokens, _ = policy.chat.tokens(t)
+        tokens, _ = tokens_of(policy.chat, t)
         logps = logps_of(now, tokens.ids).detach().tolist()
         spoken += [-lp for lp, s in zip(logps, tokens.sampled, strict=True) if s]
     replayed = sum(spoken) / len(spoken)

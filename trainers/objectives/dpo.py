@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...agents.chat_format import tokens_of
 from ...trajectories.curation import Pair
 from ...trajectories.errors import DataError
 from ..batch import Sample, TreeBatch, common_prefix
