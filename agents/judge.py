@@ -146,7 +146,8 @@ class Judge:
         return None
 
     async def _ask(self, prompt: str, attempt: int) -> Answer:
-        temperature = self.temperature if attempt == 0 else max(1.0, self.temperature)
+        first = min(attempt, self.tries - 1) == 0
+        temperature = self.temperature if first else max(1.0, self.temperature)
         settings = ChatSettings(temperature, self.max_tokens, self.seed + attempt)
         return await self.model.answer([Message("user", prompt)], (), settings)
 

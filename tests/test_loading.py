@@ -348,7 +348,7 @@ def test_the_two_ways_to_play_an_engine_are_the_same_episode() -> None:
 
     def engine(name: str) -> FakeEngine:
         def answer(prompt: list[int]) -> list[int]:
-            prompts.setdefault(name, []).append(prompt)
+            prompts.setdefault(name, []).append(list(prompt))
             said = [Message("tool" if "tool\n" in ByteTokenizer().decode(prompt) else "user", "Say dune.")]
             action = says(said, ChatSettings())
             return chat.answer(Action(action) if isinstance(action, str) else action)
