@@ -89,7 +89,7 @@ def sampled_spans(sampled: Sequence[int]) -> tuple[list[int], list[int]]:
 
 
 def test_training_reads_trajectories_in_the_toy_format(toys: None) -> None:
-    from sparring.trainers.sft import samples_of
+    from sparring.trainers.samples import samples_of
 
     agent = load_agent("toy:Done.")
     assert isinstance(agent, LLMAgent)

@@ -22,6 +22,7 @@ import torch
 
 from sparring import ConfigError, InfrastructureError, MissingExtra, UnknownName
 from sparring.agents import models
+from sparring.agents.models import convert as conversion
 from sparring.agents.models import download, packages
 
 NAME = "fake-model"
@@ -222,7 +223,7 @@ def test_reload_gives_identical_logits(known: models.KnownModel) -> None:
 
 def test_two_at_once_build_it_once(known: models.KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[Path] = []
-    convert = download.convert
+    convert = conversion.convert
 
     def counted(gguf: Path, target: Path, report: models.Progress) -> None:
         built.append(target)
