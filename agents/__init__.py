@@ -1,24 +1,46 @@
 """Who acts: language models and scripts, and the rollouts in which they meet an environment. Torch is loaded on use."""
 
-from .agent import Agent, Decision, LLMAgent, Session
-from .chat import ChatFormat, HermesFormat
-from .engines import Engine, Generated, Sampling
+from .agent import Agent, AgentSession, ChatAgent, Decision, LLMAgent
+from .chat.hermes import HermesFormat
+from .chat_format import FORMATS, ChatFormat, format_for, tokens_of
+from .chat_model import Answer, ChatModel, ChatSettings, EngineChat
+from .engine import Engine, Generated, Sampling, TrainableEngine
+from .fakes import FakeChatModel
+from .judge import Judge
+from .loading import ENGINES, AgentSettings, LoadedEngine, ModelSpec, load_agent, load_chat_model
 from .rollouts import EpisodeSpec, rollout
 from .scripts import SCRIPTED, ScriptedAgent, scripted
 
 __all__ = [
+    "ENGINES",
+    "FORMATS",
     "SCRIPTED",
     "Agent",
+    "AgentSession",
+    "AgentSettings",
+    "Answer",
+    "ChatAgent",
     "ChatFormat",
+    "ChatModel",
+    "ChatSettings",
     "Decision",
     "Engine",
+    "EngineChat",
     "EpisodeSpec",
+    "FakeChatModel",
     "Generated",
     "HermesFormat",
+    "Judge",
     "LLMAgent",
+    "LoadedEngine",
+    "ModelSpec",
     "Sampling",
     "ScriptedAgent",
-    "Session",
+    "TrainableEngine",
+    "format_for",
+    "load_agent",
+    "load_chat_model",
     "rollout",
     "scripted",
+    "tokens_of",
 ]

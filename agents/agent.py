@@ -1,21 +1,24 @@
-"""Who acts. An `Agent` starts a `Session` for each episode; a session turns observations into actions.
+"""Who acts. An `Agent` starts an `AgentSession` for each episode; a session turns observations into actions.
 
-`LLMAgent` is a language model: a chat format and an engine. The scripted agents are in `scripted.py`.
+`LLMAgent` is a chat format and an engine: its episodes hold token ids, and can be trained on as they were sampled.
+`ChatAgent` is any chat model, token ids or not. The scripted agents are in `scripts.py`.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..envs.env import ToolEnv
-from ..trajectories.messages import Action, Observation
+from ..trajectories.messages import Action, Message, Observation
 from ..trajectories.trajectory import StopReason, Tokens, Trajectory, Turn
-from .chat import ChatFormat
-from .engines.engine import Engine, Sampling
+from .chat_format import ChatFormat
+from .chat_model import ChatModel, ChatSettings
+from .engine import Engine, Sampling, context_within
 
-__all__ = ["Agent", "Decision", "LLMAgent", "Session"]
+__all__ = ["Agent", "AgentSession", "ChatAgent", "Decision", "LLMAgent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Decision:
     """Set when sampling hit a limit before the stop token."""
 
 
-class Session(Protocol):
+class AgentSession(Protocol):
     """One episode of an agent."""
 
     def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
@@ -58,7 +61,7 @@ class Agent(Protocol):
         """Of the policy; 0 for scripted agents."""
         ...
 
-    def begin(self, env: ToolEnv, seed: int) -> Session:
+    def begin(self, env: ToolEnv, seed: int) -> AgentSession:
         """A session for the episode that `env` has just started. Only the expert looks into `env`."""
         ...
 
@@ -74,19 +77,27 @@ class LLMAgent:
         name: str = "policy",
         temperature: float = 1.0,
         max_turn_tokens: int = 64,
-        max_context: int = 4096,
+        max_context: int | None = None,
         parallel: int = 64,
     ) -> None:
         """
         Args:
+            engine: Generates; of one that is trained, the newest weights play.
+            chat: Of the model's family.
+            name: As trajectories record it.
+            temperature: From 0; 0 takes the most likely token.
             max_turn_tokens: Of one turn.
-            max_context: Of the whole episode; an episode that would exceed it ends with `token_limit`.
+            max_context: Of the whole episode, in tokens; an episode that would exceed it ends with `token_limit`. None:
+                what the engine takes.
+            parallel: Episodes worth running at once.
         """
         self.engine = engine
         self.chat = chat
         self.name = name
         self.sampling = Sampling(temperature, max_turn_tokens, chat.stop_ids)
-        self.max_context = max_context
+        wanted = engine.max_context if max_context is None else max_context
+        wanted = engine.max_context if max_context is None else max_context
+        self.max_context = context_within(wanted, engine.max_context, "the engine")
         self.parallel = parallel
         self._sessions = itertools.count()
 
@@ -94,7 +105,7 @@ class LLMAgent:
     def version(self) -> int:
         return self.engine.version
 
-    def begin(self, env: ToolEnv, seed: int) -> Session:
+    def begin(self, env: ToolEnv, seed: int) -> AgentSession:
         return _ModelSession(self, f"s{next(self._sessions)}", seed)
 
 
@@ -163,3 +174,74 @@ class _ModelSession:
         self.ids += ids
         self.sampled += [sampled] * len(ids)
         self.logprobs += logprobs
+
+
+class ChatAgent:
+    """A chat model that acts. Its episodes hold no token ids."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        *,
+        name: str = "chat",
+        temperature: float = 1.0,
+        max_turn_tokens: int = 64,
+        parallel: int = 64,
+    ) -> None:
+        """
+        Args:
+            model: What answers; it has a limit of its own on the length of a conversation.
+            name: As trajectories record it.
+            temperature: From 0; 0 takes the most likely answer.
+            max_turn_tokens: Of one turn.
+            parallel: Episodes worth running at once.
+        """
+        self.model = model
+        self.name = name
+        self.temperature = temperature
+        self.max_turn_tokens = max_turn_tokens
+        self.parallel = parallel
+        self._sessions = itertools.count()
+
+    @property
+    def version(self) -> int:
+        return self.model.version
+
+    def begin(self, env: ToolEnv, seed: int) -> AgentSession:
+        key = f"s{next(self._sessions)}"
+        return _ChatSession(self.model, ChatSettings(self.temperature, self.max_turn_tokens, seed, key))
+
+
+class _ChatSession:
+    def __init__(self, model: ChatModel, settings: ChatSettings) -> None:
+        self.model, self.settings = model, settings
+        self.messages: list[Message] = []
+
+    def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
+        turns = parent.turns[:fork]
+        self.messages = list(parent.prompt)
+        for turn in turns:
+            self.messages += [turn.action.message, *turn.observation]
+        return turns
+
+    async def act(self, observation: Observation) -> Decision:
+        self._named(observation.messages)
+        self.messages += observation.messages
+        answer = await self.model.answer(self.messages, observation.tools, self.settings)
+        if answer.action is None:
+            return Decision(None, cut=StopReason.TOKEN_LIMIT)
+        self.messages.append(answer.action.message)
+        return Decision(answer.action, cut=None if answer.stopped else StopReason.TOKEN_LIMIT)
+
+    def tokens(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.model.release(self.settings.session)
+
+    def _named(self, new: Sequence[Message]) -> None:
+        """Calls get the ids that the environment gave them: endpoints match results to calls by id."""
+        ids = [m.tool_call_id for m in new if m.role == "tool"]
+        if ids and len(calls := self.messages[-1].tool_calls) == len(ids):
+            named = tuple(replace(call, id=id or "") for call, id in zip(calls, ids, strict=True))
+            self.messages[-1] = replace(self.messages[-1], tool_calls=named)

@@ -1,6 +1,6 @@
-"""A language model as a judge: of two episodes which is better, and of one how good. Runs on any engine.
+"""A language model as a judge: of two episodes which is better, and of one how good. Any chat model can be one.
 
-    judge = Judge(engine, chat, rubric="Fewer calls are better.")
+    judge = Judge(load_chat_model("smollm2-135m"), rubric="Fewer calls are better.")
     judge(first, second)                                    # "a", "b", "tie", or None: no verdict could be read
     judged_pairs(groups, judge)                             # asks in both orders, all at once
     rewards = {"graded": judged(judge.ask, rubric="...")}   # a reward term (envs/rewards.py)
@@ -12,7 +12,6 @@ instructions, or for its answer.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import re
 import threading
@@ -25,15 +24,14 @@ from ..tools.background import Background
 from ..trajectories.errors import ConfigError
 from ..trajectories.messages import Message
 from ..trajectories.trajectory import Trajectory
-from .chat import ChatFormat
-from .engines.engine import Engine, Sampling
+from .chat_model import Answer, ChatModel, ChatSettings
 
-__all__ = ["Judge", "Verdict", "verdict_in"]
+__all__ = ["Judge", "Preference", "preference_in"]
 
 _LONGEST_S = 24 * 3600.0
 """Limit of one round of questions; a model on a CPU may take hours."""
 
-Verdict = Literal["a", "b", "tie"]
+Preference = Literal["a", "b", "tie"]
 """The first is better, the second, or neither."""
 
 _RUBRIC = "Better is the agent that does what the task asks, says only what is true, and wastes no calls."
@@ -64,52 +62,47 @@ _ALONE = re.compile(rf"[\s*_`\"'(\[]*{_LABEL}[\s*_`\"')\].]*", re.IGNORECASE)
 
 
 class Judge:
-    """Asks a model for verdicts and grades.
+    """Asks a model for preferences and grades.
 
-    It has a thread of its own in which the engine runs, so that it can be asked from anywhere, in the midst of a
-    rollout too. The engine is to be its own: not the one with which the judged agent plays.
+    It has a thread of its own in which the model runs, so that it can be asked from anywhere, in the midst of a
+    rollout too. The model is to be its own: not the one with which the judged agent plays.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        chat: ChatFormat,
+        model: ChatModel,
         *,
         rubric: str = _RUBRIC,
         tries: int = 2,
         max_tokens: int = 128,
         temperature: float = 0.0,
-        max_context: int = 4096,
         seed: int = 0,
     ) -> None:
         """
         Args:
+            model: Answers. Two episodes that do not fit into its context get no verdict.
             rubric: What is good, in words.
             tries: Times that it is asked when no verdict can be read; after the first at temperature 1 or more.
             max_tokens: Of one answer. One that reasons first needs more.
-            max_context: Of one question with its answer, in tokens; two episodes that are longer get no verdict.
+            temperature: Of the first answer, from 0.
+            seed: Of the first answer; each further one has the next.
         """
         if tries < 1:
             raise ConfigError(f"tries must be 1 or more, got {tries}")
-        self.engine = engine
-        self.chat = chat
+        self.model = model
         self.rubric = rubric
         self.tries = tries
         self.seed = seed
-        self.max_context = max_context
-        self._sampling = [
-            Sampling(temperature if n == 0 else max(1.0, temperature), max_tokens, chat.stop_ids) for n in range(tries)
-        ]
-        self._sessions = itertools.count()
+        self.temperature, self.max_tokens = temperature, max_tokens
         self._asked: Counter[str] = Counter()
         self._background: Background | None = None
         self._lock = threading.Lock()
 
-    def __call__(self, a: Trajectory, b: Trajectory) -> Verdict | None:
+    def __call__(self, a: Trajectory, b: Trajectory) -> Preference | None:
         """Which is better, shown in this order; None where no answer holds a verdict."""
         return self.many([(a, b)])[0]
 
-    def many(self, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> list[Verdict | None]:
+    def many(self, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> list[Preference | None]:
         """A verdict for each, asked all at once. Raises `ConfigError` for two episodes of different tasks."""
         for a, b in pairs:
             if (a.env, a.task.id) != (b.env, b.task.id):
@@ -118,12 +111,17 @@ class Judge:
         return self._thread().run(self._verdicts(prompts), _LONGEST_S)
 
     def ask(self, prompt: str) -> str:
-        """The model's answer to a prompt, as `envs.rewards.judged` wants it: asked again, it may answer otherwise."""
+        """The model's answer to a prompt, as `envs.rewards.judged` wants it: asked again, it may answer otherwise.
+
+        Raises `ConfigError` for a prompt that does not fit into its context.
+        """
         with self._lock:
             before = self._asked[prompt]
             self._asked[prompt] += 1
-        work = self._ask(self._ids(prompt), self._sampling[min(before, self.tries - 1)], before)
-        return self._thread().run(work, _LONGEST_S)
+        answer = self._thread().run(self._ask(prompt, before), _LONGEST_S)
+        if answer.action is None:
+            raise ConfigError(f"a question of {len(prompt):,} characters does not fit into the judge's context")
+        return answer.action.content
 
     def close(self) -> None:
         """Ends the thread; a later question starts another."""
@@ -134,29 +132,24 @@ class Judge:
 
     # ---- asking ----------------------------------------------------------------------------------------------------
 
-    async def _verdicts(self, prompts: list[str]) -> list[Verdict | None]:
+    async def _verdicts(self, prompts: list[str]) -> list[Preference | None]:
         return await asyncio.gather(*(self._verdict(prompt) for prompt in prompts))
 
-    async def _verdict(self, prompt: str) -> Verdict | None:
-        ids = self._ids(prompt)
-        for attempt, sampling in enumerate(self._sampling):
-            if len(ids) + sampling.max_tokens > self.max_context:
+    async def _verdict(self, prompt: str) -> Preference | None:
+        for attempt in range(self.tries):
+            answer = await self._ask(prompt, attempt)
+            if answer.action is None:
                 return None
-            found = verdict_in(await self._ask(ids, sampling, attempt))
+            found = preference_in(answer.action.content)
             if found is not None:
                 return found
         return None
 
-    async def _ask(self, ids: list[int], sampling: Sampling, attempt: int) -> str:
-        session = f"judge{next(self._sessions)}"
-        try:
-            answer = await self.engine.generate(session, ids, sampling, self.seed + attempt)
-        finally:
-            self.engine.release(session)
-        return self.chat.parse(answer.ids).content
-
-    def _ids(self, prompt: str) -> list[int]:
-        return self.chat.start([Message("user", prompt)], ())
+    async def _ask(self, prompt: str, attempt: int) -> Answer:
+        first = min(attempt, self.tries - 1) == 0
+        temperature = self.temperature if first else max(1.0, self.temperature)
+        settings = ChatSettings(temperature, self.max_tokens, self.seed + attempt)
+        return await self.model.answer([Message("user", prompt)], (), settings)
 
     def _question(self, a: Trajectory, b: Trajectory) -> str:
         shown = [_shown(t) for t in (a, b)]
@@ -169,7 +162,7 @@ class Judge:
             return self._background
 
 
-def verdict_in(answer: str) -> Verdict | None:
+def preference_in(answer: str) -> Preference | None:
     """The verdict of an answer, from the line that names it, whatever stands around that; None where none does.
 
     An answer that is nothing but "A", "B" or "tie" counts. One that names two different verdicts is no decision.
@@ -177,7 +170,7 @@ def verdict_in(answer: str) -> Verdict | None:
     found = [match.group(1).lower() for line in answer.splitlines() if (match := _VERDICT.match(line))]
     if not found and (alone := _ALONE.fullmatch(answer)):
         found = [alone.group(1).lower()]
-    named: set[Verdict] = {"a" if word == "a" else "b" if word == "b" else "tie" for word in found}
+    named: set[Preference] = {"a" if word == "a" else "b" if word == "b" else "tie" for word in found}
     return named.pop() if len(named) == 1 else None
 
 

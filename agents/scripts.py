@@ -12,7 +12,7 @@ from ..envs.spaces import sample_json
 from ..trajectories.errors import UnknownName
 from ..trajectories.messages import Action, Json, Observation, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
-from .agent import Decision, Session
+from .agent import AgentSession, Decision
 
 __all__ = ["SCRIPTED", "ScriptedAgent", "scripted"]
 
@@ -90,7 +90,7 @@ class ScriptedAgent:
         self.name = name
         self.script = script
 
-    def begin(self, env: ToolEnv, seed: int) -> Session:
+    def begin(self, env: ToolEnv, seed: int) -> AgentSession:
         return _ScriptedSession(self.script(env, seed), env)
 
 

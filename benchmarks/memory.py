@@ -20,6 +20,7 @@ from itertools import islice
 import torch
 
 from sparring.agents import EpisodeSpec, rollout, scripted
+from sparring.agents.chat_format import tokens_of
 from sparring.envs import make, task_set
 from sparring.trainers.batch import Sample, TreeBatch, micro_batches
 from sparring.trainers.losses import sft_loss
@@ -38,7 +39,7 @@ def batches(policy: Policy, tokens: int, steps: int) -> list[list[Sample]]:
     """One micro-batch a step; the last of a shuffle is often a short one, as in training."""
     tasks = task_set(make("orders"), "train", 160, levels=(1, 2, 3, 4))
     played = rollout("orders", scripted("expert"), [EpisodeSpec(t) for t in tasks])
-    samples = [Sample.of(policy.chat.tokens(t)[0]) for t in played]
+    samples = [Sample.of(tokens_of(policy.chat, t)[0]) for t in played]
     rng = random.Random(0)
 
     def stream() -> Iterator[list[Sample]]:

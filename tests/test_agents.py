@@ -15,8 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from sparring.agents import EpisodeSpec, Generated, HermesFormat, LLMAgent, Sampling, ScriptedAgent, rollout, scripted
-from sparring.agents.engines.transformers import TransformersEngine, _sample
+from sparring.agents import (
+    EpisodeSpec,
+    Generated,
+    HermesFormat,
+    LLMAgent,
+    Sampling,
+    ScriptedAgent,
+    rollout,
+    scripted,
+    tokens_of,
+)
+from sparring.agents.engines.transformers import TransformersEngine
+from sparring.agents.engines.transformers.sampling import sample
 from sparring.agents.evaluation import Condition, evaluate, seed_of
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.agents.replay import corrections, first_mistake, replay
@@ -349,7 +360,7 @@ def babbling(engine: TransformersEngine, folder: Path, env: str, **options: Any)
     return LLMAgent(engine, Babble(load_tokenizer(folder), env), **options)
 
 
-def tokens_of(trajectory: Trajectory) -> Tokens:
+def own_tokens(trajectory: Trajectory) -> Tokens:
     """Of an episode that a model sampled."""
     assert trajectory.tokens is not None
     return trajectory.tokens
@@ -377,13 +388,13 @@ def test_rollouts_are_token_exact(engine: TransformersEngine, loud: Path, plain:
         assert len(played) == n
         for trajectory in played:
             assert_exact(plain, trajectory)
-            last = [tokens_of(trajectory).ids[span_of(turn)[1] - 1] for turn in trajectory.turns]
+            last = [own_tokens(trajectory).ids[span_of(turn)[1] - 1] for turn in trajectory.turns]
             turns += len(last)
             cut += sum(id not in agent.chat.stop_ids for id in last)
     assert turns > 40
     assert cut > 10
     # The check can fail: another first token moves the last log-probabilities by far more than the tolerance.
-    ids = list(tokens_of(played[0]).ids)
+    ids = list(own_tokens(played[0]).ids)
     moved = recomputed(plain, [ids[0] + 5, *ids[1:]])
     assert max(abs(a - b) for a, b in zip(moved[-10:], recomputed(plain, ids)[-10:], strict=True)) > 100 * TOLERANCE
 
@@ -405,7 +416,7 @@ def test_ids_decode_to_the_messages(engine: TransformersEngine, loud: Path) -> N
     assert [r.outcome for r in t.results()].count(Outcome.MALFORMED) == 2
     assert t.tokens is not None
     assert t.stop is StopReason.FINISHED
-    found = blocks(chat, tokens_of(t).ids)
+    found = blocks(chat, own_tokens(t).ids)
     messages = t.messages()
     assert [role for role, *_ in found] == [m.role for m in messages]
     for (role, content, body), message in zip(found, messages, strict=True):
@@ -420,7 +431,7 @@ def test_ids_decode_to_the_messages(engine: TransformersEngine, loud: Path) -> N
             assert content.startswith(message.content + "\nTools:\n")
         else:
             assert content == message.content
-    assert chat.tokens(t) == (t.tokens, tuple(turn.span for turn in t.turns))
+    assert tokens_of(chat, t) == (t.tokens, tuple(turn.span for turn in t.turns))
 
 
 async def _all(engine: TransformersEngine, asked: list[tuple[str, list[int], int]], sampling: Sampling) -> list[Any]:
@@ -463,15 +474,15 @@ def test_a_rollout_prefills_about_its_distinct_tokens(engine: TransformersEngine
     observed = 0
     for t in played:
         first = span_of(t.turns[0])[0]
-        seen.update(tokens_of(t).ids[:n] for n in range(1, first + 1))
-        observed += sum(not s for s in tokens_of(t).sampled[first:])
+        seen.update(own_tokens(t).ids[:n] for n in range(1, first + 1))
+        observed += sum(not s for s in own_tokens(t).sampled[first:])
     turns = sum(len(t.turns) for t in played)
     last_sampled = turns - len(played)  # computed with the observation that follows
     assert engine.stats.prefilled >= len(seen) + observed
     assert engine.stats.prefilled <= 1.2 * (len(seen) + observed + last_sampled)
     prompts = engine.stats.prefilled - observed - last_sampled
     assert prompts < 0.3 * sum(span_of(t.turns[0])[0] for t in played)  # the system prompt once, not nine times
-    assert engine.stats.sampled == sum(sum(tokens_of(t).sampled) for t in played)
+    assert engine.stats.sampled == sum(sum(own_tokens(t).sampled) for t in played)
 
 
 def test_sampling_does_not_depend_on_the_rest_of_the_batch(loud: Path) -> None:
@@ -480,8 +491,8 @@ def test_sampling_does_not_depend_on_the_rest_of_the_batch(loud: Path) -> None:
     together = rollout(env, babbling(TransformersEngine(load_model(loud), parallel=4), loud, env), episodes)
     for i in (0, 5):
         (alone,) = rollout(env, babbling(TransformersEngine(load_model(loud), parallel=1), loud, env), [episodes[i]])
-        assert tokens_of(alone).ids == tokens_of(together[i]).ids
-        assert tokens_of(alone).logprobs == pytest.approx(tokens_of(together[i]).logprobs, abs=TOLERANCE)
+        assert own_tokens(alone).ids == own_tokens(together[i]).ids
+        assert own_tokens(alone).logprobs == pytest.approx(own_tokens(together[i]).logprobs, abs=TOLERANCE)
         assert alone.messages() == together[i].messages()
 
 
@@ -496,7 +507,7 @@ def test_the_same_rollout_twice_is_the_same_to_the_last_bit(loud: Path) -> None:
     assert first == again == anew
     harder = Condition("one fault", env, "count=1", n=5, seed=8)
     other = evaluate(babbling(engine, loud, env), [harder])[harder.name]
-    assert {tokens_of(t).ids for t in other}.isdisjoint(tokens_of(t).ids for t in first)
+    assert {own_tokens(t).ids for t in other}.isdisjoint(own_tokens(t).ids for t in first)
 
 
 def test_greedy_equals_hugging_face(engine: TransformersEngine, plain: Any) -> None:
@@ -598,7 +609,7 @@ def test_an_episode_that_outgrows_its_context_ends_with_token_limit(loud: Path, 
     (short,) = rollout(env, babbling(engine, loud, env, max_context=room), [episode])
     assert (short.stop, len(short.turns), short.success) == (StopReason.TOKEN_LIMIT, 2, False)
     assert (
-        tokens_of(short).ids == tokens_of(longest).ids[: span_of(longest.turns[1])[1]]
+        own_tokens(short).ids == own_tokens(longest).ids[: span_of(longest.turns[1])[1]]
     )  # no observation that nobody answered
     assert_exact(plain, short)
 
@@ -613,10 +624,10 @@ def test_a_turn_that_was_cut_goes_on_behind_an_inserted_end(engine: Transformers
         assert_exact(plain, t)
         for turn in t.turns[:-1]:
             start, end = span_of(turn)
-            if tokens_of(t).ids[end - 1] != END:
+            if own_tokens(t).ids[end - 1] != END:
                 cuts += 1
                 assert end - start == 6
-                assert (tokens_of(t).ids[end], tokens_of(t).sampled[end]) == (END, 0)
+                assert (own_tokens(t).ids[end], own_tokens(t).sampled[end]) == (END, 0)
     assert cuts > 5
 
 
@@ -640,7 +651,7 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
     n = 20_000
     logits = 2 * torch.randn(700, generator=torch.Generator().manual_seed(0))
     us = ((np.arange(n) + 0.5) / n).tolist()
-    drawn = _sample(logits.expand(n, -1), [temperature] * n, us)
+    drawn = sample(logits.expand(n, -1), [temperature] * n, us)
     expected = n * torch.softmax(logits.double() / temperature, -1)
     counts = torch.bincount(drawn, minlength=700)
     assert (counts - expected).abs().max() < 1.5
@@ -654,14 +665,14 @@ def test_draws_at_the_edges() -> None:
     logits[0, 255] = logits[1, 256] = logits[2, 512] = 0.0  # the last of a block, the first, and one in the padded one
     logits[3, [3, 400]] = torch.tensor([0.0, 0.0])
     for u in (0.0, 0.5 - 1e-9, nearly_one):
-        assert _sample(logits[:3], [1.0] * 3, [u] * 3).tolist() == [255, 256, 512]
-    assert _sample(logits[3:].expand(4, -1), [1.0] * 4, [0.0, 0.499, 0.501, nearly_one]).tolist() == [3, 3, 400, 400]
+        assert sample(logits[:3], [1.0] * 3, [u] * 3).tolist() == [255, 256, 512]
+    assert sample(logits[3:].expand(4, -1), [1.0] * 4, [0.0, 0.499, 0.501, nearly_one]).tolist() == [3, 3, 400, 400]
     flat = torch.zeros(2, 513)
-    assert _sample(flat, [1.0, 1.0], [0.0, nearly_one]).tolist() == [0, 512]
+    assert sample(flat, [1.0, 1.0], [0.0, nearly_one]).tolist() == [0, 512]
     ranked = torch.arange(513.0).expand(2, -1)
-    assert _sample(ranked, [0.0, 1e-3], [0.1, 0.1]).tolist() == [512, 512]  # greedy, and as good as greedy
-    assert _sample(ranked, [0.0, 0.0], [0.1, 0.9]).tolist() == [512, 512]
-    mixed = _sample(ranked.flip(1), [0.0, 1e9], [0.7, 0.7]).tolist()
+    assert sample(ranked, [0.0, 1e-3], [0.1, 0.1]).tolist() == [512, 512]  # greedy, and as good as greedy
+    assert sample(ranked, [0.0, 0.0], [0.1, 0.9]).tolist() == [512, 512]
+    mixed = sample(ranked.flip(1), [0.0, 1e9], [0.7, 0.7]).tolist()
     assert mixed == [0, int(0.7 * 513)]  # each row at its own temperature
 
 
@@ -675,6 +686,7 @@ class Puppet:
         self.say = say
         self.delay = delay
         self.version = 0
+        self.max_context = 1 << 20
         self.turns: dict[str, int] = {}
         self.released: list[str] = []
 
@@ -736,7 +748,7 @@ def test_an_engine_that_fails_is_no_failure_of_the_policy(qwen: HermesFormat) ->
     assert failed.reward_parts == {}
     assert failed.error == "the server is gone"
     assert len(failed.turns) == 1  # what was played is kept
-    assert sum(tokens_of(failed).sampled) == len(qwen.answer(Action.call("wait")))
+    assert sum(own_tokens(failed).sampled) == len(qwen.answer(Action.call("wait")))
     assert not failed.judged
     (group,) = TrajectoryGroup.by_task(played)
     assert group.trajectories == (played[0], played[2])
@@ -972,10 +984,10 @@ def test_a_correction_keeps_the_ids_of_the_episode_that_it_forked_from(qwen: Her
     ((_, corrected),) = corrections([Trajectory.from_json(parent.to_json())])
     assert corrected.tokens is None
     assert corrected.forked_from == Fork(parent.id, 1)
-    tokens, spans = qwen.tokens(corrected, parent)
+    tokens, spans = tokens_of(qwen, corrected, parent)
     start = span_of(parent.turns[1])[0]
-    assert tokens.ids[:start] == tokens_of(parent).ids[:start]
-    assert tokens.sampled[:start] == tokens_of(parent).sampled[:start]
+    assert tokens.ids[:start] == own_tokens(parent).ids[:start]
+    assert tokens.sampled[:start] == own_tokens(parent).sampled[:start]
     assert spans[0] == parent.turns[0].span
     own: list[int] = []
     for i, turn in enumerate(corrected.turns[1:], 1):
@@ -984,12 +996,12 @@ def test_a_correction_keeps_the_ids_of_the_episode_that_it_forked_from(qwen: Her
         own += qwen.continuation([Message("tool", r.content) for r in turn.results]) if turn.results else []
     assert list(tokens.ids[start:]) == own
     assert sum(tokens.sampled) == sum(end - begin for begin, end in spans)
-    alone, _ = qwen.tokens(corrected)
+    alone, _ = tokens_of(qwen, corrected)
     assert alone.ids[:start] != tokens.ids[:start]  # without the parent it can only be rendered
 
-    assert qwen.tokens(parent) == (parent.tokens, tuple(turn.span for turn in parent.turns))
+    assert tokens_of(qwen, parent) == (parent.tokens, tuple(turn.span for turn in parent.turns))
     with pytest.raises(ConfigError, match="no turns"):
-        qwen.tokens(Trajectory("x", "orders", task, (), (), StopReason.CANCELLED))
+        tokens_of(qwen, Trajectory("x", "orders", task, (), (), StopReason.CANCELLED))
 
 
 def test_a_model_goes_on_from_a_fork_with_the_ids_that_were_sampled(
@@ -1007,7 +1019,7 @@ def test_a_model_goes_on_from_a_fork_with_the_ids_that_were_sampled(
         parent, at = episode.parent, episode.fork
         assert parent is not None
         start = span_of(parent.turns[at])[0]
-        assert tokens_of(forked).ids[:start] == tokens_of(parent).ids[:start]
+        assert own_tokens(forked).ids[:start] == own_tokens(parent).ids[:start]
         assert forked.turns[:at] == parent.turns[:at]
         assert len(forked.turns) > at
         assert_exact(plain, forked)
@@ -1028,9 +1040,9 @@ def test_a_model_of_another_format_goes_on_from_what_it_can_read(qwen: HermesFor
         *other.answer(plan.turns[0].action),
         *other.continuation(parent.turns[0].observation),
     ]
-    assert list(tokens_of(forked).ids) == [*given, *other.answer(Action("Done."))]
-    assert tokens_of(forked).sampled == (0,) * len(given) + (1,) * len(other.answer(Action("Done.")))
-    assert forked.turns[1].span == (len(given), len(tokens_of(forked)))
+    assert list(own_tokens(forked).ids) == [*given, *other.answer(Action("Done."))]
+    assert own_tokens(forked).sampled == (0,) * len(given) + (1,) * len(other.answer(Action("Done.")))
+    assert forked.turns[1].span == (len(given), len(own_tokens(forked)))
 
     payment = parent.turns[0].results[0].value["payment_id"]
     right = [other.answer(Action.call("refund", payment_id=payment)), other.answer(Action("Done."))]

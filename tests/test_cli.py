@@ -192,7 +192,10 @@ def test_from_rollout_to_a_measured_model(here: Path, tiny_qwen3: Path) -> None:
     trained = run("train sft --data gold.jsonl --model tiny-qwen3 --steps 3 --batch 4 --out runs/sft")
     assert trained.stdout == "model: runs/sft/model\n"
     assert "kept 4 of 4 trajectories" in trained.stderr
-    assert json.loads((here / "runs/sft/model/sparring.json").read_text()) == {"tool_style": "signature"}
+    assert json.loads((here / "runs/sft/model/sparring.json").read_text()) == {
+        "format": "hermes",
+        "tool_style": "signature",
+    }
     table = run("evaluate echo --model runs/sft/model --max-turn-tokens 8 --out eval").stdout
     assert re.search(r"runs/sft +0% \[0, 49\]", table)
     assert re.search(r"do-nothing +0% \[0, 49\]", table)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sparring.agents import EpisodeSpec, HermesFormat, rollout, scripted
+from sparring.agents import EpisodeSpec, HermesFormat, rollout, scripted, tokens_of
 from sparring.agents.models import load_tokenizer
 from sparring.cli.root import app
 from sparring.envs import make, task_set
@@ -549,7 +549,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, tiny_qwen3: Path) -> Path:
     played["groups"] = [*played["faulty"], *others]
     chat = HermesFormat(load_tokenizer(tiny_qwen3), tool_style="signature")
     for t in played["groups"]:
-        tokens, spans = chat.tokens(t)
+        tokens, spans = tokens_of(chat, t)
         turns = tuple(replace(turn, span=span) for turn, span in zip(t.turns, spans, strict=True))
         played.setdefault("sampled", []).append(replace(t, tokens=tokens, turns=turns))
     for name, items in played.items():

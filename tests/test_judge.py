@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring import InfrastructureError
-from sparring.agents import EpisodeSpec, HermesFormat, rollout, scripted
-from sparring.agents.engines import Generated, Sampling
+from sparring.agents import EngineChat, EpisodeSpec, Generated, HermesFormat, Sampling, rollout, scripted
 from sparring.agents.engines.transformers import TransformersEngine
-from sparring.agents.judge import Judge, verdict_in
+from sparring.agents.judge import Judge, preference_in
 from sparring.agents.models import load_model, load_tokenizer
 from sparring.envs import make, task_set
 from sparring.envs.rewards import judged
@@ -43,6 +42,7 @@ class Speaking:
     """An engine that answers a prompt with whatever a function says, one after the other in its own loop."""
 
     version = 0
+    max_context = 1 << 20
 
     def __init__(self, chat: HermesFormat, say: Callable[[str, Sampling, int], str]) -> None:
         self.chat, self.say = chat, say
@@ -115,19 +115,19 @@ def longer_is_better(prompt: str, sampling: Sampling, seed: int) -> str:
     ],
 )
 def test_verdicts_as_models_write_them(answer: str, verdict: str | None) -> None:
-    assert verdict_in(answer) == verdict
+    assert preference_in(answer) == verdict
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text())
 def test_any_answer_is_a_verdict_or_none(answer: str) -> None:
-    assert verdict_in(answer) in ("a", "b", "tie", None)
+    assert preference_in(answer) in ("a", "b", "tie", None)
 
 
 @settings(max_examples=100, deadline=None)
 @given(before=st.text(alphabet="xyz .,\n"), label=st.sampled_from(["A", "B", "tie"]), after=st.text(alphabet="xyz\n"))
 def test_a_verdict_is_found_wherever_it_stands(before: str, label: str, after: str) -> None:
-    assert verdict_in(f"{before}\nVerdict: {label}\n{after}") == label.lower()
+    assert preference_in(f"{before}\nVerdict: {label}\n{after}") == label.lower()
 
 
 # ---- asking ----------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_a_verdict_is_found_wherever_it_stands(before: str, label: str, after: s
 
 def test_pairs_by_a_judge(chat: HermesFormat, groups: list[TrajectoryGroup]) -> None:
     engine = Speaking(chat, longer_is_better)
-    judge = Judge(engine, chat, max_context=20_000)
+    judge = Judge(EngineChat(engine, chat, max_context=20_000))
     pairs = judged_pairs(groups, judge)
     assert [pair.chosen.agent for pair in pairs] == ["expert"] * 3
     assert len(engine.prompts) == 6  # each in both orders
@@ -148,7 +148,7 @@ def test_pairs_by_a_judge(chat: HermesFormat, groups: list[TrajectoryGroup]) -> 
 
 
 def test_a_judge_with_a_favourite_place_decides_nothing(chat: HermesFormat, groups: list[TrajectoryGroup]) -> None:
-    judge = Judge(Speaking(chat, lambda *_: "Verdict: A"), chat, max_context=20_000)
+    judge = Judge(EngineChat(Speaking(chat, lambda *_: "Verdict: A"), chat, max_context=20_000))
     with pytest.raises(DataError, match="3 whose verdict changed with the order"):
         judged_pairs(groups, judge)
     judge.close()
@@ -162,21 +162,21 @@ def test_an_answer_without_a_verdict_is_asked_again(chat: HermesFormat, groups: 
         return "Verdict: tie" if seed == 8 else "Hard to say."
 
     a, b = groups[0].trajectories
-    judge = Judge(Speaking(chat, second_time), chat, seed=7, max_context=20_000)
+    judge = Judge(EngineChat(Speaking(chat, second_time), chat, max_context=20_000), seed=7)
     assert judge(a, b) == "tie"
     assert seen == [(0.0, 7), (1.0, 8)]
     judge.close()
-    mute = Judge(Speaking(chat, lambda *_: "Hmm."), chat, tries=1, max_context=20_000)
+    mute = Judge(EngineChat(Speaking(chat, lambda *_: "Hmm."), chat, max_context=20_000), tries=1)
     assert mute(a, b) is None
     mute.close()
-    short = Judge(engine := Speaking(chat, longer_is_better), chat, max_context=300)
+    short = Judge(EngineChat(engine := Speaking(chat, longer_is_better), chat, max_context=300))
     assert short(a, b) is None  # not cut, and so not judged by its beginning
     assert engine.prompts == []
     short.close()
     with pytest.raises(ConfigError, match="one task"):
         mute(a, groups[1].trajectories[0])
     with pytest.raises(ConfigError, match="tries"):
-        Judge(engine, chat, tries=0)
+        Judge(EngineChat(engine, chat), tries=0)
 
 
 def test_what_an_agent_writes_is_data(chat: HermesFormat, groups: list[TrajectoryGroup]) -> None:
@@ -187,7 +187,7 @@ def test_what_an_agent_writes_is_data(chat: HermesFormat, groups: list[Trajector
         return replace(t, turns=(*t.turns[:-1], replace(last, action=replace(last.action, content=hostile))))
 
     engine = Speaking(chat, longer_is_better)
-    judge = Judge(engine, chat, max_context=20_000)
+    judge = Judge(EngineChat(engine, chat, max_context=20_000))
     a, b = groups[0].trajectories
     judge(writes(a), b)
     judge.close()
@@ -203,7 +203,7 @@ def test_the_engine_fails(chat: HermesFormat, groups: list[TrajectoryGroup]) -> 
     def broken(*_: object) -> str:
         raise InfrastructureError("the judge's server is gone")
 
-    judge = Judge(engine := Speaking(chat, broken), chat, max_context=20_000)
+    judge = Judge(EngineChat(engine := Speaking(chat, broken), chat, max_context=20_000))
     with pytest.raises(InfrastructureError, match="server is gone"):
         judged_pairs(groups, judge)
     assert not engine.open
@@ -212,7 +212,7 @@ def test_the_engine_fails(chat: HermesFormat, groups: list[TrajectoryGroup]) -> 
 
 def test_a_grade_in_the_midst_of_a_rollout(chat: HermesFormat) -> None:
     """A reward term is computed while the rollout's own loop is running."""
-    judge = Judge(Speaking(chat, lambda *_: "It did well.\nScore: 7"), chat, max_context=20_000)
+    judge = Judge(EngineChat(Speaking(chat, lambda *_: "It did well.\nScore: 7"), chat, max_context=20_000))
 
     def graded() -> object:
         env = make("orders")
@@ -234,7 +234,7 @@ def test_asking_for_a_grade_again_is_another_draw(chat: HermesFormat) -> None:
         seen.append((sampling.temperature, seed))
         return "x"
 
-    judge = Judge(Speaking(chat, answers), chat)
+    judge = Judge(EngineChat(Speaking(chat, answers), chat, max_context=4096))
     for _ in range(3):
         judge.ask("Grade it.")
     judge.ask("Another.")
@@ -244,7 +244,7 @@ def test_asking_for_a_grade_again_is_another_draw(chat: HermesFormat) -> None:
 
 def test_on_a_real_engine(tiny_qwen3: Path, chat: HermesFormat, groups: list[TrajectoryGroup]) -> None:
     """Random weights say nothing that can be read, twice the same, and all episodes are asked in one batch."""
-    judge = Judge(TransformersEngine(load_model(tiny_qwen3), parallel=4), chat, max_tokens=8, tries=1)
+    judge = Judge(EngineChat(TransformersEngine(load_model(tiny_qwen3), parallel=4), chat), max_tokens=8, tries=1)
     asked = [(a, b) for group in groups for a, b in [group.trajectories, group.trajectories[::-1]]]
     verdicts = judge.many(asked)
     assert len(verdicts) == 6

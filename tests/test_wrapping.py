@@ -18,6 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparring.agents.chat_format import tokens_of
 from sparring.agents.replay import replay
 from sparring.agents.rollouts import EpisodeSpec, rollout
 from sparring.agents.scripts import ScriptedAgent, scripted
@@ -335,7 +336,7 @@ def test_the_record_has_it_all_and_replays() -> None:
 
 @pytest.fixture(scope="module")
 def chat(tiny_qwen3: Path) -> Any:
-    from sparring.agents.chat import HermesFormat
+    from sparring.agents.chat.hermes import HermesFormat
     from sparring.agents.models import load_tokenizer
 
     return HermesFormat(load_tokenizer(tiny_qwen3))
@@ -343,7 +344,7 @@ def chat(tiny_qwen3: Path) -> Any:
 
 def test_a_scripted_episode_as_tokens(chat: Any) -> None:
     (t,) = rollout(Door, script(*MOVES), [EpisodeSpec(TASK)])
-    tokens, spans = chat.tokens(t)
+    tokens, spans = tokens_of(chat, t)
     env = Door()
     seen = env.start(TASK)
     ids = chat.start(seen.messages, seen.tools)
@@ -361,7 +362,7 @@ def test_a_scripted_episode_as_tokens(chat: Any) -> None:
 
 def test_a_models_episode_is_exact(tiny_qwen3: Path) -> None:
     from sparring.agents.agent import LLMAgent
-    from sparring.agents.chat import HermesFormat
+    from sparring.agents.chat.hermes import HermesFormat
     from sparring.agents.engines.transformers import TransformersEngine
     from sparring.agents.models import load_model, load_tokenizer
 
@@ -373,7 +374,7 @@ def test_a_models_episode_is_exact(tiny_qwen3: Path) -> None:
 
     moves = iter(MOVES)
     chat = Led(load_tokenizer(tiny_qwen3))
-    agent = LLMAgent(TransformersEngine(load_model(tiny_qwen3), parallel=1), chat, max_turn_tokens=6, max_context=8192)
+    agent = LLMAgent(TransformersEngine(load_model(tiny_qwen3), parallel=1, max_context=8192), chat, max_turn_tokens=6)
     (t,) = rollout(Door, agent, [EpisodeSpec(TASK)])
     assert [r.outcome.value for r in t.results()] == ["ok", "ok", "ok", "gone"]
     assert t.tokens is not None

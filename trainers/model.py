@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from ..agents.agent import LLMAgent
 from ..agents.attention import forward_hidden, use_layouts
-from ..agents.chat import ChatFormat, HermesFormat, ToolStyle
-from ..agents.engines.transformers import TransformersEngine
-from ..agents.models import load_model, load_tokenizer, quiet, resolve
+from ..agents.chat_format import ChatFormat, write_format
+from ..agents.engine import context_within
+from ..agents.engines.transformers.engine import TransformersEngine, context_limit
+from ..agents.loading import chat_for
+from ..agents.models import device_named, load_model, load_tokenizer, quiet, resolve
 from ..agents.runtime import available_memory
 from ..trajectories.errors import ConfigError, MissingExtra
 from .batch import TreeBatch
@@ -118,8 +120,8 @@ class Policy:
         self,
         model: Any,
         tokenizer: Any,
+        chat: ChatFormat,
         *,
-        tool_style: ToolStyle = "schema",
         precision: Precision = "bf16",
         lora: Lora | None = None,
         checkpointing: bool | None = None,
@@ -127,7 +129,8 @@ class Policy:
         """
         Args:
             model: In float32, or with `lora` in any dtype: the base stays as it is.
-            tool_style: How tools are shown.
+            tokenizer: Of the model.
+            chat: Messages to token ids, and back.
             precision: Of autocast and of generation.
             lora: None: all weights are trained.
             checkpointing: Keep only each layer's input and compute the rest again in backward: a third more time, a
@@ -136,7 +139,7 @@ class Policy:
         if precision not in ("fp32", "bf16"):
             raise ConfigError(f"precision is fp32 or bf16, got {precision!r}")
         self.tokenizer = tokenizer
-        self.chat: ChatFormat = HermesFormat(tokenizer, tool_style=tool_style)
+        self.chat = chat
         self.precision = precision
         self.lora = lora
         use_layouts(model)
@@ -152,7 +155,7 @@ class Policy:
         cls,
         name: str | Path,
         *,
-        tool_style: ToolStyle = "schema",
+        tool_style: Literal["auto", "schema", "signature"] = "auto",
         precision: Precision = "bf16",
         lora: Lora | None = None,
         device: str | None = None,
@@ -162,20 +165,20 @@ class Policy:
         in `precision`.
 
         Args:
-            name: As `sparring model list` shows it, a folder, or a hub name.
-            tool_style: How tools are shown.
+            name: As `sparring.agents.models.resolve` reads it.
+            tool_style: How tools are shown to the model; auto: as it was trained, else by its size.
             precision: Of autocast, of generation, and of the base under adapters.
-            lora: None: all weights are trained.
-            device: None: the GPU where there is one.
+            lora: Adapters to train in place of all weights.
+            device: cpu, cuda, cuda:1; None: a GPU where there is one.
             checkpointing: See `Policy`.
         """
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(str(name), dtype=_dtype_of(precision) if lora else torch.float32, device=chosen)
-        tokenizer = load_tokenizer(str(name))
-        policy = cls(
-            model, tokenizer, tool_style=tool_style, precision=precision, lora=lora, checkpointing=checkpointing
-        )
-        heads = Path(resolve(name)) / _HEADS
+        source = resolve(name)
+        dtype = _dtype_of(precision) if lora else torch.float32
+        model = load_model(source, dtype=dtype, device=device_named(device))
+        tokenizer = load_tokenizer(source)
+        chat = chat_for(tokenizer, source, tool_style)
+        policy = cls(model, tokenizer, chat, precision=precision, lora=lora, checkpointing=checkpointing)
+        heads = Path(source) / _HEADS
         if heads.is_file():
             policy._saved_heads = load_file(heads)
         return policy
@@ -250,6 +253,7 @@ class Policy:
         *,
         temperature: float = 1.0,
         max_turn_tokens: int = 64,
+        max_context: int | None = None,
         parallel: int = 64,
         name: str = "policy",
         version: int | None = None,
@@ -257,10 +261,17 @@ class Policy:
         """An agent that samples from the present weights.
 
         Args:
+            temperature: From 0; 0 takes the most likely token.
+            max_turn_tokens: Of one turn.
+            max_context: Of a whole episode, in tokens; None: 4096, or what the model takes where that is less.
+            parallel: Episodes that are played at once.
+            name: As trajectories record it.
             version: Of the policy, as its trajectories record it: the step of a run, say. None: one more than before.
         """
+        context = context_within(max_context, context_limit(self.model.config))
         if self._engine is None or self._engine.parallel != parallel:
             self._engine = TransformersEngine(self._twin(), parallel=parallel)
+        self._engine.max_context = context
         self._engine.load(self.weights())
         if version is not None:
             self._engine.version = version
@@ -298,9 +309,7 @@ class Policy:
             self.tokenizer.save_pretrained(folder)
         if self.heads:
             save_file({name: tensor.cpu() for name, tensor in self.heads.state_dict().items()}, folder / _HEADS)
-        (folder / "sparring.json").write_text(
-            json.dumps({"tool_style": self.chat.tool_style})
-        )  # how this model is shown tools
+        write_format(self.chat, folder)
 
     # ---- the bare model --------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..agents.chat import ChatFormat
+from ..agents.chat_format import ChatFormat, tokens_of
 from ..trajectories.errors import DataError
 from ..trajectories.trajectory import Trajectory
 from .batch import Sample, TreeBatch, micro_batches
@@ -23,7 +23,7 @@ def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context
     """
     samples = []
     for trajectory in trajectories:
-        tokens, spans = chat.tokens(trajectory)
+        tokens, spans = tokens_of(chat, trajectory)
         if len(tokens) > max_context:
             raise DataError(
                 f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}: raise it, "

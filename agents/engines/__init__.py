@@ -1,5 +1,2 @@
-"""Engines: how a model generates. The embedded one is imported where it is used; it loads torch."""
-
-from .engine import Engine, Generated, Sampling
-
-__all__ = ["Engine", "Generated", "Sampling"]
+"""Engines: how a model generates. Each public module here is one, by the name that stands before the colon: its loader
+is registered in `ENGINES` (agents/loading.py) when that name is asked for."""

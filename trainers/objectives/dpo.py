@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...agents.chat_format import tokens_of
 from ...trajectories.curation import Pair
 from ...trajectories.errors import DataError
 from ..batch import Sample, TreeBatch, common_prefix
@@ -126,7 +127,7 @@ def _sides(policy: Policy, pair: Pair, max_context: int) -> tuple[Sample, Sample
     """Chosen and rejected, with weight on sampled tokens after the fork."""
     out = []
     for trajectory in (pair.chosen, pair.rejected):
-        tokens, spans = policy.chat.tokens(trajectory, pair.rejected if trajectory is pair.chosen else None)
+        tokens, spans = tokens_of(policy.chat, trajectory, pair.rejected if trajectory is pair.chosen else None)
         if len(tokens) > max_context:
             raise DataError(f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}")
         start = spans[pair.fork][0] if pair.fork < len(spans) else len(tokens)

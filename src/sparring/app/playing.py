@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
+from ..agents.loading import AgentSettings, ModelSpec, load_agent, tool_style_of
 from ..agents.rollouts import EpisodeSpec
 from ..agents.scripts import SCRIPTED, scripted
 from ..envs import make, task_set
@@ -35,14 +34,11 @@ __all__ = [
     "count",
     "evaluate",
     "fault_plan",
-    "fetched_model",
+    "fetch_first",
     "file_name",
     "rollout",
-    "tool_style",
 ]
 
-_SMALL = 1024
-"""Models narrower than this get one line for each tool, wider ones the JSON Schema they were trained on."""
 _BASELINE = "do-nothing"
 
 
@@ -52,20 +48,12 @@ class Who:
 
     agent: str | None
     model: str | None
-    temperature: float
-    max_turn_tokens: int
-    parallel: int
-    tool_style: str
-    precision: str
-    device: str | None
+    settings: AgentSettings
 
     @property
     def label(self) -> str:
-        """What the agent is called in tables: the end of a folder's path, without `model`."""
-        if not self.model:
-            return self.agent or "expert"
-        parts = [p for p in Path(self.model).parts if p not in ("model", ".", "..", "/")]
-        return "/".join(parts[-2:]) or self.model
+        """What the agent is called in tables."""
+        return ModelSpec.parse(self.model).label if self.model else self.agent or "expert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +186,11 @@ def _meta(who: Who) -> dict[str, Json]:
     if not who.model:
         return {}
     return {
-        "temperature": who.temperature,
-        "max_turn_tokens": who.max_turn_tokens,
-        "tool_style": tool_style(who.model, who.tool_style),
-        "precision": who.precision,
+        "temperature": who.settings.temperature,
+        "max_turn_tokens": who.settings.max_turn_tokens,
+        "max_context": who.settings.max_context,
+        "tool_style": tool_style_of(who.model, who.settings.tool_style),
+        "precision": who.settings.precision,
     }
 
 
@@ -222,62 +211,28 @@ def _check_names(who: Sequence[Who]) -> None:
 
 def agent_named(name: str, watch: Watch) -> Agent:
     """A scripted agent or a model, with the settings that commands have by default."""
-    if name in SCRIPTED:
-        return scripted(name)
-    return _agent(Who(None, name, 1.0, 64, 64, "auto", "bf16", None), watch)
+    fetch_first(name, watch)
+    return load_agent(name)
 
 
 def _agent(who: Who, watch: Watch, index: int = 1, of: int = 1) -> Agent:
     if not who.model:
         return scripted(who.agent or "expert")
-    source = fetched_model(who.model, watch, index, of)
+    fetch_first(who.model, watch, index, of)
     watch.stage(f"loading {who.label}", index, of)
-    import torch
-
-    from ..agents.agent import LLMAgent
-    from ..agents.chat import HermesFormat
-    from ..agents.engines.transformers import TransformersEngine
-    from ..agents.models import load_model, load_tokenizer
-
-    device = who.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if who.precision == "bf16" else torch.float32
-    chat = HermesFormat(load_tokenizer(source), tool_style=tool_style(who.model, who.tool_style))
-    engine = TransformersEngine(load_model(source, dtype=dtype, device=device), parallel=who.parallel)
-    return LLMAgent(
-        engine,
-        chat,
-        name=who.label,
-        temperature=who.temperature,
-        max_turn_tokens=who.max_turn_tokens,
-        parallel=who.parallel,
-    )
+    return load_agent(who.model, who.settings, name=who.label)
 
 
-def fetched_model(name: str, watch: Watch, index: int = 1, of: int = 1) -> str:
-    """What `load_model` reads; fetches a known model that is not here yet."""
+def fetch_first(model: str, watch: Watch, index: int = 1, of: int = 1) -> None:
+    """Fetches a known model that is not here yet, and says so. Raises for a folder or name that is no model."""
+    spec = ModelSpec.parse(model)
+    if spec.scheme != "transformers":
+        return
     from ..agents.models import KNOWN_MODELS, fetched, resolve
 
-    if name in KNOWN_MODELS and not fetched(name):
-        watch.stage(f"fetching {name}, once", index, of)
-    return resolve(name, progress=lambda what, share: watch.progress(round(100 * share), 100, what))
-
-
-def tool_style(model: str, chosen: str) -> Any:
-    """How `model` is shown its tools: as chosen, as it was trained, else by its width."""
-    if chosen != "auto":
-        return chosen
-    from ..agents.models import KNOWN_MODELS, TINY_MODELS
-
-    if model in KNOWN_MODELS or model in TINY_MODELS:
-        return "signature"
-    folder = Path(model).expanduser()
-    for file, key in (("sparring.json", "tool_style"), ("config.json", "hidden_size")):
-        try:
-            value = json.loads((folder / file).read_bytes())[key]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        return value if key == "tool_style" else "signature" if value < _SMALL else "schema"
-    return "schema"
+    if spec.place in KNOWN_MODELS and not fetched(spec.place):
+        watch.stage(f"fetching {spec.place}, once", index, of)
+    resolve(spec.place, progress=lambda what, share: watch.progress(round(100 * share), 100, what))
 
 
 def by_condition(trajectories: Sequence[Trajectory], *, several: bool = False) -> dict[str, Sequence[Trajectory]]:

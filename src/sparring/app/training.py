@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from ..agents.loading import tool_style_of
 from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.trajectory import Trajectory, TrajectoryGroup
 from .console import Watch, watching
-from .playing import count, fault_plan, fetched_model, tool_style
+from .playing import count, fault_plan, fetch_first
 from .records import read
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Start:
 
     model: str
     lora: int
-    tool_style: str
+    tool_style: Literal["auto", "schema", "signature"]
     precision: Precision
     device: str | None
 
@@ -137,15 +138,15 @@ def _train(
     from ..trainers.objective import OBJECTIVES
     from ..trainers.run import Run, write_text
 
-    style = tool_style(start.model, start.tool_style)
+    style = tool_style_of(start.model, start.tool_style)
     model = start.model if not Path(start.model).is_dir() else str(Path(start.model).resolve())
     about = {**about, "model": model, "lora": start.lora, "tool_style": style, "precision": start.precision}
     about = json.loads(json.dumps(about, default=str))
     _prepare(out, about, overwrite)
-    source = fetched_model(start.model, watch, 2, 3)
+    fetch_first(start.model, watch, 2, 3)
     watch.stage(f"loading {start.model}", 2, 3)
     lora = Lora(start.lora, 2 * start.lora) if start.lora else None
-    policy = Policy.load(source, tool_style=style, precision=start.precision, lora=lora, device=start.device)
+    policy = Policy.load(start.model, tool_style=style, precision=start.precision, lora=lora, device=start.device)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..app.console import duration, watching
 from ..app.console import show as show_on_terminal
-from ..app.playing import by_condition, count, fetched_model, file_name
+from ..app.playing import by_condition, count, fetch_first, file_name
 from ..app.records import episodes_in, read
 from ..envs import check_env, make, registered, task_set
 from ..envs.roles import tool_roles
@@ -80,7 +80,7 @@ def recipe(env: str, profile: str, model: str | None, out: Path | None, seed: in
         learner = Recipe.load("recover", profile, model=model).document.model
         if learner in TINY_MODELS:
             watch.say(f"{learner} has random weights: this shows that every stage runs, not that anything is learnt")
-        fetched_model(learner, watch)
+        fetch_first(learner, watch)
         result = run_recipe(env, profile, model=model, folder=folder, seed=seed, held_out=held_out, watcher=watch)
     show_on_terminal(text_table(result.arms, result.baseline, title=f"{env}, {profile}, seed {seed}"))
     print(f"took {duration(result.seconds)}")

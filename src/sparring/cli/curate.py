@@ -144,21 +144,15 @@ def _corrections(failed: Iterable[Trajectory], agent: str = "", tries: int = 1) 
 
 def _judge(model: str, seed: int) -> Any:
     """A model of `sparring model list`, a folder, or a hub name, as a judge."""
-    import torch
-
-    from ..agents.chat import HermesFormat
-    from ..agents.engines.transformers import TransformersEngine
     from ..agents.judge import Judge
-    from ..agents.models import load_model, load_tokenizer
+    from ..agents.loading import AgentSettings, load_chat_model
     from ..app.console import watching
-    from ..app.playing import fetched_model
+    from ..app.playing import fetch_first
 
     with watching() as watch:
-        source = fetched_model(model, watch)
+        fetch_first(model, watch)
         watch.stage(f"loading the judge {model}")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded = load_model(source, dtype=torch.bfloat16 if device == "cuda" else torch.float32, device=device)
-        return Judge(TransformersEngine(loaded, parallel=16), HermesFormat(load_tokenizer(source)), seed=seed)
+        return Judge(load_chat_model(model, AgentSettings(parallel=16, precision="auto")), seed=seed)
 
 
 def _tasks(text: str, envs: Iterable[str]) -> list[Task]:

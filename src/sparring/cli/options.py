@@ -21,6 +21,7 @@ __all__ = [
     "Levels",
     "Lora",
     "Lr",
+    "MaxContext",
     "MaxTurnTokens",
     "MicroTokens",
     "Model",
@@ -78,6 +79,12 @@ Seed = Annotated[int, typer.Option(help="Of tasks, faults, sampling and order: t
 TaskLimit = Annotated[int, typer.Option("--n", min=1, help="Number of tasks.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="Of sampling; 0 takes the most likely token.")]
 MaxTurnTokens = Annotated[int, typer.Option(min=1, help="Tokens that the model may say in one turn.")]
+MaxContext = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Tokens of a whole episode.  [default: 4096, or what the model takes]", show_default=False
+    ),
+]
 Parallel = Annotated[int, typer.Option(min=1, help="Episodes that a model plays at once.")]
 
 # ---- models ----------------------------------------------------------------------------------------------------------

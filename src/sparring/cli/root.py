@@ -139,6 +139,7 @@ def rollout(
     seed: o.Seed = 0,
     temperature: o.Temperature = 1.0,
     max_turn_tokens: o.MaxTurnTokens = 64,
+    max_context: o.MaxContext = None,
     parallel: o.Parallel = 64,
     tool_style: o.ToolStyle = "auto",
     precision: o.Precision = "bf16",
@@ -155,9 +156,11 @@ def rollout(
       sparring rollout orders --agent expert --n 200 --out gold.jsonl
       sparring rollout orders --model smollm2-135m --faults count=1 --n 4
     """
+    from ..agents.loading import AgentSettings
     from ..app import playing
 
-    who = playing.Who(agent, model, temperature, max_turn_tokens, parallel, tool_style, precision, device)
+    settings = AgentSettings(temperature, max_turn_tokens, max_context, parallel, tool_style, precision, device)
+    who = playing.Who(agent, model, settings)
     what = playing.What(env, n, split, o.levels(levels), seed, group)
     playing.rollout(who, what, faults, out, overwrite=overwrite)
 
@@ -176,6 +179,7 @@ def evaluate(
     seed: o.Seed = 0,
     temperature: o.Temperature = 1.0,
     max_turn_tokens: o.MaxTurnTokens = 64,
+    max_context: o.MaxContext = None,
     parallel: o.Parallel = 64,
     tool_style: o.ToolStyle = "auto",
     precision: o.Precision = "bf16",
@@ -192,11 +196,12 @@ def evaluate(
       sparring evaluate orders --agent give-up --agent expert --out runs/eval
       sparring evaluate orders --model smollm2-135m --faults clean --faults count=2 --n 8
     """
+    from ..agents.loading import AgentSettings
     from ..app import playing
 
+    settings = AgentSettings(temperature, max_turn_tokens, max_context, parallel, tool_style, precision, device)
     who = [
-        playing.Who(name, path, temperature, max_turn_tokens, parallel, tool_style, precision, device)
-        for name, path in [*((None, m) for m in model), *((a, None) for a in agent)]
+        playing.Who(name, path, settings) for name, path in [*((None, m) for m in model), *((a, None) for a in agent)]
     ]
     what = playing.What(env, n, split, o.levels(levels), seed, 1)
     playing.evaluate(who, what, faults, out, overwrite=overwrite)

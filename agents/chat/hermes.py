@@ -1,9 +1,4 @@
-"""Messages to token ids, and token ids to a message: one `ChatFormat` per model family.
-
-Ids that a model sampled are never encoded again. The next prompt is the old ids plus the ids of what is new,
-rendered as a continuation. Untrusted text (tool output, arguments, descriptions) is encoded as plain text: whatever
-it says, it adds no control token, and where `<tool_call>` is a token of its own, none of these either.
-"""
+"""ChatML with Hermes' tool calls. Where `<tool_call>` is a token of its own, untrusted text adds none of these."""
 
 from __future__ import annotations
 
@@ -11,31 +6,30 @@ import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from ..tools.calls import parse_call
-from ..trajectories.errors import ConfigError
-from ..trajectories.messages import Action, Json, Message, ToolCall, ToolSpec
-from ..trajectories.trajectory import Tokens, Trajectory
+from ...tools.calls import parse_call
+from ...trajectories.errors import ConfigError
+from ...trajectories.messages import Action, Json, Message, ToolCall, ToolSpec
+from ..chat_format import FORMATS, ToolStyle
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+__all__ = ["HermesFormat"]
 
-__all__ = ["ChatFormat", "HermesFormat", "ToolStyle"]
-
-ToolStyle = Literal["schema", "signature"]
-
+_START, _END = "<|im_start|>", "<|im_end|>"
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _CALLS = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
+@FORMATS.register("hermes")
 class HermesFormat:
     """ChatML with Hermes' tool calls: `<tool_call>{"name": .., "arguments": {..}}</tool_call>` out, role `tool` back.
 
     Fits Qwen 2.5 and 3, Hermes, SmolLM2 and every model whose tokenizer has `<|im_start|>` and `<|im_end|>`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, tool_style: ToolStyle = "schema") -> None:
+    name = "hermes"
+
+    def __init__(self, tokenizer: Any, *, tool_style: ToolStyle = "schema") -> None:
         """
         Args:
             tool_style: How the system prompt shows tools: "schema" (JSON Schema, as these models were trained on), or
@@ -43,8 +37,8 @@ class HermesFormat:
         """
         self.tokenizer = tokenizer
         self.tool_style: ToolStyle = tool_style
-        self.start_id = self._control("<|im_start|>")
-        self.end_id = self._control("<|im_end|>")
+        self.start_id = self._control(_START)
+        self.end_id = self._control(_END)
         self.stop_ids: tuple[int, ...] = (self.end_id,)
         # Tokens that text must not become, of two characters or more; the mere runs of spaces among them are harmless.
         own = [t for t in tokenizer.get_added_vocab() if len(t) > 1 and t.strip()]
@@ -55,8 +49,13 @@ class HermesFormat:
         # One cache per format: the same system prompt, roles and results come again in every episode.
         self._encode = lru_cache(maxsize=65536)(self._text)
 
+    @staticmethod
+    def fits(tokenizer: Any) -> int:
+        """1 for every tokenizer that has ChatML's two marks as tokens."""
+        return int(all(_id_of(tokenizer, mark) is not None for mark in (_START, _END)))
+
     def start(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
-        """The first prompt: system message with the tools, the other messages, and the opening of the answer."""
+        """The system message with the tools, the other messages, and the opening of the answer."""
         system = "\n".join(m.content for m in messages if m.role == "system")
         ids = self._block("system", self._system(system, tools))
         for message in messages:
@@ -89,40 +88,6 @@ class HermesFormat:
             calls.append(ToolCall(call.name, call.arguments, match.group(1), error=call.error))
         content = _CALLS.sub("", text).strip() if calls else text.strip()
         return Action(content, tuple(calls))
-
-    def tokens(
-        self, trajectory: Trajectory, parent: Trajectory | None = None
-    ) -> tuple[Tokens, tuple[tuple[int, int], ...]]:
-        """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled; else rendered from messages.
-
-        `parent`: the sampled episode that it was forked from, whose ids the shared turns keep.
-        Raises `ConfigError` for a trajectory without turns.
-        """
-        if trajectory.tokens is not None:
-            return trajectory.tokens, tuple(turn.span or (0, 0) for turn in trajectory.turns)
-        if not trajectory.turns:
-            raise ConfigError(f"trajectory {trajectory.id} has no turns to train on")
-        ids = self.start(trajectory.prompt, trajectory.tools)
-        sampled = [0] * len(ids)
-        spans: list[tuple[int, int]] = []
-        kept = trajectory.forked_from.turn if parent and parent.tokens and trajectory.forked_from else 0
-        if parent is not None and parent.tokens is not None and kept:
-            spans = [turn.span or (0, 0) for turn in parent.turns[:kept]]
-            following = parent.turns[kept].span if kept < len(parent.turns) else None
-            start = following[0] if following else len(parent.tokens)
-            ids, sampled = list(parent.tokens.ids[:start]), list(parent.tokens.sampled[:start])
-        for i, turn in enumerate(trajectory.turns):
-            if i < kept:
-                continue
-            answer = self.answer(turn.action)
-            spans.append((len(ids), len(ids) + len(answer)))
-            ids += answer
-            sampled += [1] * len(answer)
-            if i + 1 < len(trajectory.turns):
-                more = self.continuation(turn.observation)
-                ids += more
-                sampled += [0] * len(more)
-        return Tokens(tuple(ids), tuple(sampled), (0.0,) * len(ids)), tuple(spans)
 
     # ---- pieces ----------------------------------------------------------------------------------------------------
 
@@ -168,16 +133,20 @@ class HermesFormat:
         return ids
 
     def _control(self, token: str) -> int:
-        id = self.tokenizer.convert_tokens_to_ids(token)
-        if not isinstance(id, int) or self.tokenizer.convert_ids_to_tokens(id) != token:
+        id = _id_of(self.tokenizer, token)
+        if id is None:
             raise ConfigError(
                 f"the tokenizer has no {token}: this format needs a ChatML model (Qwen, Hermes, SmolLM2 ...)"
             )
         return id
 
 
-ChatFormat = HermesFormat
-"""The only family so far."""
+def _id_of(tokenizer: Any, token: str) -> int | None:
+    """Of a token of the vocabulary. Any object may be asked: a tokenizer of another kind has none."""
+    if not (hasattr(tokenizer, "convert_tokens_to_ids") and hasattr(tokenizer, "convert_ids_to_tokens")):
+        return None
+    id = tokenizer.convert_tokens_to_ids(token)
+    return id if isinstance(id, int) and tokenizer.convert_ids_to_tokens(id) == token else None
 
 
 def _content(message: Message) -> list[str]:

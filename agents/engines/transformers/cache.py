@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention import mix
+from ...attention import mix
 
 __all__ = ["CacheLayout", "KeyValueCache", "NewTokens"]
 

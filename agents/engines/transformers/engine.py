@@ -12,22 +12,22 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ...trajectories.errors import ConfigError, InfrastructureError
-from ..attention import forward_hidden, use_layouts
+from ....trajectories.errors import ConfigError, InfrastructureError
+from ...attention import forward_hidden, use_layouts
+from ...engine import Generated, Sampling, context_within
 from .cache import CacheLayout, KeyValueCache, NewTokens
-from .engine import Generated, Sampling
+from .sampling import sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["TransformersEngine"]
+__all__ = ["EngineStats", "TransformersEngine", "context_limit"]
 
-_VOCABULARY_BLOCK = 256
 _SPREAD = 1.2
 """Rows are moved together when they stretch over this many times their number."""
 _SHARED = 16
@@ -76,18 +76,18 @@ class EngineStats:
 class TransformersEngine:
     """Generates with a model in this process."""
 
-    def __init__(self, model: PreTrainedModel, *, parallel: int = 64, max_context: int = 4096) -> None:
+    def __init__(self, model: PreTrainedModel, *, parallel: int = 64, max_context: int | None = None) -> None:
         """
         Args:
             model: In the dtype to generate in; taken over (its attention is switched), so not to be used elsewhere.
             parallel: Episodes that are generated at once.
-            max_context: Tokens of an episode; a longer prompt is refused.
+            max_context: Tokens of an episode; a longer prompt is refused. None: 4096, or what the model takes if less.
         """
         use_layouts(model)
         self.model = model.eval()
         self.head = model.get_output_embeddings()
         self.parallel = parallel
-        self.max_context = max_context
+        self.max_context = context_within(max_context, context_limit(model.config))
         self.version = 0
         self.stats = EngineStats()
         self._rows = [_Row(i) for i in range(parallel)]
@@ -105,12 +105,12 @@ class TransformersEngine:
         if self._waiting or self._active:
             raise ConfigError("weights cannot change while episodes are being generated")
         own = self.model.state_dict()
+        self.reset()
         with torch.no_grad():
             for name, tensor in weights:
                 if name not in own:
                     raise ConfigError(f"the engine's model has no weight {name!r}")
                 own[name].copy_(tensor)
-        self.reset()
         self.version += 1
 
     def reset(self) -> None:
@@ -236,7 +236,7 @@ class TransformersEngine:
         hidden = forward_hidden(self.model, ids, layout.positions, layout)
         logits_RV = self.head(hidden[layout.last]).float()
         logprobs_RV = torch.log_softmax(logits_RV, -1)
-        chosen = _sample(logits_RV, [r.sampling.temperature for r in requests], [r.rng.random() for r in requests])
+        chosen = sample(logits_RV, [r.sampling.temperature for r in requests], [r.rng.random() for r in requests])
         picked = logprobs_RV.gather(1, chosen[:, None])[:, 0].tolist()
         self.stats.forwards += 1
         self.stats.sampled += len(requests)
@@ -278,6 +278,12 @@ class TransformersEngine:
         return self._shared[1]
 
 
+def context_limit(config: Any) -> int | None:
+    """Tokens that a model was made for, by its configuration; None where that does not say."""
+    limit = getattr(config, "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
 def _row(request: _Request) -> _Row:
     assert request.row is not None
     return request.row
@@ -296,33 +302,3 @@ def _common(a: list[int], b: list[int]) -> int:
         else:
             high = middle
     return low
-
-
-def _sample(logits_RV: torch.Tensor, temperatures: list[float], uniforms: list[float]) -> torch.Tensor:
-    """One token a row by inverting the cumulative distribution: a row's draw depends on its own number alone."""
-    t = torch.tensor(temperatures, device=logits_RV.device)
-    greedy = t <= 0
-    if bool(greedy.all()):
-        return logits_RV.argmax(-1)
-    probs = torch.softmax(logits_RV / t.where(~greedy, torch.ones_like(t))[:, None], -1)
-    u = torch.tensor(uniforms, dtype=torch.float64, device=logits_RV.device)
-    # Two levels: first the block, then the token in it; one pass over the vocabulary in place of a cumulative one.
-    padding = -probs.shape[1] % _VOCABULARY_BLOCK
-    blocks_RB = torch.nn.functional.pad(probs, (0, padding)).view(len(probs), -1, _VOCABULARY_BLOCK)
-    block, rest = _invert(blocks_RB.sum(-1, dtype=torch.float64), u)
-    inside = blocks_RB[torch.arange(len(probs), device=probs.device), block].double()
-    token, _ = _invert(inside, rest)
-    drawn = block * _VOCABULARY_BLOCK + token
-    return torch.where(greedy, logits_RV.argmax(-1), drawn)
-
-
-def _invert(mass_RK: torch.Tensor, u_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Index k with cumulative mass around u * total, and where in k's own mass it falls, from 0 to 1."""
-    cumulative = mass_RK.cumsum(-1)
-    goal = u_R * cumulative[:, -1]
-    k = torch.searchsorted(cumulative, goal[:, None], right=True)
-    last = (mass_RK > 0).long().mul(torch.arange(1, mass_RK.shape[1] + 1, device=mass_RK.device)).amax(-1) - 1
-    k = torch.minimum(k[:, 0], last)[:, None]  # rounding may push the goal past the last possible one
-    own = mass_RK.gather(1, k)[:, 0]
-    before = cumulative.gather(1, k)[:, 0] - own
-    return k[:, 0], ((goal - before) / own).clamp(0, 1 - 1e-12)

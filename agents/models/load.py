@@ -1,0 +1,168 @@
+"""What a user wrote after `--model`, as a model and its tokenizer. Code that comes with a model is never run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ...trajectories.errors import ConfigError, InfrastructureError, SparringError, UnknownName
+from ..runtime import keep_memory
+from .download import fetch
+from .known import KNOWN_MODELS, TINY_MODELS, Progress, model_names
+from .packages import need, quiet
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+__all__ = ["device_named", "load_model", "load_tokenizer", "resolve"]
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_WAIT_S = 10.0
+
+
+def resolve(name_or_path: str | os.PathLike[str], *, progress: Progress | None = None) -> str:
+    """What `load_model` reads: the folder of a known model (fetched if need be), a local folder, or a hub name.
+
+    Raises `ConfigError` for a folder that is no model, `UnknownName` for a name that is none of the three.
+    """
+    text = os.fspath(name_or_path)
+    if text in KNOWN_MODELS or text in TINY_MODELS:
+        return str(fetch(text, progress=progress))
+    path = Path(text).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if path.exists():
+        raise ConfigError(f"a model is a folder, but {text} is a file: pass the folder that holds config.json")
+    if text.startswith((".", "~")) or path.is_absolute() or text.endswith(("/", os.sep)):
+        raise ConfigError(f"there is no model folder {text}")
+    if _HUB_NAME.fullmatch(text):
+        return text
+    raise UnknownName("model", text, model_names())
+
+
+def device_named(name: str | None = None) -> str:
+    """The device of that name; None: a GPU where there is one. Raises `ConfigError` for one that is not here."""
+    need("torch")
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r}: expected cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r}: torch finds {torch.cuda.device_count()} GPUs here; use cpu, or one of these"
+        )
+    return name
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> PreTrainedModel:
+    """The causal language model, in evaluation mode; `dtype` defaults to float32, `device` to the CPU."""
+    need("torch", "transformers")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    keep_memory()
+    source = resolve(name_or_path)
+    with quiet(), _load_errors(source):
+        place = _place(source)
+        model = cast(
+            "PreTrainedModel",
+            AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=dtype or torch.float32,
+                trust_remote_code=False,
+                local_files_only=Path(place).is_dir(),
+            ),
+        )
+    if device is not None:
+        cast("torch.nn.Module", model).to(device)
+    model.eval()
+    return model
+
+
+def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer that belongs to the model."""
+    need("transformers")
+    from transformers import AutoTokenizer
+
+    source = resolve(name_or_path)
+    with quiet(), _load_errors(source):
+        place = _place(source)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=Path(place).is_dir())
+    return cast("PreTrainedTokenizerFast", tokenizer)
+
+
+def _check_folder(path: Path) -> None:
+    """Says what a folder lacks before transformers guesses."""
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise ConfigError(f"model folder {path} holds a LoRA adapter, not a model: merge it into its base first")
+        raise ConfigError(f"model folder {path} has no config.json: is it a model in the transformers format?")
+    if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
+        raise ConfigError(
+            f"model folder {path} has no tokenizer (expected tokenizer.json or tokenizer_config.json): "
+            "save it there with tokenizer.save_pretrained, or copy these files from the base model"
+        )
+    if not (any(path.glob("*.safetensors")) or any(path.glob("pytorch_model*.bin"))):
+        raise ConfigError(f"model folder {path} has no weights (expected model.safetensors)")
+
+
+@cache
+def _place(source: str) -> str:
+    """What transformers is told to load: where the hub does not answer, the folder of its cache. transformers itself
+    asks for every file, cached or not, and tries each again for half a minute."""
+    if Path(source).is_dir():
+        return source
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        model_info(source, timeout=_HUB_WAIT_S)
+    except HfHubHTTPError:  # it did answer: what is wrong is said when the files are asked for
+        return source
+    except Exception as error:
+        try:
+            return snapshot_download(source, local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise InfrastructureError(
+                f"cannot load {source!r}: there is no such folder here, the model hub cannot be reached "
+                f"({_first_line(error)}), and its cache does not hold it"
+            ) from error
+    return source
+
+
+@contextmanager
+def _load_errors(source: str) -> Iterator[None]:
+    """transformers' pages of advice, as one sentence."""
+    try:
+        yield
+    except SparringError:
+        raise
+    except Exception as error:
+        first = _first_line(error)
+        if Path(source).is_dir():
+            fetched = Path(source).name if Path(source).name in KNOWN_MODELS else ""
+            fix = f"; if it is damaged: delete the folder, then sparring model fetch {fetched}" if fetched else ""
+            raise ConfigError(f"cannot load the model in {source}: {first}{fix}") from error
+        raise InfrastructureError(
+            f"cannot load {source!r}: there is no such folder here, and the model hub did not give it ({first})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
