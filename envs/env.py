@@ -97,7 +97,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     blocking: ClassVar[bool] = False
     """Its tools, judge or reward terms may block (a sandbox, a network): they run in threads next to generation."""
     keeps_before: ClassVar[bool] = False
-    """A copy of the world as `setup` left it is kept for `success`: see `Episode.ended`. Reward terms always have it."""
+    """The world as `setup` left it is kept for `success`: see `Episode.ended`. Reward terms always have it."""
     default_faults: FaultPlan = FaultPlan()
     """The fault plan of episodes that rollouts start without one."""
 
@@ -112,11 +112,11 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     knobs: KnobHooks = KnobHooks()
     """What suits harder versions."""
     reward_terms: Mapping[str, RewardTerm] = {}
-    """Parts of the reward by name, next to "success" (or in its place, under that name): see `sparring.envs.rewards`."""
+    """Parts of the reward by name, next to "success" (or in its place, under that name): see `envs.rewards`."""
 
     state: Any = None
-    """The episode's world, set by `setup`. Forks copy it with `deepcopy`; what that cannot copy (a connection, a folder)
-    is of a class that defines `__deepcopy__`."""
+    """The episode's world, set by `setup`. Forks copy it with `deepcopy`; what that cannot copy (a connection, say) is
+    of a class that defines `__deepcopy__`."""
     toolbox: Toolbox
     """The tools, and where their calls are run."""
 

@@ -2,10 +2,10 @@
 
     Hard = harder("orders", distractors=5, traps=2, missing=0.3, impossible=0.2, faults=0.1, turns=12)
 
-Defines `harder` and `Knobs`. An environment needs nothing for it; its facet `knobs`, a `KnobHooks`, may bring what suits
-it better: `distractors` and `traps`, tools that are taken before the ready-made ones at the end of this file; `facts`,
-what its instructions may lack; `spoil`, a version of a task that cannot be done. All is drawn from the task alone:
-turning one knob leaves what the others do as it was.
+Defines `harder` and `Knobs`. An environment needs nothing for it; its facet `knobs`, a `KnobHooks`, may bring what
+suits it better: `distractors` and `traps`, tools that are taken before the ready-made ones at the end of this file;
+`facts`, what its instructions may lack; `spoil`, a version of a task that cannot be done. All is drawn from the task
+alone: turning one knob leaves what the others do as it was.
 
 To add a knob: one field of `Knobs`, and what it does in `_Harder`.
 """

@@ -28,7 +28,9 @@ _PAST = re.compile(rf"{_SUBJECT}(?:could not|couldn't)\b(?! {_POLITE})")
 """What was tried in vain: a refusal only where nothing else is said after it."""
 _REASON = re.compile(r", (?:so|hence|thus|therefore) ")
 _TURNED = re.compile(r"\b(?:but|so|however|then|instead)\b")
-_DONE = re.compile(r"(?:it is |it's |that is |that's |this is |all is |everything is |all |task )?(?:done|completed?|finished)")
+_DONE = re.compile(
+    r"(?:it is |it's |that is |that's |this is |all is |everything is |all |task )?(?:done|completed?|finished)"
+)
 _MARKS = str.maketrans({"’": "'", "‘": "'", "*": "", "_": "", "`": "", '"': "", "“": "", "”": "", "#": "", ">": ""})
 
 
