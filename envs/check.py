@@ -462,7 +462,7 @@ def _snapshots(subject: _Subject) -> Iterator[Finding]:
                     difference = _difference(straight, turns) if turns != straight else "another verdict"
                     yield _error(
                         f"an episode that is restored in {where} goes another way: {difference}",
-                        "keep the whole episode in self.state; what deepcopy does not copy whole defines __deepcopy__ in its class",
+                        "keep the whole episode in self.state; what deepcopy cannot copy defines __deepcopy__ itself",
                     )
                     return
 

@@ -1,5 +1,7 @@
-"""When a message says that the task cannot be done. There is one definition, and it is used once: where an episode ends,
-to tell `StopReason.DECLINED` from `StopReason.FINISHED`. Everyone else reads the stop reason.
+"""When a message says that the task cannot be done: the one definition.
+
+It is asked where an episode ends (or a foreign record is read), to tell `StopReason.DECLINED` from
+`StopReason.FINISHED`. Everyone else reads the stop reason.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ import re
 __all__ = ["says_it_cannot"]
 
 _LEAD = re.compile(
-    r"(?:(?:i am|i'm|we are|we're)? ?(?:so |very )?sorry|i (?:must )?apologi[sz]e|my apologies|unfortunately|regrettably"
-    r"|i(?: am|'m) afraid|no|but|and|so|however|thus|therefore|then|answer:|please note)\b[ ,:.-]*(?:(?:but|that)\b ?)?"
+    r"(?:(?:i am|i'm|we are|we're)? ?(?:so |very )?sorry|i (?:must )?apologi[sz]e|my apologies|unfortunately"
+    r"|regrettably|i(?: am|'m) afraid|no|but|and|so|however|thus|therefore|then|answer:|please note)\b"
+    r"[ ,:.-]*(?:(?:but|that)\b ?)?"
 )
 """What a refusal may begin with."""
 _SUBJECT = (

@@ -199,8 +199,8 @@ def cannot_be_done(t: Trajectory) -> bool:
 
 
 def abstention(trajectories: Iterable[Trajectory], hopeless: Condition = cannot_be_done) -> Abstention:
-    """Precision and recall of giving up (`declined`), and how often it was premature. `hopeless` says which tasks could not be done:
-    by default those that the fault `impossible` struck."""
+    """Precision and recall of giving up (`declined`), and how often it was premature. `hopeless` says which tasks could
+    not be done: by default those that the fault `impossible` struck."""
     judged, out = split(trajectories)
     rows = [(declined(t), hopeless(t), t.success is True) for t in judged]
     return Abstention(
