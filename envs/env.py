@@ -183,8 +183,14 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         others = {
             who: self._box([t.bind(self) for t in tools_of(_holder(tools))]) for who, tools in self.others.tools.items()
         }
-        keeps = bool(self.keeps_before or self.reward_terms)
-        self._place = Place(cls.__name__, self.toolbox, others, lambda: self.state, self._offer, keeps)
+        self._place = Place(
+            cls.__name__,
+            self.toolbox,
+            others,
+            state=lambda: self.state,
+            acted=self._offer,
+            keeps_before=lambda: bool(self.keeps_before or self.reward_terms),
+        )
         self.observation_space = ObservationSpace()
         self.action_space = self._actions = ActionSpace(self.toolbox.specs)
         self._episode = None
@@ -236,7 +242,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self._actions.tools = self.toolbox.specs
         if str(episode.plan):
             self.toolbox.state.faults = episode.plan.begin(task, self.toolbox.tools, self._world)
-        if self._place.keeps_before:
+        if self._place.keeps_before():
             episode.before = copy.deepcopy(self.state)
         return Observation(self.prompt(task), self.toolbox.present)
 

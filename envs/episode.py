@@ -35,7 +35,7 @@ class Place:
     """The world as it is now."""
     acted: Callable[[], None]
     """Told when others have acted."""
-    keeps_before: bool
+    keeps_before: Callable[[], bool]
     """Whether the world as it was at first is kept."""
 
 
@@ -124,7 +124,7 @@ class Episode:
 
         Raises `EnvError` where the world before is not kept. (`success` is not known yet, and False.)
         """
-        if not self._place.keeps_before:
+        if not self._place.keeps_before():
             raise EnvError(
                 f"{self._place.name} asks for the world as it was at first, which is not kept; set keeps_before = True "
                 "in the class"

@@ -844,13 +844,13 @@ def script(*steps: Callable[[Orders], Action]) -> ScriptedAgent:
 
 
 def find(env: Orders) -> Action:
-    (goal,) = env.task.data["goals"]
+    (goal,) = env.episode.task.data["goals"]
     return Action.call("find_order", customer=goal["name"], item=goal["item"])
 
 
 def refund_other(env: Orders) -> Action:
     """Pays back a shipped order that nobody asked about."""
-    (goal,) = env.task.data["goals"]
+    (goal,) = env.episode.task.data["goals"]
     row = env._one(
         "SELECT payment_id FROM payments p JOIN orders o ON o.rowid = p.order_row"
         " WHERE status = 'shipped' AND o.rowid != ?",

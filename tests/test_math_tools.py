@@ -47,7 +47,7 @@ def call(env: ToolEnv, name: str, /, **arguments: Any) -> ToolResult:
 
 
 def right(env: MathTools) -> float:
-    return float(PROBLEMS[env.task.kind].result(env, env.task.data["params"]))
+    return float(PROBLEMS[env.episode.task.kind].result(env, env.episode.task.data["params"]))
 
 
 # ---- results and answers ---------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ _TURNED = re.compile(r"\b(?:but|so|however|then|instead)\b")
 _DONE = re.compile(
     r"(?:it is |it's |that is |that's |this is |all is |everything is |all |task )?(?:done|completed?|finished)"
 )
+_LONG = 400
+"""Characters of a sentence that are looked at."""
 _MARKS = str.maketrans({"’": "'", "‘": "'", "*": "", "_": "", "`": "", '"': "", "“": "", "”": "", "#": "", ">": ""})
 
 
@@ -57,7 +59,8 @@ def says_it_cannot(message: str) -> bool:
 
 
 def _bare(sentence: str) -> str:
-    """Without what only leads to what it says."""
+    """Without what only leads to what it says. A refusal is short: of a long sentence the beginning will do."""
+    sentence = sentence[:_LONG] + sentence[-1] if len(sentence) > _LONG else sentence
     while (found := _LEAD.match(sentence)) and found.end():
         sentence = sentence[found.end() :].lstrip()
     return sentence

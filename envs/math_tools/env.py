@@ -48,7 +48,7 @@ class _Faults(FaultHooks):
                 u for u in ("cm", "in", "ft2", "yd2") if factor(source, u) and u not in (source, arguments["to_unit"])
             ]
             other = {**arguments, "to_unit": env.episode.rng.choice(units)}
-            return getattr(self, tool)(**other)
+            return getattr(env, tool)(**other)
         return None
 
     def look(self, env: MathTools, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:

@@ -43,7 +43,7 @@ class _Faults(FaultHooks):
         others = [table for table in env._names.tables if table != arguments.get("table")]
         other = env.episode.rng.choice(others)
         if tool in ("describe", "sample", "read_notes"):  # another table's
-            return getattr(self, tool)(other)
+            return getattr(env, tool)(other)
         if tool in ("query", "query_replica"):  # what nobody asked for: its columns say so
             columns = [c.split()[0] for c in env._names.columns(env._names.tables[other])]
             return {"columns": columns, "rows": env._run(f"SELECT * FROM {other} LIMIT 2")}
