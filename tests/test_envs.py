@@ -195,7 +195,7 @@ def test_a_fork_goes_on_as_the_whole(env: ToolEnv, plan: str) -> None:
 
 def test_the_optimum_leaves_the_episode_alone(env: ToolEnv) -> None:
     env.start(some_tasks(env)[0])
-    before = env.snapshot().turns
+    before = env.snapshot().tick
     assert expert_turns(env) == len(play(env))
     assert before == 0
 
@@ -351,7 +351,7 @@ def test_a_slot_booked_twice_fails(booking: tuple[ToolEnv, str]) -> None:
     env, slot = booking
     assert call(env, "book", slot_id=slot).ok
     assert env.judge()[0]
-    look = env.look("book", {"slot_id": slot})
+    look = env.fault_hooks.look(env, "book", {"slot_id": slot})
     assert look is not None
     assert slot not in call(env, look[0], **look[1]).content  # whoever looks, sees that it is taken
     assert call(env, "edit", id=slot, change="booked").ok
