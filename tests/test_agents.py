@@ -946,7 +946,7 @@ def test_replay_gives_the_states_before_each_turn_and_sees_a_changed_environment
     assert len(snapshots) == len(t.turns)
     assert env.judge()[0]
     env.restore(snapshots[-1])
-    assert env._turns == len(t.turns) - 1
+    assert env.episode.tick == len(t.turns) - 1
     env.restore(snapshots[0])
     assert not env.judge()[0]
 

@@ -568,7 +568,7 @@ class ForgetfulExpert(Good):
 
 class NoSuccess(Good):
     __doc__ = DOC
-    success = ToolEnv.success
+    success = ToolEnv.success  # type: ignore[assignment]  # what is tested
 
 
 class FailingSuccess(Good):

@@ -57,7 +57,7 @@ class Counter(ToolEnv):
         self.state = {"n": 0}
 
     @tool
-    def look(self) -> int:  # type: ignore[override]  # a tool with the name of a hook
+    def look(self) -> int:
         """Read the count."""
         return int(self.state["n"])
 
@@ -268,14 +268,14 @@ class Ticking(Others):
 class Talk(ToolEnv):
     """A user who asks twice, and a clock that ticks."""
 
-    user = Curious()
+    user: User = Curious()
     others = Ticking()
 
     def setup(self, task: Task, rng: Any) -> None:
         self.state = {"asked": 0, "ticks": 0}
 
     @tool
-    def look(self) -> int:  # type: ignore[override]  # a tool with the name of a hook
+    def look(self) -> int:
         """Read the clock."""
         return int(self.state["ticks"])
 
