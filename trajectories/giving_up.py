@@ -30,6 +30,8 @@ _REFUSAL = re.compile(
 _PAST = re.compile(rf"{_SUBJECT}(?:could not|couldn't)\b(?! {_POLITE})")
 """What was tried in vain: a refusal only where nothing else is said after it."""
 _REASON = re.compile(r", (?:so|hence|thus|therefore) ")
+_HINT = re.compile(r"(?i)can|able|possible|could|permitted|allowed")
+"""What every refusal has in it."""
 _TURNED = re.compile(r"\b(?:but|so|however|then|instead)\b")
 _DONE = re.compile(
     r"(?:it is |it's |that is |that's |this is |all is |everything is |all |task )?(?:done|completed?|finished)"
@@ -47,6 +49,8 @@ def says_it_cannot(message: str) -> bool:
     ("Cannot do it. Done."), where it asks ("Can't you say which?"), or where the refusal is a manner of speaking ("I
     cannot wait to help").
     """
+    if _HINT.search(message) is None:  # most messages: nothing else to look at
+        return False
     text = " ".join(message.translate(_MARKS).lower().split())
     sentences = [s.strip() for s in re.findall(r"[^.!?;]+(?:\.(?=\S)[^.!?;]+)*[.!?;]*", text) if s.strip(" .!?;")]
     pieces = [p for p in re.split(r"[.!?;:,]+(?:\s|$)", text) if p.strip()]
