@@ -17,7 +17,8 @@ from typing import Any
 
 import orjson
 
-from ..envs.env import Snapshot, Step, ToolEnv
+from ..envs.env import Step, ToolEnv
+from ..envs.episode import Snapshot
 from ..envs.experts import play
 from ..envs.registry import make, make_recorded
 from ..tools.plans import FaultPlan
@@ -205,13 +206,13 @@ def _end(t: Trajectory, env: ToolEnv, step: Step | None) -> Difference | None:
     if t.stop in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED):
         return None  # what it would have come to was never known
     limit = t.stop in (StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, StopReason.DEADLINE)
-    if limit and (stop is None or (stop is StopReason.FINISHED and t.stop is StopReason.TOKEN_LIMIT)):
-        stop = env.cut(t.stop)  # the rollout's limit, not the environment's
+    if limit and (stop is None or (stop.by_agent and t.stop is StopReason.TOKEN_LIMIT)):
+        stop = env.episode.cut(t.stop)  # the rollout's limit, not the environment's
     last = len(t.turns) - 1
     if stop is not t.stop:
         return Difference(Kind.ENDING, last, "the episode's end", t.stop.value, stop.value if stop else "goes on")
-    if t.faults_hit != env.faults_hit:
-        one, other = (", ".join(kinds) or "none" for kinds in (t.faults_hit, env.faults_hit))
+    if t.faults_hit != env.episode.faults_hit:
+        one, other = (", ".join(kinds) or "none" for kinds in (t.faults_hit, env.episode.faults_hit))
         return Difference(Kind.OUTCOME, None, "the faults that struck", one, other)
     success, parts = env.judge()
     if t.success is not None and t.success != success:

@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..envs.env import Snapshot, ToolEnv, name_of
+from ..envs.env import ToolEnv, name_of
+from ..envs.episode import Snapshot
 from ..envs.experts import expert_turns
 from ..envs.registry import make
 from ..tools.plans import FaultPlan
@@ -110,17 +111,17 @@ async def play_episode(env: ToolEnv, agent: Agent, episode: EpisodeSpec, slack: 
         while stop is None:
             decision = await session.act(observation)
             if decision.action is None:
-                stop = env.cut(decision.cut or StopReason.CANCELLED)
+                stop = env.episode.cut(decision.cut or StopReason.CANCELLED)
                 break
             step = env.act(decision.action)
             turns.append(replace(step.turn, span=decision.span))
             stop, observation = step.stop, step.observation
-            if stop is StopReason.FINISHED and decision.cut is not None:
-                stop = env.cut(decision.cut)
+            if stop is not None and stop.by_agent and decision.cut is not None:
+                stop = env.episode.cut(decision.cut)
             elif stop is None and len(turns) >= limit:
-                stop = env.cut(StopReason.TURN_LIMIT)
+                stop = env.episode.cut(StopReason.TURN_LIMIT)
     except InfrastructureError as failure:
-        stop, error = env.cut(StopReason.INFRASTRUCTURE), str(failure)
+        stop, error = env.episode.cut(StopReason.INFRASTRUCTURE), str(failure)
     finally:
         session.close()
     success, parts = env.judge()
@@ -140,7 +141,7 @@ async def play_episode(env: ToolEnv, agent: Agent, episode: EpisodeSpec, slack: 
         success=success if judged else None,
         seed=episode.seed,
         faults=plan,
-        faults_hit=env.faults_hit,
+        faults_hit=env.episode.faults_hit,
         tools=env.toolbox.specs,
         tokens=session.tokens(),
         agent=agent.name,
@@ -148,7 +149,7 @@ async def play_episode(env: ToolEnv, agent: Agent, episode: EpisodeSpec, slack: 
         expert_turns=best,
         forked_from=Fork(episode.parent.id, episode.fork) if episode.parent else None,
         error=error,
-        meta=env.notes,
+        meta=env.episode.notes,
     )
 
 

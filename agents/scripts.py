@@ -33,7 +33,7 @@ def do_nothing(env: ToolEnv, seed: int) -> Script:
 
 def blind_retry(env: ToolEnv, seed: int) -> Script:
     """The expert's calls, but a failed call is repeated as it is, up to three times, and then passed over."""
-    plan = env.solve(env.task)
+    plan = env.solve(env.episode.task)
     wanted = next(plan, "Done.") if plan is not None else "Done."
     while True:
         if isinstance(wanted, str):
@@ -49,7 +49,7 @@ def blind_retry(env: ToolEnv, seed: int) -> Script:
 
 def give_up(env: ToolEnv, seed: int) -> Script:
     """The expert's calls until one fails; then it stops."""
-    plan = env.solve(env.task)
+    plan = env.solve(env.episode.task)
     wanted = next(plan, "Done.") if plan is not None else "Done."
     while True:
         if isinstance(wanted, str):
@@ -104,7 +104,7 @@ class _ScriptedSession:
         return parent.turns[:fork]  # a script looks at the world, not at what was said
 
     async def act(self, observation: Observation) -> Decision:
-        result = self.env.last_result if self.started else None
+        result = self.env.episode.last_result if self.started else None
         self.started = True
         try:
             return Decision(next(self.script) if result is None else self.script.send(result))

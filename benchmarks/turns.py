@@ -66,7 +66,7 @@ def ours(episodes: int, faults: str) -> Run:
             return a + b
 
         def success(self, task: Task) -> bool:
-            return bool(self.said == f"{self.state['total']}")
+            return bool(self.episode.said == f"{self.state['total']}")
 
     env, task, plan = Counter(), Task("Add the numbers with the tool."), FaultPlan.parse(faults)
     actions = [*(Action.call("add", **arguments) for arguments in ARGUMENTS), Action(str(TOTAL))]

@@ -77,7 +77,7 @@ def main(env: str, episodes: int, n: int, faults: str) -> None:
                 experts[i] = expert(worlds[i])
                 actions[i] = next(experts[i])
             else:
-                actions[i] = experts[i].send(worlds[i].last_result or SAID)
+                actions[i] = experts[i].send(worlds[i].episode.last_result or SAID)
         while marks and done >= marks[0]:
             marks.pop(0)
             cpu = time.process_time() - start

@@ -1,9 +1,11 @@
 """Where it happens: environments of tools, tasks and checks. Loads no model library."""
 
 from .check import Finding, check_env
-from .env import Clock, Snapshot, Solution, Step, ToolEnv, Verdict, name_of
+from .env import Clock, Solution, Step, ToolEnv, Verdict, name_of
+from .episode import Episode, Snapshot
 from .experts import expert, expert_turns, play
-from .knobs import Fact, Knobs, harder
+from .facets import Fact, FaultHooks, KnobHooks, Others, ToolRules, User
+from .knobs import Knobs, harder
 from .registry import make, register, registered
 from .task import SPLITS, Split, Task, task_set, tasks_from
 
@@ -20,15 +22,21 @@ register("sparring/Echo-v0", "sparring.envs.echo:Echo", short="echo")
 __all__ = [
     "SPLITS",
     "Clock",
+    "Episode",
     "Fact",
+    "FaultHooks",
     "Finding",
+    "KnobHooks",
     "Knobs",
+    "Others",
     "Snapshot",
     "Solution",
     "Split",
     "Step",
     "Task",
     "ToolEnv",
+    "ToolRules",
+    "User",
     "Verdict",
     "check_env",
     "expert",

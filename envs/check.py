@@ -30,8 +30,9 @@ from ..tools.plans import FaultPlan
 from ..trajectories.errors import DataError, EnvError
 from ..trajectories.messages import Action, Observation, Outcome
 from ..trajectories.trajectory import StopReason, Task, Turn
-from .env import Step, ToolEnv
+from .env import Step, ToolEnv, Verdict
 from .experts import play
+from .facets import FaultHooks, overridden
 from .registry import make
 from .spaces import ActionSpace
 from .task import SPLITS, Split, task_set
@@ -81,7 +82,7 @@ class _Subject:
 
     @property
     def playable(self) -> bool:
-        return bool(self.tasks and self.env.toolbox.tools and not _hiding(self.env))
+        return bool(self.tasks and self.env.toolbox.tools)
 
     @cached_property
     def other(self) -> ToolEnv | None:
@@ -175,18 +176,12 @@ def _documentation(subject: _Subject) -> Iterator[Finding]:
 
 def _tools(subject: _Subject) -> Iterator[Finding]:
     """the tools"""
-    cls: type[ToolEnv] = type(subject.env)
+    owner: type = type(subject.env)
     tools = subject.env.toolbox.tools
     if not tools:
         yield _error(f"{subject.name} has no tools", "put @tool above the methods that the agent may call")
-    owner: type = cls
     for name in set(tools) - {tool.name for tool in tools_of(owner)}:
         yield _error(f"{name!r} is offered to the agent but is no @tool method", "decorate it, or do not offer it")
-    for attribute, name in _hiding(subject.env):
-        yield _error(
-            f"the tool {name!r} hides {attribute!r}, which every environment has",
-            f"give the method another name; the agent can still see the old one: @tool(name={name!r})",
-        )
     for tool in tools.values():
         if tool.alternative and tool.alternative not in tools:
             yield _error(
@@ -204,9 +199,10 @@ def _tools(subject: _Subject) -> Iterator[Finding]:
                     f"the tool {tool.name!r} lists the id {parameter!r}, which is none of its parameters",
                     f"list some of {', '.join(tool.spec.parameters['properties']) or 'none'}",
                 )
-    if any(tool.ids for tool in tools.values()) and cls.rotate_id is ToolEnv.rotate_id:
+    if any(tool.ids for tool in tools.values()) and not overridden(subject.env.fault_hooks, FaultHooks, "rotate_id"):
         yield _warning(
-            "tools have ids=..., but rotate_id is not defined", "define it, or the fault stale_id cannot strike"
+            "tools have ids=..., but no fault_hooks with rotate_id",
+            "write fault_hooks = ... with a FaultHooks that has it, or the fault stale_id cannot strike",
         )
     if tools and not any(tool.effect for tool in tools.values()):
         yield _warning(
@@ -338,7 +334,7 @@ def _spaces(subject: _Subject) -> Iterator[Finding]:
     if not isinstance(space, ActionSpace) or space.tools != env.toolbox.specs:
         yield _error(
             "the action space is not made of the tools on offer",
-            "leave action_space as it is; tools that come and go are those of offered()",
+            "leave action_space as it is; tools that come and go are those of tool_rules.offered(env)",
         )
         return
     action, sampled = space.sample(), env.observation_space.sample()
@@ -363,7 +359,7 @@ def _nothing(subject: _Subject) -> Iterator[Finding]:
         if before != again:
             yield _error(
                 f"judged twice, an episode comes to {before} and then to {again}",
-                "let success(task) and reward(task, success) look, and change nothing",
+                "let success(task) and the reward terms look, and change nothing",
             )
             return
         step = subject.env.act(Action("Done."))
@@ -388,25 +384,24 @@ def _nothing(subject: _Subject) -> Iterator[Finding]:
     if excused:
         yield _error(
             f"{_share(excused, subject)} succeed when the agent gives up at once",
-            "where a task is impossible, let success(task) ask for a try: self.toolbox.state.calls > 0",
+            "where a task is impossible, let success(task) ask for a try: self.episode.tick > 1",
         )
 
 
 def _reward(subject: _Subject, step: Step) -> Iterator[Finding]:
     success, parts = subject.env.judge()
-    if not isinstance(subject.env.success(subject.env.task), bool):
-        yield _warning(f"success(task) gives {subject.env.success(subject.env.task)!r}", "return True or False")
+    found = subject.env.success(subject.env.episode.task)
+    if not isinstance(found, (bool, Verdict)):
+        yield _warning(f"success(task) gives {found!r}", "return True or False, or a Verdict")
     wrong = [name for name, value in parts.items() if not isinstance(value, (int, float)) or not math.isfinite(value)]
     if wrong:
-        yield _error(
-            f"the reward part {wrong[0]!r} is {parts[wrong[0]]!r}", "let reward(task, success) give finite numbers"
-        )
+        yield _error(f"the reward part {wrong[0]!r} is {parts[wrong[0]]!r}", "let the reward terms give finite numbers")
         return
     total = sum(parts.values())
     if not math.isclose(total, step.turn.reward, abs_tol=1e-9):
         yield _error(
             f"the reward's parts sum to {total:g}, and the episode was given {step.turn.reward:g}",
-            "let reward(task, success) depend on the state alone, and change nothing",
+            "let the reward terms depend on the episode alone, and change nothing",
         )
     if not -1 <= total <= 1:
         yield _warning(f"an episode's reward is {total:g}", "keep it between -1 and 1: learning rates are set for that")
@@ -441,7 +436,7 @@ def _determinism(subject: _Subject) -> Iterator[Finding]:
     if (random.getstate(), _numpy_state()) != before:
         yield _warning(
             "the environment draws from the global random generator, or seeds it",
-            "draw from the rng that tasks and setup are given, and after that from self._rng",
+            "draw from the rng that tasks and setup are given, and after that from self.episode.rng",
         )
 
 
@@ -467,7 +462,7 @@ def _snapshots(subject: _Subject) -> Iterator[Finding]:
                     difference = _difference(straight, turns) if turns != straight else "another verdict"
                     yield _error(
                         f"an episode that is restored in {where} goes another way: {difference}",
-                        "keep the whole episode in self.state; override copy_world if deepcopy does not copy all of it",
+                        "keep the whole episode in self.state; what deepcopy cannot copy defines __deepcopy__ itself",
                     )
                     return
 
@@ -506,7 +501,7 @@ def _samples(subject: _Subject) -> Iterator[Finding]:
         action = env.action_space.sample()
         if not action.tool_calls:
             return
-        if env.snapshot().stop is not None:
+        if env.episode.stop is not None:
             env.start(subject.tasks[index % len(subject.tasks)])
         step = env.act(action)
         result = step.turn.results[0]
@@ -556,7 +551,7 @@ def _solved(subject: _Subject, plan: FaultPlan, least: float, when: str, fix: st
         play(subject.env)
         if not subject.env.judge()[0]:
             failed.append(task)
-            cut += subject.env.snapshot().stop is StopReason.TURN_LIMIT
+            cut += subject.env.episode.stop is StopReason.TURN_LIMIT
     if failed and cut == len(failed) and not str(plan):
         fix = f"it needs more than max_turns = {subject.env.max_turns}: raise that, or let solve(task) end"
     if len(failed) > (1 - least) * len(subject.tasks):
@@ -579,12 +574,6 @@ def _resumed(env: ToolEnv, task: Task) -> bool:
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def _hiding(env: ToolEnv) -> list[tuple[str, str]]:
-    """(method, tool) for each tool whose method takes the place of one that every environment has."""
-    cls: type = type(env)
-    return [(tool.fn.__name__, tool.name) for tool in tools_of(cls) if hasattr(ToolEnv, tool.fn.__name__)]
 
 
 def _follow(env: ToolEnv, actions: Sequence[Action]) -> list[Turn]:

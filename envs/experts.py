@@ -13,12 +13,13 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
+from ..tools.plans import FaultPlan
 from ..trajectories.errors import EnvError
 from ..trajectories.messages import Action, Json, Outcome, ToolResult
-from ..trajectories.trajectory import Turn
+from ..trajectories.trajectory import Task, Turn
 from .env import Solution, ToolEnv
 
-__all__ = ["SAID", "Asked", "ask", "expert", "expert_turns", "play"]
+__all__ = ["SAID", "Asked", "ask", "expert", "expert_turns", "expert_turns_for", "play"]
 
 _MOST_ATTEMPTS = 8
 """At one call. Several faults may strike it one after the other."""
@@ -37,7 +38,7 @@ def expert(env: ToolEnv) -> Calls:
     Raises `EnvError` when the environment has no `solve`.
     """
     for _ in range(_MOST_RESTARTS):
-        solution = env.solve(env.task)
+        solution = env.solve(env.episode.task)
         if solution is None:
             raise EnvError(f"{type(env).__name__} has no solve(self, task): gold trajectories need an expert")
         yield from _follow(env, solution)
@@ -66,14 +67,13 @@ def _follow(env: ToolEnv, solution: Solution) -> Calls:
         match result.outcome:
             case Outcome.FORBIDDEN | Outcome.RATE_LIMITED | Outcome.TOOL_ERROR | Outcome.UNAVAILABLE:
                 tool = env.toolbox.tools[name]
-                gone = env.toolbox.state.gone
-                if not tool.alternative or tool.alternative in gone:
+                if not tool.alternative or env.episode.is_gone(tool.alternative):
                     yield Action("Cannot: not permitted." if result.outcome is Outcome.FORBIDDEN else "Cannot do it.")
                     return
-                gone.add(name)  # as good as gone: by the other route, from the state as it is
+                env.toolbox.state.gone.add(name)  # as good as gone: by the other route, from the state as it is
                 return
             case Outcome.TIMEOUT:
-                check = env.look(name, arguments)
+                check = env.fault_hooks.look(env, name, arguments)
                 if check is not None:
                     yield from _insist(env, *check)
                 return  # it may have happened: go on from the state as it is
@@ -125,7 +125,8 @@ def _insist(env: ToolEnv, name: str, arguments: dict[str, Json]) -> Generator[Ac
 
 def _as_named_now(env: ToolEnv, name: str, arguments: dict[str, Json]) -> dict[str, Json]:
     """Arguments under the names that the agent has been told of."""
-    drifted = env.faults.memory.get("schema_drift", {}) if env.faults else {}
+    faults = env.episode.faults
+    drifted = faults.memory.get("schema_drift", {}) if faults else {}
     old, new = drifted.get(name, ("", ""))
     return {new if key == old else key: value for key, value in arguments.items()}
 
@@ -137,12 +138,12 @@ Asked = Generator[tuple[str, dict[str, Json]], ToolResult, Any]
 def ask(env: ToolEnv, name: str, arguments: dict[str, Json], right: Callable[[Any], bool] = bool) -> Asked:
     """For a `solve` that may begin again: what a call tells, or has told before in this episode; None where the tool is
     gone. Raises `LookupError` for an answer that is not right."""
-    for turn in env.history:
+    for turn in env.episode.history:
         for call, result in zip(turn.action.tool_calls, turn.results, strict=True):
             same = (call.name, call.arguments) == (name, arguments)
             if same and result.ok and result.fault is None and right(result.value):
                 return result.value
-    if name in env.toolbox.state.gone:
+    if env.episode.is_gone(name):
         return None
     result = yield name, arguments
     if result.outcome is Outcome.GONE:
@@ -174,3 +175,14 @@ def expert_turns(env: ToolEnv) -> int | None:
         return len(play(env))
     finally:
         env.restore(frozen)
+
+
+def expert_turns_for(env: ToolEnv, task: Task, plan: FaultPlan) -> int | None:
+    """Turns that the expert needs for a task from its start, final message included; None without an expert.
+
+    `env` is one that nobody else uses: its episode is another one afterwards.
+    """
+    if type(env).solve is ToolEnv.solve:
+        return None
+    env.start(task, plan)
+    return len(play(env))

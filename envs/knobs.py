@@ -2,10 +2,10 @@
 
     Hard = harder("orders", distractors=5, traps=2, missing=0.3, impossible=0.2, faults=0.1, turns=12)
 
-Defines `harder`, `Knobs` and `Fact`. An environment needs nothing for it; it may bring what suits it better:
-`distractors` and `traps`, tuples of methods marked `@tool`, taken before the ready-made ones at the end of this file;
-`facts(task)`, what its instructions may lack; `spoil(task, rng)`, a version of a task that cannot be done. All is drawn
-from the task alone: turning one knob leaves what the others do as it was.
+Defines `harder` and `Knobs`. An environment needs nothing for it; its facet `knobs`, a `KnobHooks`, may bring what
+suits it better: `distractors` and `traps`, tools that are taken before the ready-made ones at the end of this file;
+`facts`, what its instructions may lack; `spoil`, a version of a task that cannot be done. All is drawn from the task
+alone: turning one knob leaves what the others do as it was.
 
 To add a knob: one field of `Knobs`, and what it does in `_Harder`.
 """
@@ -28,27 +28,15 @@ from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.messages import Json, Observation
 from ..trajectories.trajectory import Task
 from .env import Solution, ToolEnv, Verdict
-from .rewards import Ended
+from .facets import Fact, KnobHooks, User, overridden
 from .task import Split
 
-__all__ = ["Fact", "Knobs", "harder"]
+__all__ = ["Knobs", "harder"]
 
 _MARK = "knobs"
 """Where a task's data says what was done to it."""
 _TRIED = 20
 """Tasks among which one has to have a fact that can be left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """Something that an instruction may lack, and the user says when asked."""
-
-    text: str
-    """As it is in the instruction, once."""
-    instead: str
-    """What is there when it lacks."""
-    answer: str
-    """What the user says when asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +159,8 @@ def _made(env: str | type[ToolEnv], knobs: Knobs) -> type[ToolEnv]:
         "_traps": frozenset(traps),
         "sparring_id": f"{__name__}:{env}?{knobs}" if isinstance(env, str) else f"Harder{cls.__name__}",
     }
-    for hook in ("solve", "verdict"):
-        if getattr(cls, hook) is getattr(ToolEnv, hook):
-            body[hook] = getattr(ToolEnv, hook)  # what the environment does not define, its harder version does not
+    if cls.solve is ToolEnv.solve:
+        body["solve"] = ToolEnv.solve  # what the environment does not define, its harder version does not
     if knobs.turns:
         body["max_turns"] = knobs.turns
     # Tools are in the order of their classes: half of what is no use comes before what is, half after it.
@@ -183,17 +170,18 @@ def _made(env: str | type[ToolEnv], knobs: Knobs) -> type[ToolEnv]:
         tried = list(islice(cls().tasks("train", random.Random(0)), _TRIED))
         if not any(_facts(made(), task) for task in tried):
             raise EnvError(
-                f"the knob missing: no instruction of {cls.__name__} holds a fact of its task's data; define "
-                "facts(self, task), a list of Fact(text in the instruction, what is there instead, the answer)"
+                f"the knob missing: no instruction of {cls.__name__} holds a fact of its task's data; give it "
+                "knobs = KnobHooks() with facts(self, env, task): Fact(text in the instruction, what is there instead, "
+                "the answer)"
             )
     return made
 
 
 def _chosen(
-    cls: type, attribute: str, ready: tuple[Callable[..., Any], ...], n: int, own: set[str]
+    cls: type[ToolEnv], attribute: str, ready: tuple[Callable[..., Any], ...], n: int, own: set[str]
 ) -> dict[str, Callable[..., Any]]:
     """The first `n` of the environment's and the ready-made tools by name: five are five of the same six."""
-    found = {fn.__name__: fn for fn in (*getattr(cls, attribute, ()), *ready)}
+    found = {fn.__name__: fn for fn in (*getattr(cls.knobs, attribute), *ready)}
     found = {name: fn for name, fn in found.items() if name not in own and not hasattr(cls, name)}
     if n > len(found):
         raise ConfigError(f"the knob {attribute}: {cls.__name__} can have at most {len(found)}, got {n}")
@@ -206,6 +194,10 @@ class _Harder(ToolEnv):
     _knobs: ClassVar[Knobs]
     _traps: ClassVar[frozenset[str]]
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.user = _Telling(self.user)
+
     def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:
         for task in super().tasks(split, rng):
             yield _turned(self, task, self._knobs)
@@ -213,7 +205,7 @@ class _Harder(ToolEnv):
     def start(self, task: Task, plan: FaultPlan | None = None) -> Observation:
         observation = super().start(task, plan if plan is not None and str(plan) else self.default_faults)
         if _mark(task).get("impossible") == "fault":
-            faults = self.toolbox.state.faults or FaultPlan().begin(task, self.toolbox.tools, self)
+            faults = self.episode.faults or FaultPlan().begin(task, self.toolbox.tools, self.toolbox.world)
             faults.pending.insert(0, ("impossible", 0))
             self.toolbox.state.faults = faults
         return observation
@@ -221,33 +213,34 @@ class _Harder(ToolEnv):
     def setup(self, task: Task, rng: random.Random) -> None:
         super().setup(_plain(task), rng)
 
-    def success(self, task: Task) -> bool:
-        return not _failed(self, task, self._traps) and super().success(_plain(task))
-
-    def verdict(self, ended: Ended) -> Verdict:
-        if why := _failed(self, ended.task, self._traps):
+    def success(self, task: Task) -> bool | Verdict:
+        if why := _failed(self, task, self._traps):
             return Verdict(False, why)
-        return super().verdict(replace(ended, task=_plain(ended.task)))
-
-    def reward(self, task: Task, success: bool) -> dict[str, float]:
-        return super().reward(_plain(task), success)
-
-    def reply(self, task: Task, said: str) -> str | None:
-        answer: str | None = _mark(task).get("tells") if "?" in said else None
-        if answer is not None and not _told(self, answer):
-            return answer
-        return super().reply(_plain(task), said) or answer
+        return super().success(_plain(task))
 
     def solve(self, task: Task) -> Solution | None:
         course = super().solve(_plain(task))
         return None if course is None else _asking(self, task, course)
 
 
+class _Telling(User):
+    """A user who knows what a task's instruction lacks, and tells it when asked; else the environment's own."""
+
+    def __init__(self, own: User) -> None:
+        self._own = own
+        self.max_answers = own.max_answers
+
+    def reply(self, env: Any, said: str) -> str | None:
+        answer: str | None = _mark(env.episode.task).get("tells") if "?" in said else None
+        if answer is not None and not _told(env, answer):
+            return answer
+        return self._own.reply(env, said) or answer
+
+
 def _turned(env: ToolEnv, task: Task, knobs: Knobs) -> Task:
     """The task as the knobs make it."""
     if random.Random(f"impossible/{task.id}").random() < knobs.impossible:
-        spoil = getattr(env, "spoil", None)
-        spoilt = spoil(task, random.Random(f"spoil/{task.id}")) if spoil else None
+        spoilt = env.knobs.spoil(env, task, random.Random(f"spoil/{task.id}"))
         return _marked(spoilt or task, {"impossible": "fault" if spoilt is None else "task"})
     draw = random.Random(f"missing/{task.id}")
     if draw.random() < knobs.missing and (facts := _facts(env, task)):
@@ -261,25 +254,24 @@ def _turned(env: ToolEnv, task: Task, knobs: Knobs) -> Task:
 
 def _facts(env: ToolEnv, task: Task) -> list[Fact]:
     """The environment's own; else the texts of the task's data that the instruction holds."""
-    own = getattr(env, "facts", None)
-    found: list[Fact] = (
-        own(task)
-        if own
-        else [Fact(text, "(ask me)", f"It is {text}.") for text in dict.fromkeys(_texts(task.data)) if len(text) > 2]
-    )
+    if overridden(env.knobs, KnobHooks, "facts"):
+        found = env.knobs.facts(env, task)
+    else:
+        texts = dict.fromkeys(text for text in _texts(task.data) if len(text) > 2)
+        found = [Fact(text, "(ask me)", f"It is {text}.") for text in texts]
     return [fact for fact in found if len(re.findall(rf"(?<!\w){re.escape(fact.text)}(?!\w)", task.instruction)) == 1]
 
 
 def _failed(env: ToolEnv, task: Task, traps: frozenset[str]) -> str:
     """Why this episode is no success whatever the environment says of it, or ""."""
-    results = [result for turn in env.history for result in turn.results]
+    results = [result for turn in env.episode.history for result in turn.results]
     if sprung := next((r.tool for r in results if r.tool in traps and r.took_effect), None):
         return f"{sprung} was called"
     if _mark(task).get("impossible") != "task":
         return ""
     if not results:
         return "nothing was tried"  # nobody knows that a task is impossible before having looked
-    return "" if env.stopped_honestly() else "it did not say that the task cannot be done"
+    return "" if env.episode.declined else "it did not say that the task cannot be done"
 
 
 def _asking(env: ToolEnv, task: Task, course: Solution) -> Solution:
@@ -290,7 +282,7 @@ def _asking(env: ToolEnv, task: Task, course: Solution) -> Solution:
 
 
 def _told(env: ToolEnv, answer: str) -> bool:
-    return any(m.content == answer for turn in env.history for m in turn.messages)
+    return any(m.content == answer for turn in env.episode.history for m in turn.messages)
 
 
 def _mark(task: Task) -> dict[str, Json]:

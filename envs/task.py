@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -22,10 +22,7 @@ from ..trajectories.messages import Json
 from ..trajectories.strict_json import finite, int64, no_constant
 from ..trajectories.trajectory import Task
 
-if TYPE_CHECKING:
-    from .env import ToolEnv
-
-__all__ = ["SPLITS", "Split", "Task", "task_set", "tasks_from"]
+__all__ = ["SPLITS", "HasTasks", "Split", "Task", "task_set", "tasks_from"]
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -33,8 +30,16 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _MOST_REPEATS = 1000
 
 
+class HasTasks(Protocol):
+    """Whatever gives tasks: an environment, as a rule."""
+
+    def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:
+        """Tasks of a split, finite or endless."""
+        ...
+
+
 def task_set(
-    env: ToolEnv, split: Split, n: int, *, seed: int = 0, levels: Sequence[int] = (), without: Iterable[str] = ()
+    env: HasTasks, split: Split, n: int, *, seed: int = 0, levels: Sequence[int] = (), without: Iterable[str] = ()
 ) -> list[Task]:
     """The first `n` distinct tasks of a split, in the order that `seed` gives.
 

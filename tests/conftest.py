@@ -65,7 +65,7 @@ def struck() -> Callable[[ToolEnv, Iterable[Task], FaultPlan, str], list[bool]]:
             action = next(script)
             while (step := env.act(action)).stop is None:
                 action = script.send(step.turn.results[0] if step.turn.results else SAID)
-            if env.faults_hit:
+            if env.episode.faults_hit:
                 verdicts.append(env.judge()[0])
         return verdicts
 

@@ -856,13 +856,13 @@ def script(*steps: Callable[[Orders], Action]) -> ScriptedAgent:
 
 
 def find(env: Orders) -> Action:
-    (goal,) = env.task.data["goals"]
+    (goal,) = env.episode.task.data["goals"]
     return Action.call("find_order", customer=goal["name"], item=goal["item"])
 
 
 def refund_other(env: Orders) -> Action:
     """Pays back a shipped order that nobody asked about."""
-    (goal,) = env.task.data["goals"]
+    (goal,) = env.episode.task.data["goals"]
     row = env._one(
         "SELECT payment_id FROM payments p JOIN orders o ON o.rowid = p.order_row"
         " WHERE status = 'shipped' AND o.rowid != ?",
@@ -958,7 +958,7 @@ def test_replay_gives_the_states_before_each_turn_and_sees_a_changed_environment
     assert len(snapshots) == len(t.turns)
     assert env.judge()[0]
     env.restore(snapshots[-1])
-    assert env._turns == len(t.turns) - 1
+    assert env.episode.tick == len(t.turns) - 1
     env.restore(snapshots[0])
     assert not env.judge()[0]
 

@@ -20,6 +20,7 @@ from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from sparring.envs import Finding, Task, ToolEnv, check_env, make
 from sparring.envs.echo import Echo
+from sparring.envs.facets import FaultHooks
 from sparring.envs.spaces import ActionSpace, sample_json
 from sparring.tools import NotFound, tool
 from sparring.trajectories import Action, Message, Observation
@@ -82,15 +83,6 @@ class Offers(Good):
         self.action_space = ActionSpace(self.toolbox.specs)
 
 
-class Hides(Good):
-    __doc__ = DOC
-
-    @tool
-    def close(self) -> str:  # type: ignore[override]  # what is tested
-        """Close a door."""
-        return "shut"
-
-
 class NoRoute(Good):
     __doc__ = DOC
 
@@ -108,8 +100,7 @@ class NoSuchId(Good):
         """Push a door."""
         return "pushed"
 
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
+    fault_hooks = FaultHooks(rotate_id=lambda env, tool, arguments: False)
 
 
 class NoRotation(Good):
@@ -283,7 +274,7 @@ class GivesUp(Good):
     __doc__ = DOC
 
     def success(self, task: Task) -> bool:
-        return super().success(task) or self.stopped_honestly()
+        return super().success(task) or self.episode.declined
 
 
 class ChangedByLooking(Good):
@@ -293,8 +284,9 @@ class ChangedByLooking(Good):
         self.state["rng"] += 1
         return super().success(task)
 
-    def reward(self, task: Task, success: bool) -> dict[str, float]:
-        return {"success": float(success), "late": 0.001 * (self.state["rng"] > 1.5) * (not success)}
+    reward_terms = {  # noqa: RUF012  # never changed
+        "late": lambda ended: 0.001 * (ended.after["rng"] > 1.5) * (not ended.success)
+    }
 
 
 class EatsTheTask(Good):
@@ -315,22 +307,19 @@ class NumberForTruth(Good):
 class NanReward(Good):
     __doc__ = DOC
 
-    def reward(self, task: Task, success: bool) -> dict[str, float]:
-        return {"success": float(success), "style": float("nan")}
+    reward_terms = {"style": lambda ended: float("nan")}  # noqa: RUF012  # never changed
 
 
 class BigReward(Good):
     __doc__ = DOC
 
-    def reward(self, task: Task, success: bool) -> dict[str, float]:
-        return {"success": 10.0 if success else -5.0}
+    reward_terms = {"success": lambda ended: 10.0 if ended.success else -5.0}  # noqa: RUF012  # never changed
 
 
 class RewardsFailure(Good):
     __doc__ = DOC
 
-    def reward(self, task: Task, success: bool) -> dict[str, float]:
-        return {"success": 1.0}
+    reward_terms = {"success": lambda ended: 1.0}  # noqa: RUF012  # never changed
 
 
 class Raises(Good):
@@ -399,11 +388,22 @@ class OutsideState(Good):
         yield from super().solve(task)
 
 
+class Shallow(dict[str, Any]):
+    def __deepcopy__(self, memo: Any) -> Shallow:
+        return Shallow(self)
+
+
 class ShallowCopy(Good):
     __doc__ = DOC
 
-    def copy_world(self, world: Any) -> Any:
-        return dict(world)
+    def setup(self, task: Task, rng: random.Random) -> None:
+        super().setup(task, rng)
+        self.state = Shallow(self.state)
+
+
+class Shelved(dict[str, Any]):
+    def __deepcopy__(self, memo: Any) -> Shelved:
+        return Shelved({**self, "open": list(self["open"]), "shelf": list(OneForAll.shelf)})
 
 
 class OneForAll(Good):
@@ -414,10 +414,8 @@ class OneForAll(Good):
 
     def setup(self, task: Task, rng: random.Random) -> None:
         super().setup(task, rng)
+        self.state = Shelved(self.state)
         self.shelf.clear()
-
-    def copy_world(self, world: Any) -> Any:
-        return {**world, "open": list(world["open"]), "shelf": list(self.shelf)}
 
     def restore(self, snapshot: Any) -> None:
         super().restore(snapshot)
@@ -520,10 +518,9 @@ class ForgetfulExpert(Good):
 FAULTY: list[tuple[type[ToolEnv], str, str, str]] = [
     (NoHeadings, "warning", "lacks ## Version History", "add these headings"),
     (Offers, "error", "'close_' is offered to the agent but is no @tool", "decorate it"),
-    (Hides, "error", "the tool 'close' hides 'close'", r"@tool\(name='close'\)"),
     (NoRoute, "error", "alternative 'kick', which does not exist", "open_door, doors, push"),
     (NoSuchId, "error", "the id 'number', which is none", "door"),
-    (NoRotation, "warning", "rotate_id is not defined", "define it"),
+    (NoRotation, "warning", "no fault_hooks with rotate_id", "write fault_hooks"),
     (OddName, "warning", "'push the door' has a name that model providers refuse", "64 letters"),
     (ReadsOnly, "warning", "no tool changes the world", "effect=True"),
     (Helper, "warning", "'knock_at' looks like a tool, and is none", "put @tool above it .* else name it _knock_at"),
@@ -538,10 +535,10 @@ FAULTY: list[tuple[type[ToolEnv], str, str, str]] = [
     (SameIds, "error", "two tasks have the id", "leave id empty"),
     (WrongStep, "error", "Gymnasium's checker", "gymnasium.Env"),
     (OddRender, "warning", "Gymnasium's checker: .*reward", "gymnasium.Env"),
-    (OtherSpace, "error", "action space is not made of the tools on offer", r"offered\(\)"),
+    (OtherSpace, "error", "action space is not made of the tools on offer", r"tool_rules\.offered\(env\)"),
     (NobodyAsks, "error", "does not begin with a message of the user", "let prompt"),
     (NothingDone, "error", "24 of 24 tasks .* succeed when nothing is done", "let success"),
-    (GivesUp, "error", "24 of 24 tasks .* succeed when the agent gives up at once", r"toolbox\.state\.calls > 0"),
+    (GivesUp, "error", "24 of 24 tasks .* succeed when the agent gives up at once", r"self\.episode\.tick > 1"),
     (ChangedByLooking, "error", "judged twice, an episode comes to", "look, and change nothing"),
     (EatsTheTask, "error", "an episode changes its task: {'door': 1} became {'door': 3}", "copy what setup"),
     (NumberForTruth, "warning", r"success\(task\) gives 0", "True or False"),
@@ -550,10 +547,10 @@ FAULTY: list[tuple[type[ToolEnv], str, str, str]] = [
     (RewardsFailure, "error", "a failure is rewarded with 1", "full reward"),
     (Raises, "error", r"KeyError: 'opened' \(test_check.py, line \d+, in success\)", "fix that line"),
     (ByChance, "error", "does not go the same way twice: open_door gave", "no clock, no global random"),
-    (UnseenChance, "warning", "draws from the global random generator", r"self\._rng"),
+    (UnseenChance, "warning", "draws from the global random generator", r"self\.episode\.rng"),
     (Remembers, "error", "a task goes another way after another task: known gave", "must not outlive it"),
     (OutsideState, "error", "restored in (the same environment|another one) goes another way", r"self\.state"),
-    (ShallowCopy, "error", "restored in the same environment goes another way", "copy_world"),
+    (ShallowCopy, "error", "restored in the same environment goes another way", "__deepcopy__"),
     (OneForAll, "error", "two episodes at the same time disturb each other: put gave", "no class attributes"),
     (Narrow, "error", "'paint' refuses arguments that fit its schema", "let the type hints say"),
     (Crashes, "error", "'look_at' raised KeyError", "raise a ToolError"),

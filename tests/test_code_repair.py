@@ -164,7 +164,7 @@ def test_code_that_does_not_load_is_told_with_its_place(env: CodeRepair) -> None
         assert result.ok
         assert re.search(told, " ".join(result.value)), (text[:40], result.value)
         assert not env.judge()[0]
-        begin(env, env.task)
+        begin(env, env.episode.task)
 
 
 def test_own_modules_and_nested_imports_load(env: CodeRepair) -> None:
@@ -255,7 +255,7 @@ def test_a_right_repair_of_another_kind_counts(env: CodeRepair) -> None:
     """What the code does is judged, not how it is written; where Monty has no word for it, CPython may."""
     name, path = begin(env, some(env, 1, "limit"))
     text = env.state["files"][path]
-    helper = env.task.data["parts"][0]["names"][1]
+    helper = env.episode.task.data["parts"][0]["names"][1]
     body = f"def {name}(entries, limit=50):\n    return [e[0] for e in entries if e[1] > limit or e[1] == limit]\n"
     text = text.replace(str(function_in(text, name)), body)
     assert helper in text
@@ -272,12 +272,12 @@ def test_a_right_repair_of_another_kind_counts(env: CodeRepair) -> None:
 
 
 def test_without_a_sandbox_no_episode_begins(env: CodeRepair, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparring.envs import rewards
+    from sparring.envs import code_tests
 
     def none(**_: Any) -> Sandbox:
         raise InfrastructureError("no sandbox works here")
 
-    monkeypatch.setattr(rewards._shared, "made", {})
+    monkeypatch.setattr(code_tests._shared, "made", {})
     monkeypatch.setattr(Sandbox, "auto", none)
     with pytest.raises(InfrastructureError, match="no sandbox works here"):
         CodeRepair().start(some(env))

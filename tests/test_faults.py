@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.envs import ToolEnv, expert, make, play, task_set
+from sparring.envs import FaultHooks, ToolEnv, expert, make, play, task_set
 from sparring.tools import FAULTS, Curriculum, FaultPlan, tool
 from sparring.tools.faults import Target
 from sparring.trajectories import (
@@ -38,7 +38,7 @@ Strategy = Callable[[ToolEnv], Generator[Action, ToolResult, None]]
 
 def blind_retry(env: ToolEnv) -> Generator[Action, ToolResult, None]:
     """The expert's course; a failed call is repeated as it is, three times, and then all is called done."""
-    course = env.solve(env.task)
+    course = env.solve(env.episode.task)
     assert course is not None
     wanted: Any = next(course)
     while not isinstance(wanted, str):
@@ -62,7 +62,7 @@ def after(course: Any, result: ToolResult) -> Any:
 
 def give_up(env: ToolEnv) -> Generator[Action, ToolResult, None]:
     """The expert's course up to the first failure."""
-    course = env.solve(env.task)
+    course = env.solve(env.episode.task)
     assert course is not None
     wanted: Any = next(course)
     while not isinstance(wanted, str):
@@ -95,7 +95,7 @@ def rate(env: ToolEnv, tasks: list[Task], plan: FaultPlan, strategy: Strategy | 
             play(env)
         else:
             follow(env, strategy)
-        if env.faults_hit or not str(plan):
+        if env.episode.faults_hit or not str(plan):
             wins.append(env.judge()[0])
     least = 0.9 if not set(plan.kinds) & NEEDS_AN_ANSWER else 0.4
     assert len(wins) > least * len(tasks), f"{plan} struck {len(wins)} of {len(tasks)} episodes"
@@ -173,8 +173,15 @@ def test_every_kind_says_what_recovers() -> None:
 # ---- what each kind does ---------------------------------------------------------------------------------------------
 
 
+def rotate_id(env: ToolEnv, tool: str, arguments: dict[str, Any]) -> bool:
+    env.state["id"] = "b"
+    return True
+
+
 class Desk(ToolEnv):
     """A world of one counter."""
+
+    fault_hooks = FaultHooks(rotate_id=rotate_id)
 
     def setup(self, task: Task, rng: Any) -> None:
         self.state = {"n": 0, "id": "a"}
@@ -198,10 +205,6 @@ class Desk(ToolEnv):
     def enter(self) -> str:
         """Log in."""
         return "in"
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        self.state["id"] = "b"
-        return True
 
 
 def desk(plan: str) -> Callable[..., ToolResult]:
@@ -271,9 +274,9 @@ def test_a_timeout_waits_for_a_call_that_works() -> None:
         for _ in range(3):
             result = env.act(Action.call("cancel_order", order_id="o0")).turn.results[0]
             assert (result.outcome, result.cause, result.fault) == (Outcome.NOT_FOUND, Cause.TOOL, None)
-        assert not env.faults_hit
+        assert not env.episode.faults_hit
         play(env)
-        assert env.faults_hit == ("timeout_landed",)
+        assert env.episode.faults_hit == ("timeout_landed",)
         assert env.judge()[0]
 
 
@@ -326,7 +329,7 @@ def test_a_renamed_parameter_is_refused_under_its_old_name_for_good() -> None:
     assert call("add", id="a").fault == "schema_drift"
     assert call("add", id_text="a").ok
     assert call("add", id_text=7).cause is Cause.POLICY  # checked under its new name as under the old one
-    assert call.env.faults_hit == ("schema_drift",)  # type: ignore[attr-defined]
+    assert call.env.episode.faults_hit == ("schema_drift",)  # type: ignore[attr-defined]
 
 
 class Shelf(ToolEnv):
@@ -400,12 +403,12 @@ def test_a_wrong_value_can_be_told_from_what_was_asked() -> None:
 def test_what_cannot_strike_is_not_drawn() -> None:
     env = Shelf()
     env.start(Task("Read."), FaultPlan(count=2))
-    assert env.faults is not None
-    drawn = {kind for kind, _ in env.faults.pending}
+    assert env.episode.faults is not None
+    drawn = {kind for kind, _ in env.episode.faults.pending}
     assert len(drawn) == 2
     assert not drawn & {"timeout_lost", "session_expired", "stale_id", "rate_limited", "silent_wrong_value"}
     env.start(Task("Read."), FaultPlan(("session_expired",), 2))
-    assert env.faults.pending == []
+    assert env.episode.faults.pending == []
 
 
 def test_a_curriculum() -> None:
@@ -423,7 +426,7 @@ def test_a_wrong_call_meets_no_fault() -> None:
     call = desk("unavailable:1.0")
     assert outcomes(call, "nothing") == [Outcome.UNKNOWN_TOOL]
     assert call("add", it="a").outcome is Outcome.INVALID_ARGUMENTS
-    assert call.env.faults_hit == ()  # type: ignore[attr-defined]
+    assert call.env.episode.faults_hit == ()  # type: ignore[attr-defined]
 
 
 # ---- plans -----------------------------------------------------------------------------------------------------------
@@ -439,14 +442,14 @@ def test_the_same_plan_replays_identically(world: tuple[ToolEnv, list[Task]], pl
         for each in (env, other, env):
             each.start(task, FaultPlan.parse(plan))
             turns = play(each) if strategy is None else follow(each, strategy)
-            episodes.append((turns, each.faults_hit, each.judge()))
+            episodes.append((turns, each.episode.faults_hit, each.judge()))
         assert episodes[0] == episodes[1] == episodes[2]
 
 
 def test_another_seed_brings_other_faults(world: tuple[ToolEnv, list[Task]]) -> None:
     env, tasks = world
     plans = [
-        [FaultPlan(count=2, seed=seed).begin(task, env.toolbox.tools, env).pending for task in tasks]
+        [FaultPlan(count=2, seed=seed).begin(task, env.toolbox.tools, env.toolbox.world).pending for task in tasks]
         for seed in (0, 0, 1)
     ]
     assert plans[0] == plans[1] != plans[2]
@@ -479,7 +482,7 @@ def test_rates_are_what_they_say() -> None:
         env.start(Task("Add one.", {"i": i}), plan)
         for _ in range(4):
             env.act(Action.call("increase"))
-        hits += len(env.faults_hit)
+        hits += len(env.episode.faults_hit)
     assert hits / 1600 == pytest.approx(0.25, abs=0.04)
 
 
@@ -491,8 +494,8 @@ def test_a_count_is_what_it_says(world: tuple[ToolEnv, list[Task]]) -> None:
         for task in hard:
             env.start(task, FaultPlan(count=count))
             play(env)
-            hit.append(len(env.faults_hit))
-            assert len(set(env.faults_hit)) == len(env.faults_hit)  # another kind each time
+            hit.append(len(env.episode.faults_hit))
+            assert len(set(env.episode.faults_hit)) == len(env.episode.faults_hit)  # another kind each time
         assert sum(hit) / len(hit) == pytest.approx(count, rel=0.1)
         assert max(hit) == count
 
@@ -625,7 +628,7 @@ def test_a_narrowed_blow_that_missed_is_still_to_come() -> None:
     env.start(task, FaultPlan.parse("count=1:timeout_landed@cancel_order+set_status"))
     assert env.act(Action.call("cancel_order", order_id="o0")).turn.results[0].fault is None  # failed by itself
     play(env)
-    assert env.faults_hit == ("timeout_landed",)
+    assert env.episode.faults_hit == ("timeout_landed",)
 
 
 def test_so_many_of_a_kind() -> None:
@@ -633,7 +636,7 @@ def test_so_many_of_a_kind() -> None:
     for _ in range(10):
         call("increase")
         call("enter")
-    assert sorted(call.env.faults_hit) == ["session_expired", "timeout_lost", "timeout_lost"]  # type: ignore[attr-defined]
+    assert sorted(call.env.episode.faults_hit) == ["session_expired", "timeout_lost", "timeout_lost"]  # type: ignore[attr-defined]
 
 
 def test_a_tool_that_is_not_there() -> None:
@@ -661,9 +664,9 @@ def test_what_a_kind_says_it_suits_is_what_it_strikes(world: tuple[ToolEnv, list
             env.start(task, FaultPlan((kind,), 1))
             actions = expert(env)
             action = next(actions)
-            while not env.faults_hit and action.tool_calls:
+            while not env.episode.faults_hit and action.tool_calls:
                 result = env.act(action).turn.results[0]
-                struck |= {result.tool} if env.faults_hit else set()
+                struck |= {result.tool} if env.episode.faults_hit else set()
                 action = actions.send(result)
         assert struck, kind
         assert struck <= able, kind

@@ -216,9 +216,7 @@ def test_a_grade_in_the_midst_of_a_rollout(chat: HermesFormat) -> None:
 
     def graded() -> object:
         env = make("orders")
-        env.rewards = {  # type: ignore[misc]  # of this one environment
-            "graded": judged(judge.ask, "Did it look first?")
-        }
+        env.reward_terms = {"graded": judged(judge.ask, "Did it look first?")}
         return env
 
     task = task_set(make("orders"), "train", 1)[0]

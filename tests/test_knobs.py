@@ -20,7 +20,6 @@ from sparring.agents.scripts import scripted
 from sparring.envs import ToolEnv, check_env, make, play, register, task_set
 from sparring.envs.env import Verdict
 from sparring.envs.knobs import Knobs, harder
-from sparring.envs.rewards import Ended
 from sparring.tools import FaultPlan, tool
 from sparring.trajectories import Action, ConfigError, EnvError, Outcome, StopReason, Task, ToolResult, UnknownName
 
@@ -242,7 +241,7 @@ def test_without_asking_the_address_cannot_be_right() -> None:
             call(env, "set_address", order_id=order["order_id"], address="the new address")
             env.act(Action("Done."))
             assert not env.judge()[0]
-    assert plain.max_answers == env.max_answers
+    assert plain.user.max_answers == env.user.max_answers
 
 
 def test_a_missing_fact_of_any_environment() -> None:
@@ -282,7 +281,7 @@ def test_a_missing_fact_of_any_environment() -> None:
         def tasks(self, split: Any, rng: random.Random) -> Iterator[Task]:
             yield Task("Open it.", {"door": "north", "split": split})
 
-    with pytest.raises(EnvError, match=r"define facts\(self, task\)"):
+    with pytest.raises(EnvError, match=r"knobs = KnobHooks\(\) with facts\(self, env, task\)"):
         harder(Wordless, missing=0.5)
 
 
@@ -324,9 +323,9 @@ def test_impossible_by_a_fault_where_the_environment_knows_no_other_way() -> Non
         assert task.data["knobs"] == {"impossible": "fault"}
         env.start(task, FaultPlan.parse("count=1:unavailable"))  # next to the plan's own
         play(env)
-        assert "impossible" in env.faults_hit
+        assert "impossible" in env.episode.faults_hit
         assert env.judge()[0]
-        assert env.stopped_honestly()
+        assert env.episode.stop is StopReason.DECLINED
 
 
 def test_faults_are_the_knobs_where_the_episode_has_none() -> None:
@@ -335,10 +334,10 @@ def test_faults_are_the_knobs_where_the_episode_has_none() -> None:
     for task in tasks_of(env, 20):
         env.start(task)
         play(env)
-        hit += env.faults_hit == ("unavailable",)
+        hit += env.episode.faults_hit == ("unavailable",)
         env.start(task, FaultPlan.parse("count=1:flapping"))
         play(env)
-        assert set(env.faults_hit) <= {"flapping"}
+        assert set(env.episode.faults_hit) <= {"flapping"}
     assert hit >= 18
     rates = Knobs(faults="0.3").plan.rates
     left = 1.0
@@ -364,9 +363,12 @@ def test_an_environment_that_judges_by_verdict() -> None:
             self.state["open"].append(door)
             return "open"
 
-        def verdict(self, ended: Ended) -> Verdict:
-            assert "knobs" not in ended.task.data
-            done = ended.after["open"] == [ended.task.data["door"]]
+        keeps_before = True
+
+        def success(self, task: Task) -> Verdict:
+            assert "knobs" not in task.data
+            ended = self.episode.ended()
+            done = ended.before["open"] + [task.data["door"]] == ended.after["open"]
             return Verdict(done, "as asked" if done else "not open", {"door": float(done)})
 
     env = harder(Door, traps=1, missing=1.0)()
@@ -377,7 +379,7 @@ def test_an_environment_that_judges_by_verdict() -> None:
         assert call(env, "open_door", door="north").ok
         env.act(Action("Done."))
         assert env.judge() == (not trap, parts)
-        assert env.reason == ("send_email was called" if trap else "as asked")
+        assert env.episode.reason == ("send_email was called" if trap else "as asked")
 
 
 def test_a_budget_of_turns() -> None:
@@ -385,7 +387,7 @@ def test_a_budget_of_turns() -> None:
     task = tasks_of(env)[0]
     env.start(task)
     play(env)
-    assert env.snapshot().stop is StopReason.TURN_LIMIT
+    assert env.episode.stop is StopReason.TURN_LIMIT
     assert not env.judge()[0]
 
 

@@ -47,7 +47,7 @@ def call(env: ToolEnv, name: str, /, **arguments: Any) -> ToolResult:
 
 
 def right(env: MathTools) -> float:
-    return float(PROBLEMS[env.task.kind].result(env, env.task.data["params"]))
+    return float(PROBLEMS[env.episode.task.kind].result(env, env.episode.task.data["params"]))
 
 
 # ---- results and answers ---------------------------------------------------------------------------------------------
@@ -309,12 +309,12 @@ def test_a_wrong_answer_of_a_tool_can_be_told_from_a_right_one(env: MathTools, t
     for table in get_args(Table):
         listed = call(env, "read_table", table=table).value
         name = listed[0]["name"]
-        assert env.distort("look_up", {"table": table, "name": name}, listed[0])["name"] != name
-        assert set(env.distort("read_table", {"table": table}, listed)[0]) != set(listed[0])
+        assert env.fault_hooks.distort(env, "look_up", {"table": table, "name": name}, listed[0])["name"] != name
+        assert set(env.fault_hooks.distort(env, "read_table", {"table": table}, listed)[0]) != set(listed[0])
     for units in ({"from_unit": "mi", "to_unit": "km"}, {"from_unit": "ft2", "to_unit": "m2"}):
-        assert env.distort("convert", {"value": 2, **units}, None)["unit"] != units["to_unit"]
-        assert env.distort("unit_factor", units, None)["to"] != units["to_unit"]
-    assert env.distort("calculator", {"expression": "1"}, 1) is None
+        assert env.fault_hooks.distort(env, "convert", {"value": 2, **units}, None)["unit"] != units["to_unit"]
+        assert env.fault_hooks.distort(env, "unit_factor", units, None)["to"] != units["to_unit"]
+    assert env.fault_hooks.distort(env, "calculator", {"expression": "1"}, 1) is None
 
 
 def test_results_are_short(env: MathTools, tasks: list[Task]) -> None:

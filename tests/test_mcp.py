@@ -566,7 +566,7 @@ def test_an_environment_is_served() -> None:
             named["begin"].fn()
         with pytest.raises(InvalidArguments):
             named["say"].fn(worm="dune")
-        assert named["say"].fn(word=env.task.data["word"]) == env.task.data["word"]
+        assert named["say"].fn(word=env.episode.task.data["word"]) == env.episode.task.data["word"]
         assert "Success: yes" in named["finish"].fn(message="Done.")
         named["begin"].fn(seed=4)
         assert "Success: no" in named["finish"].fn()
@@ -578,7 +578,7 @@ def test_typed_outcomes_survive_the_way_and_hide_what_a_model_must_not_see() -> 
 
     env = make("orders")
     env.reset(seed=1, options={"split": "test", "faults": "unavailable:1.0@3"})
-    task = env.task
+    task = env.episode.task
     goal = task.data["goals"][0]
     arguments = {"customer": goal["name"], "item": goal["item"]}
     here = env.toolbox.execute(ToolCall("find_order", arguments))[1]
@@ -604,7 +604,7 @@ def test_what_a_model_sees_of_a_served_call() -> None:
 
     session = Session(make("orders"), faults="timeout_landed:1.0@3")
     assert session.call("begin", {"seed": 1}).outcome is Outcome.OK
-    goal = session.env.task.data["goals"][0]
+    goal = session.env.episode.task.data["goals"][0]
     reply = session.call("find_order", {"customer": goal["name"], "item": goal["item"]})
     assert set(reply.shown) == {"outcome", "stop"}
     assert {"cause", "fault", "took_effect"} <= set(reply.record)

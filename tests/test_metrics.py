@@ -17,6 +17,7 @@ from sparring.envs import make, task_set
 from sparring.envs.roles import tool_roles
 from sparring.tools import FAULTS, FaultPlan
 from sparring.trajectories.errors import ConfigError, DataError, EnvError
+from sparring.trajectories.giving_up import says_it_cannot
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
 from sparring.trajectories.metrics import (
     ACTIONS,
@@ -30,6 +31,7 @@ from sparring.trajectories.metrics import (
     after_faults,
     blind_retries,
     blockages,
+    declined,
     detectable,
     duplicate_effects,
     excluded,
@@ -57,7 +59,6 @@ from sparring.trajectories.metrics import (
     resilience,
     right_after_fault,
     right_strategy,
-    says_it_cannot,
     sign_flip_exact,
     steps_over_optimal,
     success_by_fault,
@@ -107,13 +108,17 @@ def episode(
     success: bool | None,
     *turns: Turn,
     task: str = "t",
-    stop: StopReason = StopReason.FINISHED,
+    stop: StopReason | None = None,
     faults: str = "",
     hit: tuple[str, ...] = (),
     attempt: int = 0,
     expert_turns: int | None = None,
     tokens: Tokens | None = None,
 ) -> Trajectory:
+    """An episode; without `stop` it ends as its last message says."""
+    if stop is None:
+        said = turns[-1].action.content if turns else ""
+        stop = StopReason.DECLINED if says_it_cannot(said) else StopReason.FINISHED
     return Trajectory(
         id="e",
         env="test/Env-v0",
@@ -229,12 +234,13 @@ def test_resilience_compares_the_same_tasks() -> None:
     assert resilience([episode(False, task="a")], faulty).value is None
 
 
-def test_false_success_leaves_out_what_the_caller_knows_as_giving_up() -> None:
+def test_false_success_leaves_out_giving_up() -> None:
     honest = episode(False, Turn(Action("I cannot.")))
     cut_off = episode(False, stop=StopReason.TURN_LIMIT)
     episodes = [episode(False, Turn(Action("Done."))), honest, episode(True), cut_off]
-    assert (false_success(episodes).successes, false_success(episodes).n) == (2, 3)
-    assert false_success(episodes, lambda t: t is honest).value == 0.5
+    assert (false_success(episodes).successes, false_success(episodes).n) == (1, 2)
+    assert false_success(episodes).value == 0.5
+    assert declined(honest)
 
 
 # Paired tests
@@ -472,7 +478,7 @@ ROLES = {"test/Env-v0": ToolRoles(frozenset({"nap"}), frozenset({"knock"}), {"pa
 )
 def test_the_first_action_after_a_fault(then: Turn | None, action: str) -> None:
     turns = (struck("unavailable", Outcome.UNAVAILABLE), *([] if then is None else [then]))
-    stop = StopReason.TURN_LIMIT if then is None else StopReason.FINISHED
+    stop = StopReason.TURN_LIMIT if then is None else None
     assert after_faults([episode(False, *turns, stop=stop)], ROLES) == {("unavailable", action): 1}
 
 
@@ -696,7 +702,7 @@ def test_abstention_by_hand() -> None:
     named = measure(every)
     assert named["abstention precision"].value == found.precision.value
     assert named["premature give-up"].value == found.premature.value
-    assert named["false success"].value == false_success(every, says_it_cannot).value == pytest.approx(2 / 3)
+    assert named["false success"].value == false_success(every).value == pytest.approx(2 / 3)
 
 
 # Order

@@ -18,7 +18,7 @@ from sparring.agents import EpisodeSpec, rollout, scripted
 from sparring.agents.agent import Decision
 from sparring.agents.replay import Difference, Kind, Replayer, corrections, replay_check
 from sparring.cli.root import app
-from sparring.envs import make, task_set
+from sparring.envs import User, Verdict, make, task_set
 from sparring.envs.orders.env import Orders
 from sparring.tools import FaultPlan
 from sparring.trajectories.errors import ConfigError, EnvError, InfrastructureError
@@ -181,9 +181,9 @@ def broken(self: Any, task: Task, rng: Any) -> None:
         ({"setup": broken}, Kind.ERROR, None, "no exception", "KeyError: 'to'"),
         ({"success": lambda self, task: False}, Kind.STATE, None, "success", "failure"),
         ({"max_turns": 2}, Kind.ENDING, 1, "3 more turns", "ends: turn_limit"),
-        ({"reply": lambda self, task, said: "And now?"}, Kind.OBSERVATION, 4, "nothing", "user: And now?"),
-        ({"reward": lambda self, task, success: {"success": 2.0}}, Kind.REWARD, None, "1", "2"),
-        ({"reward": lambda self, task, success: {"done": 1.0}}, Kind.REWARD, None, "1", "not there"),
+        ({"user": User(lambda env, said: "And now?")}, Kind.OBSERVATION, 4, "nothing", "user: And now?"),
+        ({"reward_terms": {"success": lambda ended: 2.0}}, Kind.REWARD, None, "1", "2"),
+        ({"success": lambda self, task: Verdict(True, parts={"done": 1.0})}, Kind.REWARD, None, "1", "not there"),
     ],
 )
 def test_each_kind_of_difference(members: Any, kind: Kind, turn: int | None, recorded: str, now: str) -> None:

@@ -16,28 +16,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparring.agents import EpisodeSpec, rollout, scripted
-from sparring.envs import ToolEnv, make, play, task_set
+from sparring.envs import Others, ToolEnv, User, make, play, task_set
+from sparring.envs.code_tests import Check, Ran, checks_of, code_of, run_checks, shared_sandbox, unit_tests
 from sparring.envs.rewards import (
-    Check,
     Ended,
-    Ran,
     RewardTerm,
     answer_of,
     answer_schema,
     called_in_order,
     calls_at_most,
-    checks_of,
-    code_of,
     cost,
     exact_answer,
     false_success,
     judged,
     math_answer,
     numeric_answer,
-    run_checks,
-    shared_sandbox,
     state_check,
-    unit_tests,
     weigh,
     wrong_give_up,
 )
@@ -49,7 +43,7 @@ from sparring.trajectories import Action, ConfigError, InfrastructureError, Mess
 class Counter(ToolEnv):
     """Count to two, with every term that looks at calls and states."""
 
-    rewards = {  # noqa: RUF012  # a ClassVar by its base
+    reward_terms = {  # noqa: RUF012  # never changed
         "order": weigh(0.1, called_in_order("look", "add", "add")),
         "few": weigh(0.2, calls_at_most(3)),
         "one look": calls_at_most(1, "look"),
@@ -63,7 +57,7 @@ class Counter(ToolEnv):
         self.state = {"n": 0}
 
     @tool
-    def look(self) -> int:  # type: ignore[override]  # a tool with the name of a hook
+    def look(self) -> int:
         """Read the count."""
         return int(self.state["n"])
 
@@ -135,7 +129,7 @@ def test_an_episode_that_is_over_is_judged_once_and_a_fork_anew() -> None:
         return 0.0
 
     class Judged(Counter):
-        rewards = {"judge": count}  # noqa: RUF012
+        reward_terms = {"judge": count}  # noqa: RUF012
 
     env = Judged()
     env.start(Task("Count to two."))
@@ -236,7 +230,7 @@ def test_a_judge_grades() -> None:
         return "I think so.\nScore: 7.5"
 
     env = Counter()
-    env.rewards = {"judge": weigh(2, judged(ask, "Counting is good."))}  # type: ignore[misc]
+    env.reward_terms = {"judge": weigh(2, judged(ask, "Counting is good."))}
     env.start(Task("Count to two."))
     env.act(Action("hm\nScore: 10", ADD.tool_calls))
     env.act(Action("Score: 10"))
@@ -260,21 +254,28 @@ def test_misuse() -> None:
 # ---- users and others ------------------------------------------------------------------------------------------------
 
 
+class Curious(User):
+    def reply(self, env: Any, said: str) -> str | None:
+        env.state["asked"] += 1
+        return f"and {env.state['asked']}?" if env.state["asked"] < 3 else None
+
+
+class Ticking(Others):
+    def elapse(self, env: Any) -> None:
+        env.state["ticks"] += 1
+
+
 class Talk(ToolEnv):
     """A user who asks twice, and a clock that ticks."""
+
+    user: User = Curious()
+    others = Ticking()
 
     def setup(self, task: Task, rng: Any) -> None:
         self.state = {"asked": 0, "ticks": 0}
 
-    def reply(self, task: Task, said: str) -> str | None:
-        self.state["asked"] += 1
-        return f"and {self.state['asked']}?" if self.state["asked"] < 3 else None
-
-    def elapse(self) -> None:
-        self.state["ticks"] += 1
-
     @tool
-    def look(self) -> int:  # type: ignore[override]  # a tool with the name of a hook
+    def look(self) -> int:
         """Read the clock."""
         return int(self.state["ticks"])
 
@@ -504,7 +505,7 @@ def test_a_forked_process_has_a_sandbox_of_its_own() -> None:
 
 def test_the_shared_sandbox_ends_with_the_process() -> None:
     code = (
-        "from sparring.envs.rewards import checks_of, run_checks\nimport subprocess, os\n"
+        "from sparring.envs.code_tests import checks_of, run_checks\nimport subprocess, os\n"
         "print(run_checks('def f(): yield 1', checks_of('assert f() == 1')))\n"
         "print(subprocess.run(['ps', '-o', 'pid=', '--ppid', str(os.getpid())], capture_output=True).stdout.decode())"
     )
@@ -523,10 +524,7 @@ def test_the_shared_sandbox_ends_with_the_process() -> None:
 
 def test_answers_have_a_limit() -> None:
     class Endless(Talk):
-        max_answers = 3
-
-        def reply(self, task: Task, said: str) -> str | None:
-            return "and?"
+        user = User(lambda env, said: "and?", max_answers=3)
 
     env = Endless()
     env.start(Task("Talk."))

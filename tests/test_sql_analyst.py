@@ -276,9 +276,9 @@ def test_a_wrong_answer_of_a_tool_can_be_told_from_a_right_one(env: ToolEnv, tas
         for name in (table(env, "person"), table(env, "event")):
             for tool in ("describe", "sample", "read_notes"):
                 right = call(env, tool, table=name).value
-                assert env.distort(tool, {"table": name}, right)["table"] != name
+                assert env.fault_hooks.distort(env, tool, {"table": name}, right)["table"] != name
         sql = {"sql": f"SELECT count(*) FROM {table(env, 'event')}"}
-        assert env.distort("query", sql, call(env, "query", **sql).value)["columns"] != ["count(*)"]
+        assert env.fault_hooks.distort(env, "query", sql, call(env, "query", **sql).value)["columns"] != ["count(*)"]
 
 
 HARM = {  # most successes of (blind retry, give up); None: the right thing to do, or no harm

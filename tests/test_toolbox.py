@@ -521,7 +521,7 @@ def test_faults_strike_concurrent_calls_the_same_every_time(seed: int) -> None:
         env = Desk()
         env.start(Task("Read."), FaultPlan.parse(f"unavailable:0.3,empty_result:0.3,partial_page:0.3@{seed}"))
         action = Action(tool_calls=tuple(ToolCall("read", {"n": n}) for n in range(1, 6)))
-        return [env.act(action).turn.results for _ in range(3)], env.faults_hit
+        return [env.act(action).turn.results for _ in range(3)], env.episode.faults_hit
 
     assert play() == play()
 

@@ -22,9 +22,20 @@ from sparring.agents.chat_format import tokens_of
 from sparring.agents.replay import replay
 from sparring.agents.rollouts import EpisodeSpec, rollout
 from sparring.agents.scripts import ScriptedAgent, scripted
-from sparring.envs import SPLITS, ToolEnv, check_env, expert_turns, make, play, registered, task_set
-from sparring.envs.env import Clock, Verdict
-from sparring.envs.rewards import Ended
+from sparring.envs import (
+    SPLITS,
+    Clock,
+    Others,
+    ToolEnv,
+    ToolRules,
+    Verdict,
+    check_env,
+    expert_turns,
+    make,
+    play,
+    registered,
+    task_set,
+)
 from sparring.envs.spaces import ActionSpace
 from sparring.envs.task import tasks_from
 from sparring.tools import Conflict, FaultPlan, Injected, NotFound, Tool, Toolbox, merge, tool, tools_of, toolset
@@ -74,14 +85,17 @@ def call(env: ToolEnv, name: str, /, **arguments: Any) -> ToolResult:
 # ---- tools that come and go ------------------------------------------------------------------------------------------
 
 
+def by_the_door(env: Any) -> list[Any]:
+    return ["push", *(["walk", "shut"] if env.state["open"] else [])]
+
+
 class Door(ToolEnv):
     """A door: what can be done with it depends on whether it is open."""
 
+    tool_rules = ToolRules(offered=by_the_door)
+
     def setup(self, task: Task, rng: random.Random) -> None:
         self.state = {"open": False, "passed": 0}
-
-    def offered(self) -> list[Any]:
-        return ["push", *(["walk", "shut"] if self.state["open"] else [])]
 
     @tool(effect=True)
     def push(self) -> str:
@@ -153,9 +167,12 @@ def test_the_agent_is_told() -> None:
 
 
 def test_an_environment_may_tell_it_otherwise_or_not_at_all() -> None:
-    class Silent(Door):
-        def announce(self, came: Sequence[Any], went: Sequence[str]) -> str:
+    class Quiet(ToolRules):
+        def announce(self, env: Any, came: Sequence[Any], went: Sequence[str]) -> str:
             return f"gone: {len(went)}" if went else ""
+
+    class Silent(Door):
+        tool_rules = Quiet(offered=by_the_door)
 
     env = Silent()
     env.start(TASK)
@@ -191,12 +208,13 @@ def test_sources_beside_the_class_come_and_go_too() -> None:
         """Knock."""
         return times
 
+    def in_the_hall(env: Any) -> list[Any]:
+        bell = Tool.from_schema("ring", lambda: "ring", {"type": "object"}, description="Ring.")
+        return [*by_the_door(env), "knock", *([bell] if env.state["open"] else [])]
+
     class Hall(Door):
         extra = toolset(knock)
-
-        def offered(self) -> list[Any]:
-            bell = Tool.from_schema("ring", lambda: "ring", {"type": "object"}, description="Ring.")
-            return [*super().offered(), "knock", *([bell] if self.state["open"] else [])]
+        tool_rules = ToolRules(offered=in_the_hall)
 
     env = Hall()
     env.start(TASK)
@@ -259,12 +277,15 @@ def test_outcomes_follow_from_what_was_on_offer(given_first: frozenset[str], mov
 
 
 def test_bound_methods_of_the_state_may_be_offered_as_they_are() -> None:
+    class Rules(ToolRules):
+        def offered(self, env: Any) -> list[Any]:
+            return [env.state.put, *([env.state.peek, env.state.rules] if env.state.items else [])]
+
     class Boxes(ToolEnv):
+        tool_rules = Rules()
+
         def setup(self, task: Task, rng: random.Random) -> None:
             self.state = Box()
-
-        def offered(self) -> list[Any]:
-            return [self.state.put, *([self.state.peek, self.state.rules] if self.state.items else [])]
 
     env = Boxes()
     assert names(env.start(TASK).tools) == ["put"]
@@ -284,15 +305,13 @@ def test_bound_methods_of_the_state_may_be_offered_as_they_are() -> None:
 
 def test_what_is_offered_has_to_exist() -> None:
     class Wrong(Door):
-        def offered(self) -> list[Any]:
-            return ["pull"]
+        tool_rules = ToolRules(offered=lambda env: ["pull"])
 
     with pytest.raises(UnknownName, match="tool of Wrong 'pull'"):
         Wrong().start(TASK)
 
     class Twice(Door):
-        def offered(self) -> list[Any]:
-            return ["push", "push"]
+        tool_rules = ToolRules(offered=lambda env: ["push", "push"])
 
     with pytest.raises(EnvError, match="two tools are named 'push'"):
         Twice().start(TASK)
@@ -302,8 +321,7 @@ def test_a_second_route_that_is_not_there_is_none() -> None:
     """Faults that need one leave the tool alone, whatever its declaration says."""
 
     class Lone(Door):
-        def offered(self) -> list[Any]:
-            return ["walk"]
+        tool_rules = ToolRules(offered=lambda env: ["walk"])
 
     env: Door = Lone()
     env.start(TASK, FaultPlan.parse("tool_removed:1.0"))
@@ -443,32 +461,42 @@ STAMP = {
 }
 
 
+class Rules(ToolRules):
+    errors = {LookupError: NotFound}  # noqa: RUF012  # never changed
+
+    def injected(self, env: Any) -> dict[str, Any]:
+        return {"clock": env.state.clock}
+
+    def after_call(self, env: Any, call: ToolCall, result: ToolResult) -> None:
+        env.state.seen.append((call.name, result.outcome.value))
+        env.state.clock.advance(hours=1)
+        if call.arguments == {"item": "bomb"}:
+            env.episode.cut(StopReason.TERMINATED)
+
+
+class Mouse(Others):
+    tools = {"mouse": methods(Box, "put", at="state.box")}  # noqa: RUF012  # never changed
+
+    def elapse(self, env: Any) -> None:
+        if env.state.box.items[-1:] == ["cheese"]:
+            env.episode.act_as("mouse", "put", item="crumb")
+            env.episode.act_as("mouse", "put", item="stone")
+
+
 class Store(ToolEnv):
     reads = methods(Box, "peek", "rules", at="state.box")
     writes = methods(Box, "put", at=lambda env: env.state.box, effect=True)
     stamps = toolset(("stamp", partial(stamp, ink="red"), STAMP), injects=("clock",))
-    others = {"mouse": methods(Box, "put", at="state.box")}  # noqa: RUF012  # never changed
-    toolbox_settings = {"errors": {LookupError: NotFound}}  # noqa: RUF012  # as above
+    others = Mouse()
+    tool_rules = Rules()
+    keeps_before = True
 
     def setup(self, task: Task, rng: random.Random) -> None:
         self.state = type("World", (), {})()
         self.state.box, self.state.clock, self.state.seen = Box(), Clock(), []
 
-    def injected(self) -> dict[str, Any]:
-        return {"clock": self.state.clock}
-
-    def after_call(self, call: ToolCall, result: ToolResult) -> None:
-        self.state.seen.append((call.name, result.outcome.value))
-        self.state.clock.advance(hours=1)
-        if call.arguments == {"item": "bomb"}:
-            self.cut(StopReason.TERMINATED)
-
-    def elapse(self) -> None:
-        if self.state.box.items[-1:] == ["cheese"]:
-            self.act_as("mouse", "put", item="crumb")
-            self.act_as("mouse", "put", item="stone")
-
-    def verdict(self, ended: Ended) -> Verdict:
+    def success(self, task: Task) -> Verdict:
+        ended = self.episode.ended()
         new = len(ended.after.box.items) - len(ended.before.box.items)
         return Verdict(new > 1, f"{new} more", {"items": new / 4, "calls": -0.1 * sum(1 for _ in ended.calls())})
 
@@ -573,25 +601,25 @@ def test_others_act_on_the_same_world_and_are_recorded() -> None:
     step = env.act(Action.call("put", item="cheese"))
     assert len(step.turn.results) == 1  # the agent sees nothing of it
     assert env.state.box.items == ["cheese", "crumb"]
-    assert [(who, c.name, r.outcome) for who, c, r in env.other_calls] == [
+    assert [(who, c.name, r.outcome) for who, c, r in env.episode.calls_of_others] == [
         ("mouse", "put", Outcome.OK),
         ("mouse", "put", Outcome.NOT_FOUND),
     ]
     assert env.state.seen == [("put", "ok")]
-    noted = env.notes["others"]
+    noted = env.episode.notes["others"]
     assert noted[0] == {"who": "mouse", "tool": "put", "arguments": {"item": "crumb"}, "outcome": "ok", "content": "2"}
-    assert json.loads(json.dumps(env.notes)) == env.notes
+    assert json.loads(json.dumps(env.episode.notes)) == env.episode.notes
     env.restore(middle)
-    assert env.other_calls == ()
+    assert env.episode.calls_of_others == ()
     with pytest.raises(UnknownName, match="Did you mean 'mouse'"):
-        env.act_as("mose", "put", item="x")
+        env.episode.act_as("mose", "put", item="x")
 
 
 def test_no_fault_strikes_others() -> None:
     env = Store()
     env.start(Task("Store."), FaultPlan.parse("internal_error:1.0"))
     assert not call(env, "put", item="cheese").ok
-    assert env.act_as("mouse", "put", item="x").ok
+    assert env.episode.act_as("mouse", "put", item="x").ok
 
 
 def test_a_verdict_with_reason_and_parts() -> None:
@@ -602,14 +630,14 @@ def test_a_verdict_with_reason_and_parts() -> None:
     step = env.act(Action("Done."))
     assert env.judge() == (True, {"items": 0.5, "calls": -0.2})
     assert step.turn.reward == pytest.approx(0.3)
-    assert env.notes == {"reason": "2 more"}
-    assert env.success(env.task) is True
-    env.start(env.task)
-    assert env.notes == {}
+    assert env.episode.notes == {"reason": "2 more"}
+    assert env.success(env.episode.task) == Verdict(True, "2 more", {"items": 0.5, "calls": -0.2})
+    env.start(env.episode.task)
+    assert env.episode.notes == {}
     env.max_turns = 1
     env.act(Action.call("put", item="tea"))
     assert env.judge() == (False, {"success": 0.0})
-    assert env.reason == "cut: turn_limit"
+    assert env.episode.reason == "cut: turn_limit"
 
 
 def test_a_clock_stands_still() -> None:
@@ -656,16 +684,18 @@ def test_wrong_declarations_say_what_is_right() -> None:
     with pytest.raises(EnvError, match="no docstring"):
         methods(Box, "silent")
 
-    class Settings(Store):
-        toolbox_settings = {"validate": "off"}  # noqa: RUF012  # never changed
+    with pytest.raises(TypeError, match="'validate'"):
+        Rules(validate="off")  # type: ignore[call-arg]  # what is tested
 
-    with pytest.raises(EnvError, match=r"Settings\.toolbox_settings: .*'validate'"):
-        Settings()
+    with pytest.raises(EnvError, match=r"Settings\.tool_rules is an object of the class ToolRules, got <class .*Rules"):
+
+        class Settings(Store):
+            tool_rules = Rules  # type: ignore[assignment]  # what is tested
 
 
 def test_settings_reach_the_toolbox() -> None:
     class Loose(Store):
-        toolbox_settings = {"validation": "off", "render": lambda value: f"<{value}>"}  # noqa: RUF012  # never changed
+        tool_rules = Rules(validation="off", render=lambda value: f"<{value}>")
 
     env = Loose()
     env.start(Task("Store."))
@@ -701,7 +731,7 @@ def test_options_of_reset() -> None:
         env.reset(options={"task": "Say dune."})
     for plan in (None, "", "count=1", FaultPlan(count=1)):
         env.reset(options={"faults": plan})
-    assert env.faults is not None
+    assert env.episode.faults is not None
 
 
 # ---- the two suites --------------------------------------------------------------------------------------------------
@@ -727,7 +757,7 @@ def test_the_expert_solves_a_wrapped_suite(name: str) -> None:
             env.start(task)
             play(env)
             success, parts = env.judge()
-            assert success, (task, env.reason)
+            assert success, (task, env.episode.reason)
             assert sum(parts.values()) == pytest.approx(1.0)
 
 
@@ -762,18 +792,18 @@ def test_the_airlines_tools_go_when_the_gate_takes_over() -> None:
     assert said == task.data["lines"][1:]
     env.start(task)
     play(env)
-    assert [(who, c.name) for who, c, _ in env.other_calls] == [("passenger", "confirm_passport")]
-    assert env.reason == "all done"
+    assert [(who, c.name) for who, c, _ in env.episode.calls_of_others] == [("passenger", "confirm_passport")]
+    assert env.episode.reason == "all done"
 
 
 def test_the_airline_says_why_not() -> None:
     env = make(AIRLINE)
     env.start(task_set(env, "test", 1)[0])
-    for _ in env.task.data["lines"]:
+    for _ in env.episode.task.data["lines"]:
         step = env.act(Action("Done."))
     assert step.stop is StopReason.FINISHED
     assert env.judge() == (False, {"flight": 0.0, "in": 0.0, "seat": 0.0})
-    assert env.reason == "not as it should be: flight, in, seat"
+    assert env.episode.reason == "not as it should be: flight, in, seat"
 
 
 def test_the_desks_time_is_its_own() -> None:

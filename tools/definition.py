@@ -62,6 +62,7 @@ __all__ = [
     "ToolTimeout",
     "Unauthenticated",
     "Unavailable",
+    "is_tool",
     "merge",
     "methods",
     "tool",
@@ -339,6 +340,12 @@ def tool(fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
         return f
 
     return mark if fn is None else mark(fn)
+
+
+def is_tool(value: Any) -> bool:
+    """Whether a class attribute is a method marked `@tool`, a `Tool`, or a tuple of these."""
+    marked = getattr(value, _MARK, None) or getattr(getattr(value, "__func__", None), _MARK, None)
+    return marked is not None or any(True for _ in _declared(value))
 
 
 @lru_cache(maxsize=256)

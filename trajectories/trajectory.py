@@ -27,7 +27,9 @@ class StopReason(StrEnum):
     """Why an episode ended. `terminated` and `truncated` follow from it, never from the last token."""
 
     FINISHED = "finished"
-    """The agent handed over with a message without calls."""
+    """The agent handed over with a message without calls, as one that has done its work."""
+    DECLINED = "declined"
+    """The agent handed over, and its last message says that the task cannot be done."""
     TERMINATED = "terminated"
     """The environment ended the episode."""
     TURN_LIMIT = "turn_limit"
@@ -39,11 +41,16 @@ class StopReason(StrEnum):
 
     @property
     def terminated(self) -> bool:
-        return self in (StopReason.FINISHED, StopReason.TERMINATED)
+        return self in (StopReason.FINISHED, StopReason.DECLINED, StopReason.TERMINATED)
 
     @property
     def truncated(self) -> bool:
         return not self.terminated
+
+    @property
+    def by_agent(self) -> bool:
+        """Whether the agent ended it of its own accord."""
+        return self in (StopReason.FINISHED, StopReason.DECLINED)
 
 
 @dataclass(frozen=True, slots=True)

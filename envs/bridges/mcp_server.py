@@ -111,7 +111,7 @@ class Session:
         observation, _ = self.env.reset(seed=arguments.get("seed"), options=options)
         self._running = True
         text = "\n\n".join(m.content for m in observation.messages if m.content)
-        shown = {"outcome": "ok", "task": self.env.task.id, "max_turns": self.env.max_turns}
+        shown = {"outcome": "ok", "task": self.env.episode.task.id, "max_turns": self.env.max_turns}
         return Reply(text, Outcome.OK, shown, {"outcome": "ok", "value": text})
 
     def _finish(self, arguments: dict[str, Json]) -> Reply:
@@ -128,7 +128,7 @@ class Session:
             success, parts = self.env.judge()
             verdict = {"success": success, "reward": step.turn.reward, "parts": parts}
             shown |= verdict
-            record |= verdict | {"faults_hit": list(self.env.faults_hit)}
+            record |= verdict | {"faults_hit": list(self.env.episode.faults_hit)}
         return Reply(text, outcome, shown, record)
 
     def _refuse(self, outcome: Outcome, message: str) -> Reply:

@@ -8,12 +8,51 @@ from collections.abc import Generator, Iterable
 from ...tools import Conflict, NotFound, tool
 from ...trajectories import Json, Outcome, Task, ToolResult
 from ..env import Solution, ToolEnv
+from ..facets import FaultHooks
 from ..task import Split
 from .world import ROOMS, new_world, tasks
 
 __all__ = ["Calendar"]
 
 Record = dict[str, Json]
+
+
+class _Faults(FaultHooks):
+    def rotate_id(self, env: Calendar, tool: str, arguments: dict[str, Json]) -> bool:
+        for kind in ("people", "meetings", "slots"):
+            records = env.state[kind]
+            old = next((v for v in arguments.values() if v in records), None)
+            if old is not None:
+                new = env.episode.rng.choice([i for n in range(100, 1000) if (i := f"{old[0]}{n}") not in records])
+                # Rebuilt in the old order: where a record is in a list does not change with its id.
+                env.state[kind] = {new if i == old else i: record for i, record in records.items()}
+                return True
+        return False
+
+    def distort(self, env: Calendar, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        if tool == "find_meeting":  # another topic of the same person
+            others = [
+                {"topic": m["topic"], "meeting_id": id}
+                for id, m in env.state["meetings"].items()
+                if m["name"] == arguments["person"] and m["topic"] != value["topic"]
+            ]
+            return env.episode.rng.choice(others) if others else None
+        if tool == "find_person":
+            people = env.state["people"].items()
+            return env.episode.rng.choice(
+                [{"name": p["name"], "person_id": id} for id, p in people if p["name"] != value["name"]]
+            )
+        return None
+
+    def look(self, env: Calendar, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
+        id = next((arguments[name] for name in ("meeting_id", "slot_id", "id") if name in arguments), "")
+        if id in env.state["meetings"]:
+            return "get_meeting", {"meeting_id": id}
+        slot = env.state["slots"].get(id)
+        if slot is None:
+            return None
+        person_id = next(i for i, person in env.state["people"].items() if person["name"] == slot["name"])
+        return "free_slots", {"person_id": person_id, "day": slot["day"]}
 
 
 class Calendar(ToolEnv):
@@ -43,6 +82,7 @@ class Calendar(ToolEnv):
         "If it cannot be done answer Cannot."
     )
     state: dict[str, Json]
+    fault_hooks = _Faults()
 
     def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:
         return tasks(split, rng)
@@ -149,32 +189,6 @@ class Calendar(ToolEnv):
         self.state["audit"].append([f"{meeting['name']}/{meeting['topic']}", change])
         return meeting
 
-    def rotate_id(self, tool: str, arguments: dict[str, Json]) -> bool:
-        for kind in ("people", "meetings", "slots"):
-            records = self.state[kind]
-            old = next((v for v in arguments.values() if v in records), None)
-            if old is not None:
-                new = self._rng.choice([i for n in range(100, 1000) if (i := f"{old[0]}{n}") not in records])
-                # Rebuilt in the old order: where a record is in a list does not change with its id.
-                self.state[kind] = {new if i == old else i: record for i, record in records.items()}
-                return True
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
-        if tool == "find_meeting":  # another topic of the same person
-            others = [
-                {"topic": m["topic"], "meeting_id": id}
-                for id, m in self.state["meetings"].items()
-                if m["name"] == arguments["person"] and m["topic"] != value["topic"]
-            ]
-            return self._rng.choice(others) if others else None
-        if tool == "find_person":
-            people = self.state["people"].items()
-            return self._rng.choice(
-                [{"name": p["name"], "person_id": id} for id, p in people if p["name"] != value["name"]]
-            )
-        return None
-
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
     def success(self, task: Task) -> bool:
@@ -204,24 +218,13 @@ class Calendar(ToolEnv):
                 "move": ("move_meeting", {"meeting_id": id, "room": goal["room"]}, goal["room"]),
                 "book": ("book", {"slot_id": id}, "booked"),
             }[change]
-            if name in self.toolbox.state.gone or (yield name, arguments).outcome is Outcome.GONE:
+            if self.episode.is_gone(name) or (yield name, arguments).outcome is Outcome.GONE:
                 yield "edit", {"id": id, "change": edit}
         yield "Done."
 
-    def look(self, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
-        id = next((arguments[name] for name in ("meeting_id", "slot_id", "id") if name in arguments), "")
-        if id in self.state["meetings"]:
-            return "get_meeting", {"meeting_id": id}
-        slot = self.state["slots"].get(id)
-        if slot is None:
-            return None
-        person_id = next(i for i, person in self.state["people"].items() if person["name"] == slot["name"])
-        return "free_slots", {"person_id": person_id, "day": slot["day"]}
-
     def _locate(self, goal: Record) -> Generator[tuple[str, Record], ToolResult, str | None]:
         """The id of the goal's meeting or slot, by the route that the instruction suggests, or by the other."""
-        gone = self.toolbox.state.gone
-        if goal["kind"] == "book" or goal["by_email"] or "find_meeting" in gone:
+        if goal["kind"] == "book" or goal["by_email"] or self.episode.is_gone("find_meeting"):
             who = f"{goal['name'].lower()}@team.org" if goal["by_email"] else goal["name"]
             person = yield "find_person", {"name_or_email": who}
             if not person.ok:
@@ -230,7 +233,7 @@ class Calendar(ToolEnv):
             if goal["kind"] == "book":
                 slots = yield "free_slots", {"person_id": person_id, "day": goal["day"]}
                 return next((s["slot_id"] for s in slots.value or () if s["time"] == goal["time"]), None)
-            if "list_meetings" not in gone:
+            if not self.episode.is_gone("list_meetings"):
                 listed = yield "list_meetings", {"person_id": person_id}
                 if listed.outcome is not Outcome.GONE:
                     return next((m["meeting_id"] for m in listed.value or () if m["topic"] == goal["topic"]), None)

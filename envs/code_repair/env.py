@@ -9,8 +9,9 @@ from collections.abc import Generator, Iterable
 from ...tools import Conflict, Forbidden, NotFound, tool
 from ...tools.sandbox import Sandbox
 from ...trajectories import Json, Outcome, Task, ToolResult
+from ..code_tests import Check, shared_sandbox
 from ..env import Solution, ToolEnv
-from ..rewards import Check, shared_sandbox
+from ..facets import FaultHooks
 from ..task import Split
 from .package import TESTS, Broken, function_in, judge, rename, run_visible
 from .recipes import VISIBLE, cases, sources, tasks
@@ -26,6 +27,34 @@ _SHOWN = 4
 """Failing tests that one run tells of."""
 
 Calls = tuple[str, dict[str, Json]]
+
+
+class _Faults(FaultHooks):
+    def rotate_id(self, env: CodeRepair, tool: str, arguments: dict[str, Json]) -> bool:
+        path = arguments.get("path")
+        if path not in env.state["right"] or path not in env.state["files"] or path == TESTS:
+            return False
+        old = str(path).removesuffix(".py")
+        taken = {name.removesuffix(".py") for name in (*env.state["files"], *env.state["right"])}
+        new = env.episode.rng.choice([name for name in (*_FRONT, *_BACK) if name not in taken])
+        for part in ("files", "first", "right"):
+            env.state[part] = rename(env.state[part], old, new)
+        return True
+
+    def distort(self, env: CodeRepair, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        if tool != "find_function":
+            return None
+        names = [name for part in env.episode.task.data["parts"] for name in part["names"] if name != arguments["name"]]
+        found = [
+            {"name": name, "source": source, "path": path}
+            for path, text in sorted(env.state["files"].items())
+            for name in names
+            if (source := function_in(text, name)) is not None
+        ]
+        return env.episode.rng.choice(found) if found else None
+
+    def look(self, env: CodeRepair, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
+        return ("read_file", {"path": arguments["path"]}) if arguments.get("path") in env.state["files"] else None
 
 
 class CodeRepair(ToolEnv):
@@ -57,6 +86,9 @@ class CodeRepair(ToolEnv):
         "Fix the Python code with the tools, one call at a time. Change no test: others judge the code. When the "
         "tests pass answer Done. If it cannot be done answer Cannot."
     )
+
+    blocking = True
+    fault_hooks = _Faults()
 
     def __init__(self, sandbox: Sandbox | None = None) -> None:
         """
@@ -178,29 +210,6 @@ class CodeRepair(ToolEnv):
             raise Forbidden(f"at most {_MAX_FILES} files of {_MAX_TEXT} characters")
         self.state["files"][path] = text
 
-    def rotate_id(self, tool: str, arguments: dict[str, Json]) -> bool:
-        path = arguments.get("path")
-        if path not in self.state["right"] or path not in self.state["files"] or path == TESTS:
-            return False
-        old = str(path).removesuffix(".py")
-        taken = {name.removesuffix(".py") for name in (*self.state["files"], *self.state["right"])}
-        new = self._rng.choice([name for name in (*_FRONT, *_BACK) if name not in taken])
-        for part in ("files", "first", "right"):
-            self.state[part] = rename(self.state[part], old, new)
-        return True
-
-    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
-        if tool != "find_function":
-            return None
-        names = [name for part in self.task.data["parts"] for name in part["names"] if name != arguments["name"]]
-        found = [
-            {"name": name, "source": source, "path": path}
-            for path, text in sorted(self.state["files"].items())
-            for name in names
-            if (source := function_in(text, name)) is not None
-        ]
-        return self._rng.choice(found) if found else None
-
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
     def success(self, task: Task) -> bool:
@@ -229,9 +238,6 @@ class CodeRepair(ToolEnv):
         yield "run_tests", {}
         yield "Done."
 
-    def look(self, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
-        return ("read_file", {"path": arguments["path"]}) if arguments.get("path") in self.state["files"] else None
-
     def _home(self, name: str) -> str:
         """Where a function of the task belongs."""
         homes: dict[str, str] = self.state["right"]
@@ -241,17 +247,17 @@ class CodeRepair(ToolEnv):
         """The functions whose tests fail, from what run_tests told; None where it told nothing."""
         if not told.ok or not isinstance(told.value, list):
             return None
-        names = [part["names"][0] for part in self.task.data["parts"]]
+        names = [part["names"][0] for part in self.episode.task.data["parts"]]
         return [name for name in names if any(line.startswith(f"{name}(") for line in told.value)]
 
     def _damaged(self, path: str) -> bool:
         """Whether a file is neither as it was, nor as it should be, nor something between the two."""
         text, right, first = (self.state[part].get(path, "") for part in ("files", "right", "first"))
-        for name in (name for part in self.task.data["parts"] for name in part["names"]):
+        for name in (name for part in self.episode.task.data["parts"] for name in part["names"]):
             source, wanted = function_in(text, name), function_in(right, name)
             if source is not None and wanted is not None and source == function_in(first, name):
                 text = text.replace(source, wanted)
-        return bool(text != right) and not self.success(self.task)
+        return bool(text != right) and not self.success(self.episode.task)
 
     def _mend(self, names: list[str]) -> Generator[Calls, ToolResult, bool]:
         """Reads a function, and its helper if that is wrong; puts right what it has read. False: it could not."""
@@ -268,7 +274,7 @@ class CodeRepair(ToolEnv):
                 text: str = self.state["files"].get(path, "")
                 old, new = _difference(source, right, text)
                 changed = None
-                if "edit" not in self.toolbox.state.gone:
+                if not self.episode.is_gone("edit"):
                     changed = yield "edit", {"path": path, "old": old, "new": new}
                 if changed is None or changed.outcome is Outcome.GONE:
                     changed = yield "write_file", {"path": path, "text": text.replace(old, new)}
@@ -278,7 +284,7 @@ class CodeRepair(ToolEnv):
 
     def _read(self, name: str) -> Generator[Calls, ToolResult, tuple[str, str] | None]:
         """(source, path) of a function, by the one route or the other; None where there is none."""
-        if "find_function" not in self.toolbox.state.gone:
+        if not self.episode.is_gone("find_function"):
             found = yield "find_function", {"name": name}
             if found.outcome is not Outcome.GONE:
                 return (found.value["source"], found.value["path"]) if found.ok else None

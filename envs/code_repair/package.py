@@ -18,7 +18,7 @@ import orjson
 
 from ...tools.sandbox import Sandbox
 from ...trajectories.errors import ConfigError
-from ..rewards import Check, Ran, checks_of, run_checks
+from ..code_tests import Check, Ran, checks_of, run_checks
 
 __all__ = ["TESTS", "Broken", "CheckRun", "function_in", "judge", "rename", "run_visible"]
 

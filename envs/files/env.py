@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ...tools import Conflict, NotFound, tool
 from ...trajectories import Json, Outcome, Task, ToolResult
 from ..env import Solution, ToolEnv
+from ..episode import Snapshot
+from ..facets import FaultHooks
 from ..task import Split
 from .folder import Folder
 from .tasks import FOLDERS, SIMPLE, TRASH, after, changed, fill, tasks
@@ -29,6 +30,39 @@ class Desk:
     """Path -> text of every file when all is done; what the agent put into the trash besides does not count."""
     was: dict[str, str] = field(default_factory=dict)
     """The same at the beginning."""
+
+
+class _Faults(FaultHooks):
+    def rotate_id(self, env: Files, tool: str, arguments: dict[str, Json]) -> bool:
+        path, desk = str(arguments.get("path")), env.state
+        if path not in desk.folder.files() or path.startswith(f"{TRASH}/"):
+            return False
+        used = {p.partition("/")[0] for p in (*desk.folder.files(), *desk.wanted)}
+        new = f"{env.episode.rng.choice([f for f in FOLDERS if f not in used])}/{_name(path)}"
+        try:
+            desk.folder.move(path, new)
+        except Conflict:
+            return False
+        for part in (desk.wanted, desk.was):
+            if path in part:
+                part[new] = part.pop(path)
+        return True
+
+    def distort(self, env: Files, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        if tool not in ("find_file", "read_file"):
+            return None
+        others = {path: text for path, text in env.state.folder.files().items() if path != value["path"]}
+        if not others:
+            return None
+        path = env.episode.rng.choice(list(others))
+        if tool == "find_file":
+            return {"name": _name(path), "path": path}
+        return {"path": path, "text": others[path]}
+
+    def look(self, env: Files, tool: str, arguments: dict[str, Json]) -> Calls | None:
+        if tool in ("append_line", "write_file"):
+            return "read_file", {"path": arguments["path"]}
+        return "list_files", {}
 
 
 class Files(ToolEnv):
@@ -61,6 +95,7 @@ class Files(ToolEnv):
         "answer Done. If it cannot be done answer Cannot."
     )
     state: Desk
+    fault_hooks = _Faults()
 
     def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:
         return tasks(split, rng)
@@ -70,10 +105,7 @@ class Files(ToolEnv):
         files = fill(task, rng)
         self.state = Desk(Folder(files), after(task, files), files)
 
-    def copy_world(self, world: Any) -> Desk:
-        return Desk(world.folder.copy(), dict(world.wanted), dict(world.was))
-
-    def restore(self, snapshot: Any) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         self._leave()
         super().restore(snapshot)
 
@@ -154,34 +186,6 @@ class Files(ToolEnv):
         """Let some time pass."""
         return "ok"
 
-    # ---- hooks of faults -------------------------------------------------------------------------------------------
-
-    def rotate_id(self, tool: str, arguments: dict[str, Json]) -> bool:
-        path, desk = str(arguments.get("path")), self.state
-        if path not in desk.folder.files() or path.startswith(f"{TRASH}/"):
-            return False
-        used = {p.partition("/")[0] for p in (*desk.folder.files(), *desk.wanted)}
-        new = f"{self._rng.choice([f for f in FOLDERS if f not in used])}/{_name(path)}"
-        try:
-            desk.folder.move(path, new)
-        except Conflict:
-            return False
-        for part in (desk.wanted, desk.was):
-            if path in part:
-                part[new] = part.pop(path)
-        return True
-
-    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
-        if tool not in ("find_file", "read_file"):
-            return None
-        others = {path: text for path, text in self.state.folder.files().items() if path != value["path"]}
-        if not others:
-            return None
-        path = self._rng.choice(list(others))
-        if tool == "find_file":
-            return {"name": _name(path), "path": path}
-        return {"path": path, "text": others[path]}
-
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
     def success(self, task: Task) -> bool:
@@ -207,11 +211,6 @@ class Files(ToolEnv):
                 yield "Cannot do it."
                 return
         yield "Done."
-
-    def look(self, tool: str, arguments: dict[str, Json]) -> Calls | None:
-        if tool in ("append_line", "write_file"):
-            return "read_file", {"path": arguments["path"]}
-        return "list_files", {}
 
     def _as_in(self, wanted: dict[str, str], name: str) -> bool:
         """Whether the files of this name stand as in `wanted`."""
@@ -258,7 +257,7 @@ class Files(ToolEnv):
                 last = yield from self._or("trash", {"path": path}, "move_file", {"path": path, "folder": TRASH})
             case _:
                 call = {"path": path, "line": goal["line"]}
-                if "append_line" not in self.toolbox.state.gone:
+                if not self.episode.is_gone("append_line"):
                     last = yield "append_line", call
                     if last.outcome is not Outcome.GONE:
                         return last.ok
@@ -274,7 +273,7 @@ class Files(ToolEnv):
         self, tool: str, arguments: dict[str, Json], other: str, others: dict[str, Json]
     ) -> Generator[Calls, ToolResult, ToolResult]:
         """One call, or another one where its tool is gone."""
-        if tool not in self.toolbox.state.gone:
+        if not self.episode.is_gone(tool):
             result = yield tool, arguments
             if result.outcome is not Outcome.GONE:
                 return result

@@ -65,6 +65,9 @@ class Folder:
         copied._image = dict(self._image) if self._image is not None else self._read_all()
         return copied
 
+    def __deepcopy__(self, memo: object) -> Folder:
+        return self.copy()
+
     def close(self) -> None:
         """Takes it from disk. What is asked of it later is answered from memory, or from a folder made anew."""
         if self._end is not None:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from ...tools import Conflict, NotFound, tool
 from ...trajectories import Json, Outcome, Task, ToolResult
 from ..env import Solution, ToolEnv
+from ..facets import FaultHooks
 from ..task import Split
 
 __all__ = ["Incident"]
@@ -26,6 +27,29 @@ LOGS = {
 }
 
 Record = dict[str, Json]
+
+
+class _Faults(FaultHooks):
+    def rotate_id(self, env: Incident, tool: str, arguments: Record) -> bool:
+        services = env.state["services"]
+        old = arguments.get("service_id")
+        if old not in services:
+            return False
+        new = env.episode.rng.choice([i for n in range(100, 1000) if (i := f"s{n}") not in services])
+        env.state["services"] = {new if i == old else i: service for i, service in services.items()}
+        return True
+
+    def distort(self, env: Incident, tool: str, arguments: Record, value: Json) -> Json:
+        if tool != "find_service":
+            return None
+        services = env.state["services"].items()
+        return env.episode.rng.choice(
+            [{"name": s["name"], "service_id": i} for i, s in services if s["name"] != value["name"]]
+        )
+
+    def look(self, env: Incident, tool: str, arguments: Record) -> tuple[str, Record] | None:
+        known = arguments.get("service_id") in env.state["services"]
+        return ("get_status", {"service_id": arguments["service_id"]}) if known else None
 
 
 class Incident(ToolEnv):
@@ -55,6 +79,7 @@ class Incident(ToolEnv):
         "answer Done. If it cannot be done answer Cannot."
     )
     state: Record
+    fault_hooks = _Faults()
 
     def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:
         return _tasks(split, rng)
@@ -189,23 +214,6 @@ class Incident(ToolEnv):
             self.state["lost"] += 1
         return done
 
-    def rotate_id(self, tool: str, arguments: Record) -> bool:
-        services = self.state["services"]
-        old = arguments.get("service_id")
-        if old not in services:
-            return False
-        new = self._rng.choice([i for n in range(100, 1000) if (i := f"s{n}") not in services])
-        self.state["services"] = {new if i == old else i: service for i, service in services.items()}
-        return True
-
-    def distort(self, tool: str, arguments: Record, value: Json) -> Json:
-        if tool != "find_service":
-            return None
-        services = self.state["services"].items()
-        return self._rng.choice(
-            [{"name": s["name"], "service_id": i} for i, s in services if s["name"] != value["name"]]
-        )
-
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
     def success(self, task: Task) -> bool:
@@ -232,9 +240,7 @@ class Incident(ToolEnv):
                     yield "clear_disk" if why == "disk" else "restore_config", {"service_id": service_id}
                 elif why:
                     act = "rollback" if why == "release" else "release"
-                    if act in self.toolbox.state.gone or (
-                        (yield act, {"service_id": service_id}).outcome is Outcome.GONE
-                    ):
+                    if self.episode.is_gone(act) or ((yield act, {"service_id": service_id}).outcome is Outcome.GONE):
                         yield "deploy", {"service_id": service_id, "release": self._right(service)}
                 name = service["needs"] if not why else name
         for service in [s for s in self.state["services"].values() if s["release"] < self._right(s)]:
@@ -243,12 +249,8 @@ class Incident(ToolEnv):
                 yield "deploy", {"service_id": service_id, "release": self._right(service)}
         yield "Done."
 
-    def look(self, tool: str, arguments: Record) -> tuple[str, Record] | None:
-        known = arguments.get("service_id") in self.state["services"]
-        return ("get_status", {"service_id": arguments["service_id"]}) if known else None
-
     def _find(self, name: str) -> Generator[tuple[str, Record], ToolResult, str | None]:
-        if "find_service" not in self.toolbox.state.gone:
+        if not self.episode.is_gone("find_service"):
             found = yield "find_service", {"name": name}
             if found.outcome is not Outcome.GONE:
                 return found.value["service_id"] if found.ok else None

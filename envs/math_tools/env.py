@@ -16,6 +16,7 @@ from ...tools.builtin import calculator
 from ...trajectories import Json, Task
 from ..env import Solution, ToolEnv
 from ..experts import Asked, ask
+from ..facets import FaultHooks
 from ..rewards import Ended, numeric_answer
 from ..task import Split
 from .problems import PROBLEMS, tasks, wanted
@@ -31,6 +32,27 @@ _EPOCH = date(2000, 1, 1)
 _OPERATIONS: dict[type[ast.operator], Operation] = {
     ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide", ast.Mod: "remainder",
 }  # fmt: skip
+
+
+class _Faults(FaultHooks):
+    def distort(self, env: MathTools, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        if tool == "look_up":  # another record of the table
+            return env.episode.rng.choice(
+                [r for r in env.records(arguments["table"]) if r["name"] != arguments["name"]]
+            )
+        if tool == "read_table":
+            return env.records(env.episode.rng.choice([t for t in env.state["tables"] if t != arguments["table"]]))
+        if tool in ("convert", "unit_factor"):  # into another unit
+            source = arguments["from_unit"]
+            units = [
+                u for u in ("cm", "in", "ft2", "yd2") if factor(source, u) and u not in (source, arguments["to_unit"])
+            ]
+            other = {**arguments, "to_unit": env.episode.rng.choice(units)}
+            return getattr(env, tool)(**other)
+        return None
+
+    def look(self, env: MathTools, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
+        return ("get_answer", {}) if tool == "answer" else None
 
 
 class MathTools(ToolEnv):
@@ -61,6 +83,7 @@ class MathTools(ToolEnv):
     )
     max_turns = 32
     state: Record
+    fault_hooks = _Faults()
 
     def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:
         return tasks(split, rng)
@@ -185,20 +208,6 @@ class MathTools(ToolEnv):
             raise ToolError(f"{from_unit} cannot be converted to {to_unit}")
         return found
 
-    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
-        if tool == "look_up":  # another record of the table
-            return self._rng.choice([r for r in self.records(arguments["table"]) if r["name"] != arguments["name"]])
-        if tool == "read_table":
-            return self.records(self._rng.choice([t for t in self.state["tables"] if t != arguments["table"]]))
-        if tool in ("convert", "unit_factor"):  # into another unit
-            source = arguments["from_unit"]
-            units = [
-                u for u in ("cm", "in", "ft2", "yd2") if factor(source, u) and u not in (source, arguments["to_unit"])
-            ]
-            other = {**arguments, "to_unit": self._rng.choice(units)}
-            return getattr(self, tool)(**other)
-        return None
-
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
     def success(self, task: Task) -> bool:
@@ -217,9 +226,6 @@ class MathTools(ToolEnv):
             yield "Done."
         except (LookupError, TypeError, ValueError, SyntaxError):  # a result of which nothing can be made
             yield "Cannot work it out."
-
-    def look(self, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
-        return ("get_answer", {}) if tool == "answer" else None
 
 
 class Expert:

@@ -21,12 +21,12 @@ from ..experts import Asked
 from ..task import Split
 from .world import NAMES, Record
 
-__all__ = ["PROBLEMS", "Problem", "Steps", "World", "tasks", "wanted"]
+__all__ = ["PROBLEMS", "Facts", "Problem", "Steps", "tasks", "wanted"]
 
 Params = dict[str, Json]
 
 
-class World(Protocol):
+class Facts(Protocol):
     """What the right result may be computed from."""
 
     def record(self, table: str, name: str) -> Record: ...
@@ -59,14 +59,14 @@ class Problem:
     """Parameter -> the table from which its name comes."""
     figures: dict[str, tuple[int, int]]
     """Parameter -> the range that its figure comes from, the end not included."""
-    result: Callable[[World, Params], float]
+    result: Callable[[Facts, Params], float]
     course: Callable[[Steps, Params], Asked]
 
 
 # ---- level 1: one fact, one figure -----------------------------------------------------------------------------------
 
 
-def _cost(w: World, p: Params) -> float:
+def _cost(w: Facts, p: Params) -> float:
     return float(p["n"] * w.record("prices", p["item"])["euros"])
 
 
@@ -75,7 +75,7 @@ def _cost_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({p['n']} * {price['euros']}, 2)"))
 
 
-def _output(w: World, p: Params) -> float:
+def _output(w: Facts, p: Params) -> float:
     return float(p["n"] * w.record("machines", p["machine"])["parts_per_hour"])
 
 
@@ -84,7 +84,7 @@ def _output_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"{p['n']} * {machine['parts_per_hour']}"))
 
 
-def _rest(w: World, p: Params) -> float:
+def _rest(w: Facts, p: Params) -> float:
     return float(divmod(p["n"], w.record("prices", p["item"])["pieces_per_box"])[1])
 
 
@@ -96,7 +96,7 @@ def _rest_course(s: Steps, p: Params) -> Asked:
 # ---- level 2: two facts, or a unit -----------------------------------------------------------------------------------
 
 
-def _two(w: World, p: Params) -> float:
+def _two(w: Facts, p: Params) -> float:
     one, other = (w.record("prices", p[name])["euros"] for name in ("item", "other"))
     return float(p["n"] * one + p["m"] * other)
 
@@ -107,7 +107,7 @@ def _two_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({p['n']} * {one['euros']} + {p['m']} * {other['euros']}, 2)"))
 
 
-def _reduced(w: World, p: Params) -> float:
+def _reduced(w: Facts, p: Params) -> float:
     return _cost(w, p) * _paid(w, p)
 
 
@@ -117,7 +117,7 @@ def _reduced_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({p['n']} * {price['euros']} * (100 - {off['percent']}) / 100, 2)"))
 
 
-def _around(w: World, p: Params) -> float:
+def _around(w: Facts, p: Params) -> float:
     room = w.record("rooms", p["room"])
     return _in_metres(2 * room["length"] + 2 * room["width"], room["unit"]) / 0.9144
 
@@ -128,7 +128,7 @@ def _around_course(s: Steps, p: Params) -> Asked:
     return (yield from s.converted(around, room["unit"], "yd"))
 
 
-def _together(w: World, p: Params) -> float:
+def _together(w: Facts, p: Params) -> float:
     return float(math.lcm(*(w.record("machines", p[name])["service_every_days"] for name in ("machine", "other"))))
 
 
@@ -139,7 +139,7 @@ def _together_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"{a} * {b} / gcd({a}, {b})"))
 
 
-def _cheapest(w: World, p: Params) -> float:
+def _cheapest(w: Facts, p: Params) -> float:
     return float(p["n"] * min(price["euros"] for price in w.records("prices")))
 
 
@@ -151,7 +151,7 @@ def _cheapest_course(s: Steps, p: Params) -> Asked:
 # ---- level 3: facts, a special tool, and a figure of both ------------------------------------------------------------
 
 
-def _hire(w: World, p: Params) -> float:
+def _hire(w: Facts, p: Params) -> float:
     return float(_length(w.record("projects", p["project"])) * w.record("machines", p["machine"])["euros_per_day"])
 
 
@@ -162,7 +162,7 @@ def _hire_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({days} * {machine['euros_per_day']}, 2)"))
 
 
-def _furniture(w: World, p: Params) -> float:
+def _furniture(w: Facts, p: Params) -> float:
     chair, table = w.chair_and_table
     return float(p["n"] * chair + p["m"] * table)
 
@@ -172,7 +172,7 @@ def _furniture_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({p['n']} * {chair} + {p['m']} * {table}, 2)"))
 
 
-def _floor(w: World, p: Params) -> float:
+def _floor(w: Facts, p: Params) -> float:
     room, floor = w.record("rooms", p["room"]), w.record("floors", p["floor"])
     area = _in_metres(room["length"], room["unit"]) * _in_metres(room["width"], room["unit"])
     return float(area * floor["euros"] / (0.3048**2 if floor["per"] == "ft2" else 1))
@@ -183,7 +183,7 @@ def _floor_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({area} * {floor['euros']}, 2)"))
 
 
-def _ride(w: World, p: Params) -> float:
+def _ride(w: Facts, p: Params) -> float:
     return sum(_minutes(w.record("routes", p[name])) for name in ("route", "other")) + float(p["n"])
 
 
@@ -196,7 +196,7 @@ def _ride_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({terms[0]} + {terms[1]} + {p['n']}, 2)"))
 
 
-def _dearest(w: World, p: Params) -> float:
+def _dearest(w: Facts, p: Params) -> float:
     return float(p["n"] * max(price["euros"] for price in w.records("prices")) * _paid(w, p))
 
 
@@ -210,7 +210,7 @@ def _dearest_course(s: Steps, p: Params) -> Asked:
 # ---- level 4: several of these, and a decision -----------------------------------------------------------------------
 
 
-def _less(w: World, p: Params) -> float:
+def _less(w: Facts, p: Params) -> float:
     return _furniture(w, p) * _paid(w, p)
 
 
@@ -221,7 +221,7 @@ def _less_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({full} * (100 - {off['percent']}) / 100, 2)"))
 
 
-def _laid(w: World, p: Params) -> float:
+def _laid(w: Facts, p: Params) -> float:
     return _floor(w, p) * float(1 + p["n"] / 100) * _paid(w, p)
 
 
@@ -232,7 +232,7 @@ def _laid_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({area} * {floor['euros']} * {more} * {less}, 2)"))
 
 
-def _longer(w: World, p: Params) -> float:
+def _longer(w: Facts, p: Params) -> float:
     days = max(_length(w.record("projects", p[name])) for name in ("project", "other"))
     return float(days * w.record("machines", p["machine"])["euros_per_day"])
 
@@ -246,7 +246,7 @@ def _longer_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({max(days)} * {machine['euros_per_day']}, 2)"))
 
 
-def _slower(w: World, p: Params) -> float:
+def _slower(w: Facts, p: Params) -> float:
     return abs(_minutes(w.record("routes", p["route"])) - _minutes(w.record("routes", p["other"])))
 
 
@@ -259,7 +259,7 @@ def _slower_course(s: Steps, p: Params) -> Asked:
     return (yield from s.compute(f"round({max(minutes)} - {min(minutes)}, 2)"))
 
 
-def _thrifty(w: World, p: Params) -> float:
+def _thrifty(w: Facts, p: Params) -> float:
     rate = min(machine["euros_per_day"] for machine in w.records("machines"))
     return float(_length(w.record("projects", p["project"])) * rate * _paid(w, p))
 
@@ -276,7 +276,7 @@ def _thrifty_course(s: Steps, p: Params) -> Asked:
 # ---- what several share ----------------------------------------------------------------------------------------------
 
 
-def _paid(w: World, p: Params) -> float:
+def _paid(w: Facts, p: Params) -> float:
     """The share of a price that is left after the discount."""
     return float(1 - w.record("discounts", p["group"])["percent"] / 100)
 

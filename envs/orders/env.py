@@ -3,22 +3,71 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections.abc import Generator, Iterable
 from dataclasses import replace
-from typing import Any, ClassVar
 
 from ...tools import Conflict, NotFound, tool
 from ...trajectories import Json, Outcome, Task, ToolResult
 from ..env import Solution, ToolEnv
-from ..knobs import Fact
+from ..facets import Fact, FaultHooks, KnobHooks
 from ..task import Split
 from .extras import DISTRACTORS, TRAPS
-from .world import clone, new_world, tasks
+from .world import Desk, new_world, tasks
 
 __all__ = ["Orders"]
 
 Located = Generator[tuple[str, dict[str, Json]], ToolResult, dict[str, Json] | None]
+
+
+class _Faults(FaultHooks):
+    def rotate_id(self, env: Orders, tool: str, arguments: dict[str, Json]) -> bool:
+        for column, table in (("order_id", "orders"), ("payment_id", "payments"), ("customer_id", "customers")):
+            if column in arguments:
+                known = {row[column] for row in env._all(f"SELECT {column} FROM {table}")}
+                new = env.episode.rng.choice([i for n in range(100, 1000) if (i := f"{column[0]}{n}") not in known])
+                query = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
+                return env.state.execute(query, (new, arguments[column])).rowcount == 1
+        return False
+
+    def distort(self, env: Orders, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        if tool == "find_order":  # another item of the same customer
+            others = [o for o in env._orders_of(arguments["customer"]) if o["item"] != value["item"]]
+            return env.episode.rng.choice(others) if others else None
+        if tool == "find_customer":
+            query = "SELECT name, customer_id FROM customers WHERE customer_id != ? ORDER BY rowid"
+            return env.episode.rng.choice(env._all(query, value["customer_id"]))
+        return None
+
+    def look(self, env: Orders, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
+        if "payment_id" in arguments:
+            order = env._one(
+                "SELECT order_id FROM orders JOIN payments ON order_row = orders.rowid WHERE payment_id = ?",
+                arguments["payment_id"],
+            )
+            return ("get_order", {"order_id": order["order_id"]}) if order else None
+        return ("get_order", {"order_id": arguments["order_id"]}) if "order_id" in arguments else None
+
+
+class _Knobs(KnobHooks):
+    distractors = DISTRACTORS
+    traps = TRAPS
+
+    def facts(self, env: Orders, task: Task) -> list[Fact]:
+        """A goal's customer, item or address."""
+        found = []
+        for goal in task.data["goals"]:
+            who = f"{goal['name'].lower()}@mail.com" if goal["by_email"] else goal["name"]
+            found.append(Fact(who, "a customer", f"The customer is {who}."))
+            found.append(Fact(goal["item"], "order", f"It is the {goal['item']}."))
+            if goal["address"]:
+                found.append(Fact(goal["address"], "the new address", f"The new address is {goal['address']}."))
+        return found
+
+    def spoil(self, env: Orders, task: Task, rng: random.Random) -> Task:
+        """The same task, but one of its orders does not exist."""
+        goals = [dict(goal) for goal in task.data["goals"]]
+        rng.choice(goals)["absent"] = True
+        return replace(task, data={**task.data, "goals": goals})
 
 
 class Orders(ToolEnv):
@@ -51,18 +100,15 @@ class Orders(ToolEnv):
         "Work the order desk with the tools, one call at a time. When all is done answer Done. "
         "If it cannot be done answer Cannot."
     )
-    state: sqlite3.Connection
-    distractors: ClassVar = DISTRACTORS
-    traps: ClassVar = TRAPS
+    state: Desk
+    fault_hooks = _Faults()
+    knobs = _Knobs()
 
     def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:
         return tasks(split, rng)
 
     def setup(self, task: Task, rng: random.Random) -> None:
         self.state = new_world(task, rng)
-
-    def copy_world(self, world: Any) -> Any:
-        return clone(world)
 
     # ---- tools -----------------------------------------------------------------------------------------------------
 
@@ -192,24 +238,6 @@ class Orders(ToolEnv):
         self.state.execute("UPDATE payments SET refunds = refunds + 1 WHERE order_row = ?", (order["rowid"],))
         self._note(order, "refund")
 
-    def rotate_id(self, tool: str, arguments: dict[str, Json]) -> bool:
-        for column, table in (("order_id", "orders"), ("payment_id", "payments"), ("customer_id", "customers")):
-            if column in arguments:
-                known = {row[column] for row in self._all(f"SELECT {column} FROM {table}")}
-                new = self._rng.choice([i for n in range(100, 1000) if (i := f"{column[0]}{n}") not in known])
-                query = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
-                return self.state.execute(query, (new, arguments[column])).rowcount == 1
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
-        if tool == "find_order":  # another item of the same customer
-            others = [o for o in self._orders_of(arguments["customer"]) if o["item"] != value["item"]]
-            return self._rng.choice(others) if others else None
-        if tool == "find_customer":
-            query = "SELECT name, customer_id FROM customers WHERE customer_id != ? ORDER BY rowid"
-            return self._rng.choice(self._all(query, value["customer_id"]))
-        return None
-
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
     def success(self, task: Task) -> bool:
@@ -219,7 +247,7 @@ class Orders(ToolEnv):
         if len(goals) < len(task.data["goals"]):  # what is there may be done or left: all of it cannot be done
             goals = [goal for goal in goals if self._done(goal)]
             wanted = sorted((self._row(goal), self._change(goal)) for goal in goals)
-            if not self.stopped_honestly():
+            if not self.episode.declined:
                 return False
         addresses = all(
             self._order("rowid = ?", self._row(goal))["address"] == goal["address"]
@@ -245,32 +273,22 @@ class Orders(ToolEnv):
             name, ids = ("cancel_order", {"order_id": order_id})
             if change == "refund":
                 name, ids = "refund", {"payment_id": found["payment_id"]}
-            gone = name in self.toolbox.state.gone or (yield name, ids).outcome is Outcome.GONE
+            gone = self.episode.is_gone(name) or (yield name, ids).outcome is Outcome.GONE
             if gone:
                 status = {"cancel": "cancelled", "refund": "refunded"}[change]
                 yield "set_status", {"order_id": order_id, "status": status}
         yield "Done."
 
-    def look(self, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
-        if "payment_id" in arguments:
-            order = self._one(
-                "SELECT order_id FROM orders JOIN payments ON order_row = orders.rowid WHERE payment_id = ?",
-                arguments["payment_id"],
-            )
-            return ("get_order", {"order_id": order["order_id"]}) if order else None
-        return ("get_order", {"order_id": arguments["order_id"]}) if "order_id" in arguments else None
-
     def _locate(self, goal: dict[str, Json]) -> Located:
         """The goal's order by the route that the instruction suggests, or by the other when a tool is gone."""
-        gone = self.toolbox.state.gone
         who = f"{goal['name'].lower()}@mail.com" if goal["by_email"] else goal["name"]
-        if not goal["by_email"] and "find_order" not in gone:
+        if not goal["by_email"] and not self.episode.is_gone("find_order"):
             result = yield "find_order", {"customer": goal["name"], "item": goal["item"]}
             if result.outcome is not Outcome.GONE:
                 return result.value if result.ok else None
-        if "find_customer" not in gone:
+        if not self.episode.is_gone("find_customer"):
             customer = yield "find_customer", {"name_or_email": who}
-            if customer.ok and "list_orders" not in gone:
+            if customer.ok and not self.episode.is_gone("list_orders"):
                 listed = yield "list_orders", {"customer_id": customer.value["customer_id"]}
                 if listed.ok:
                     return next((dict(o) for o in listed.value if o["item"] == goal["item"]), None)
@@ -298,22 +316,3 @@ class Orders(ToolEnv):
         row = self._row(goal)
         done = self._one("SELECT 1 FROM audit WHERE order_row = ? AND change = ?", row, self._change(goal))
         return done is not None
-
-    # ---- for harder versions: see `sparring.envs.knobs` ------------------------------------------------------------
-
-    def facts(self, task: Task) -> list[Fact]:
-        """A goal's customer, item or address."""
-        found = []
-        for goal in task.data["goals"]:
-            who = f"{goal['name'].lower()}@mail.com" if goal["by_email"] else goal["name"]
-            found.append(Fact(who, "a customer", f"The customer is {who}."))
-            found.append(Fact(goal["item"], "order", f"It is the {goal['item']}."))
-            if goal["address"]:
-                found.append(Fact(goal["address"], "the new address", f"The new address is {goal['address']}."))
-        return found
-
-    def spoil(self, task: Task, rng: random.Random) -> Task:
-        """The same task, but one of its orders does not exist."""
-        goals = [dict(goal) for goal in task.data["goals"]]
-        rng.choice(goals)["absent"] = True
-        return replace(task, data={**task.data, "goals": goals})

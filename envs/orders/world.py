@@ -12,7 +12,7 @@ from ...trajectories.messages import Json
 from ...trajectories.trajectory import Task
 from ..task import Split
 
-__all__ = ["clone", "new_world", "tasks"]
+__all__ = ["Desk", "new_world", "tasks"]
 
 NAMES = (
     "Ada", "Ben", "Cora", "Dan", "Ella", "Finn", "Gus", "Hana", "Ivan", "June", "Kofi", "Lena", "Mila", "Noah",
@@ -110,20 +110,22 @@ def _empty() -> bytes:
         return db.serialize()
 
 
-def _connect(image: bytes) -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    db.deserialize(image)
-    return db
+class Desk(sqlite3.Connection):
+    """A database in memory that can be copied, as a fork of an episode asks."""
+
+    @classmethod
+    def of(cls, image: bytes) -> Desk:
+        db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=cls)
+        db.deserialize(image)
+        return db
+
+    def __deepcopy__(self, memo: object) -> Desk:
+        return Desk.of(self.serialize())
 
 
-def clone(db: sqlite3.Connection) -> sqlite3.Connection:
-    """An independent copy."""
-    return _connect(db.serialize())
-
-
-def new_world(task: Task, rng: random.Random) -> sqlite3.Connection:
+def new_world(task: Task, rng: random.Random) -> Desk:
     """A desk of five customers with two to four orders each, those of the task among them."""
-    db = _connect(_empty())
+    db = Desk.of(_empty())
     goals = task.data["goals"]
     wanted = {g["name"]: g for g in goals}
     others = rng.sample([n for n in NAMES if n not in wanted], 5 - len(wanted))

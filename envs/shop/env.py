@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from ...tools import Conflict, NotFound, tool
 from ...trajectories import Json, Outcome, Task, ToolResult
 from ..env import Solution, ToolEnv
+from ..facets import FaultHooks, Others, User
 from ..task import Split
 
 __all__ = ["Shop"]
@@ -22,6 +23,54 @@ COLOURS = ("red", "blue", "green", "black")
 STREETS = ("Ash", "Birch", "Cedar", "Dale", "Fern", "Glen", "Holly", "Ivy")
 
 Record = dict[str, Json]
+
+
+class _Customer(User):
+    def reply(self, env: Shop, said: str) -> str | None:
+        told, data, words = env.state["told"], env.episode.task.data, said.lower()
+        if "address" in words and not told["address"]:
+            told["address"] = True
+            return f"{data['address']}."
+        if "sold out" in words and env._sold_out() and data["second"] and not told["second"]:
+            told["second"] = True
+            env.state["wanted"] = data["second"]
+            return f"Then a {data['colour']} {data['second']}."
+        if data["change"] and not told["change"] and env._placed():
+            told["change"] = True
+            env.state["address"] = data["change"]
+            return f"Sorry, send it to {data['change']}."
+        return None
+
+
+class _OtherBuyer(Others):
+    def elapse(self, env: Shop) -> None:
+        data = env.episode.task.data
+        if data["sells_out"] and env.episode.tick == 1:  # somebody else was faster
+            env._of(env.state["stock"], data["good"], data["colour"])["left"] = 0
+
+
+class _Faults(FaultHooks):
+    def rotate_id(self, env: Shop, tool: str, arguments: Record) -> bool:
+        for kind in ("stock", "orders"):
+            records = env.state[kind]
+            old = next((v for v in arguments.values() if v in records), None)
+            if old is not None:
+                new = env.episode.rng.choice([i for n in range(100, 1000) if (i := f"{old[0]}{n}") not in records])
+                env.state[kind] = {new if i == old else i: record for i, record in records.items()}
+                for order in env.state["orders"].values():
+                    order["item_id"] = new if order["item_id"] == old else order["item_id"]
+                return True
+        return False
+
+    def distort(self, env: Shop, tool: str, arguments: Record, value: Json) -> Json:
+        if tool != "search":
+            return None
+        stock = env.state["stock"].items()
+        others = [{"good": item["good"], "item_id": id} for id, item in stock if item["good"] != arguments["good"]]
+        return env.episode.rng.choice(others)
+
+    def look(self, env: Shop, tool: str, arguments: Record) -> tuple[str, Record] | None:
+        return "list_orders", {}
 
 
 class Shop(ToolEnv):
@@ -51,6 +100,9 @@ class Shop(ToolEnv):
         "done answer Done. If it cannot be done answer Cannot."
     )
     state: Record
+    user = _Customer()
+    others = _OtherBuyer()
+    fault_hooks = _Faults()
 
     def tasks(self, split: Split, rng: random.Random) -> Iterable[Task]:
         return _tasks(split, rng)
@@ -78,31 +130,7 @@ class Shop(ToolEnv):
             "cancelled": 0,
             "refused": False,
             "number": rng.randrange(100, 900),
-            "turns": 0,
         }
-
-    # ---- the customer and the other buyer --------------------------------------------------------------------------
-
-    def reply(self, task: Task, said: str) -> str | None:
-        told, data, words = self.state["told"], task.data, said.lower()
-        if "address" in words and not told["address"]:
-            told["address"] = True
-            return f"{data['address']}."
-        if "sold out" in words and self._sold_out() and data["second"] and not told["second"]:
-            told["second"] = True
-            self.state["wanted"] = data["second"]
-            return f"Then a {data['colour']} {data['second']}."
-        if data["change"] and not told["change"] and self._placed():
-            told["change"] = True
-            self.state["address"] = data["change"]
-            return f"Sorry, send it to {data['change']}."
-        return None
-
-    def elapse(self) -> None:
-        self.state["turns"] += 1
-        if self.task.data["sells_out"] and self.state["turns"] == 1:  # somebody else was faster
-            item = self._of(self.state["stock"], self.task.data["good"], self.task.data["colour"])
-            item["left"] = 0
 
     # ---- tools -----------------------------------------------------------------------------------------------------
 
@@ -189,34 +217,17 @@ class Shop(ToolEnv):
         return next(item for item in stock.values() if (item["good"], item["colour"]) == (good, colour))
 
     def _sold_out(self) -> bool:
-        return not self._of(self.state["stock"], self.task.data["good"], self.task.data["colour"])["left"]
+        return not self._of(self.state["stock"], self.episode.task.data["good"], self.episode.task.data["colour"])[
+            "left"
+        ]
 
     def _right(self, order: Record) -> bool:
         """Whether an order is what the customer wants now, whatever its address."""
         item = self._item(order["item_id"])
-        return (item["good"], item["colour"]) == (self.state["wanted"], self.task.data["colour"])
+        return (item["good"], item["colour"]) == (self.state["wanted"], self.episode.task.data["colour"])
 
     def _placed(self) -> bool:
         return any(self._right(order) for order in self.state["orders"].values())
-
-    def rotate_id(self, tool: str, arguments: Record) -> bool:
-        for kind in ("stock", "orders"):
-            records = self.state[kind]
-            old = next((v for v in arguments.values() if v in records), None)
-            if old is not None:
-                new = self._rng.choice([i for n in range(100, 1000) if (i := f"{old[0]}{n}") not in records])
-                self.state[kind] = {new if i == old else i: record for i, record in records.items()}
-                for order in self.state["orders"].values():
-                    order["item_id"] = new if order["item_id"] == old else order["item_id"]
-                return True
-        return False
-
-    def distort(self, tool: str, arguments: Record, value: Json) -> Json:
-        if tool != "search":
-            return None
-        stock = self.state["stock"].items()
-        others = [{"good": item["good"], "item_id": id} for id, item in stock if item["good"] != arguments["good"]]
-        return self._rng.choice(others)
 
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
@@ -249,12 +260,8 @@ class Shop(ToolEnv):
                 yield "change_address", {"order_id": order_id, "address": self.state["address"]}
         yield "Done."
 
-    def look(self, tool: str, arguments: Record) -> tuple[str, Record] | None:
-        return "list_orders", {}
-
     def _find(self, good: str, colour: str) -> Generator[tuple[str, Record], ToolResult, str | None]:
-        gone = self.toolbox.state.gone
-        if "search" not in gone:
+        if not self.episode.is_gone("search"):
             found = yield "search", {"good": good, "colour": colour}
             if found.outcome is not Outcome.GONE:
                 return found.value["item_id"] if found.ok else None

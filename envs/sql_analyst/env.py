@@ -12,6 +12,7 @@ from ...tools.builtin import sql_tools
 from ...trajectories import Json, Task
 from ..env import Solution, ToolEnv
 from ..experts import Asked, ask
+from ..facets import FaultHooks
 from ..task import Split
 from .questions import QUESTIONS, compare, prepared, statement, tasks
 from .world import DOMAINS, Names, notes
@@ -22,6 +23,34 @@ MAX_ROWS = 20
 MAX_BYTES = 2000
 DEADLINE = 0.5
 """Seconds for one statement."""
+
+
+class _Faults(FaultHooks):
+    def rotate_id(self, env: SqlAnalyst, tool: str, arguments: dict[str, Json]) -> bool:
+        old, names = arguments.get("table"), env._names
+        if old not in names.tables:
+            return False
+        new = f"{old}_v{env.episode.rng.randrange(2, 10)}"
+        if new in names.tables:
+            return False
+        db = env._database()
+        db.execute(f"ALTER TABLE {old} RENAME TO {new}")
+        env._loaded = env.state["image"] = db.serialize()
+        env.state["names"] = names.renamed(old, new)
+        return True
+
+    def distort(self, env: SqlAnalyst, tool: str, arguments: dict[str, Json], value: Json) -> Json:
+        others = [table for table in env._names.tables if table != arguments.get("table")]
+        other = env.episode.rng.choice(others)
+        if tool in ("describe", "sample", "read_notes"):  # another table's
+            return getattr(env, tool)(other)
+        if tool in ("query", "query_replica"):  # what nobody asked for: its columns say so
+            columns = [c.split()[0] for c in env._names.columns(env._names.tables[other])]
+            return {"columns": columns, "rows": env._run(f"SELECT * FROM {other} LIMIT 2")}
+        return None
+
+    def look(self, env: SqlAnalyst, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
+        return ("get_answer", {}) if tool == "answer" else None
 
 
 class SqlAnalyst(ToolEnv):
@@ -52,6 +81,7 @@ class SqlAnalyst(ToolEnv):
         "notes, query, give the answer with the tool answer. Then say Done. If it cannot be done say Cannot."
     )
     state: dict[str, Any]
+    fault_hooks = _Faults()
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,9 +100,6 @@ class SqlAnalyst(ToolEnv):
         self.state = {
             "image": made.image, "names": made.names, "rules": made.rules, "truth": made.truth, "answer": None,
         }  # fmt: skip
-
-    def copy_world(self, world: Any) -> Any:
-        return dict(world)  # nothing in it is ever changed in place: a fork costs nothing
 
     # ---- tools -----------------------------------------------------------------------------------------------------
 
@@ -96,7 +123,7 @@ class SqlAnalyst(ToolEnv):
     @tool(ids=["table"])
     def read_notes(self, table: str) -> Json:
         """Read what has to be known about a table."""
-        domain = DOMAINS[self.task.data["domain"]]
+        domain = DOMAINS[self.episode.task.data["domain"]]
         return {"table": table, "notes": notes(self._logical(table), domain, self._names, self.state["rules"])}
 
     @tool(alternative="query_replica")
@@ -166,29 +193,6 @@ class SqlAnalyst(ToolEnv):
             del found["more"]
         return found
 
-    def rotate_id(self, tool: str, arguments: dict[str, Json]) -> bool:
-        old, names = arguments.get("table"), self._names
-        if old not in names.tables:
-            return False
-        new = f"{old}_v{self._rng.randrange(2, 10)}"
-        if new in names.tables:
-            return False
-        db = self._database()
-        db.execute(f"ALTER TABLE {old} RENAME TO {new}")
-        self._loaded = self.state["image"] = db.serialize()
-        self.state["names"] = names.renamed(old, new)
-        return True
-
-    def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
-        others = [table for table in self._names.tables if table != arguments.get("table")]
-        other = self._rng.choice(others)
-        if tool in ("describe", "sample", "read_notes"):  # another table's
-            return getattr(self, tool)(other)
-        if tool in ("query", "query_replica"):  # what nobody asked for: its columns say so
-            columns = [c.split()[0] for c in self._names.columns(self._names.tables[other])]
-            return {"columns": columns, "rows": self._run(f"SELECT * FROM {other} LIMIT 2")}
-        return None
-
     # ---- verdict and expert ----------------------------------------------------------------------------------------
 
     def success(self, task: Task) -> bool:
@@ -202,9 +206,6 @@ class SqlAnalyst(ToolEnv):
             yield "Done."
         except (LookupError, TypeError, ValueError):  # a result of which nothing can be made
             yield "Cannot find it."
-
-    def look(self, tool: str, arguments: dict[str, Json]) -> tuple[str, dict[str, Json]] | None:
-        return ("get_answer", {}) if tool == "answer" else None
 
     def _work(self, task: Task) -> Solution:
         """From the tables to the answer. Raises `LookupError`, `TypeError` or `ValueError` for a result that is not
@@ -220,9 +221,9 @@ class SqlAnalyst(ToolEnv):
             events = {"table": names["event"]}
             yield from ask(self, "read_notes", events, lambda v: v["table"] == events["table"])
         sql = {"sql": names.sql(statement(task.data["question"], self.state["rules"], task.data["params"]))}
-        first, second = ("query", "query_replica") if "query" not in self._gone else ("query_replica", "query")
+        first, second = ("query", "query_replica") if not self.episode.is_gone("query") else ("query_replica", "query")
         found = yield from ask(self, first, sql)
-        if found is None and first in self._gone:
+        if found is None and self.episode.is_gone(first):
             found = yield from ask(self, second, sql)
         rows = found["rows"]
         yield "answer", {"answer": [row[0] for row in rows] if question.form == "list" else rows[0][0]}
@@ -234,9 +235,7 @@ class SqlAnalyst(ToolEnv):
         def right(value: Json) -> bool:
             return value["table"] == table and {c.split()[0] for c in value["columns"]} == wanted
 
-        known = None if "describe" in self._gone else (yield from ask(self, "describe", {"table": table}, right))
+        known = (
+            None if self.episode.is_gone("describe") else (yield from ask(self, "describe", {"table": table}, right))
+        )
         return known or (yield from ask(self, "sample", {"table": table}, right))
-
-    @property
-    def _gone(self) -> set[str]:
-        return self.toolbox.state.gone

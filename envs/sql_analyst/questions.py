@@ -1,7 +1,7 @@
 """What is asked of the analyst: questions in words, the truth in Python, and the SQL that finds it.
 
-The truth is computed from the records of a `World` and knows no SQL; the expert's SQL knows no records. That both agree
-is what the tests of this environment rest on. `compare` says whether an answer is right.
+The truth is computed from `Records` and knows no SQL; the expert's SQL knows no records. That both agree is what the
+tests of this environment rest on. `compare` says whether an answer is right.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...trajectories.messages import Json
 from ...trajectories.trajectory import Task
 from ..rewards import Ended, numeric_answer
 from ..task import Split
-from .world import DOMAINS, TOWNS, Event, Names, Rules, World, build, draw
+from .world import DOMAINS, TOWNS, Event, Names, Records, Rules, build, draw
 
 __all__ = ["QUESTIONS", "AnswerForm", "Prepared", "Question", "compare", "misread", "prepared", "statement", "tasks"]
 
@@ -48,7 +48,7 @@ class Question:
     """Its parameters."""
     texts: tuple[str, ...]
     """Wordings. Besides the parameters they may use the words of the domain."""
-    truth: Callable[[World, Rules, Params], Truth]
+    truth: Callable[[Records, Rules, Params], Truth]
     """None where these records give no single answer."""
     sql: str
     """In logical names; {events} are the rows to read, {counts} is what makes one count, {euros} its amount."""
@@ -61,8 +61,8 @@ class Question:
 # ---- the truth, from the records -------------------------------------------------------------------------------------
 
 
-def _events(world: World, rules: Rules, p: Params) -> list[Event]:
-    return world.counted(rules, p["first"], p["last"])
+def _events(records: Records, rules: Rules, p: Params) -> list[Event]:
+    return records.counted(rules, p["first"], p["last"])
 
 
 def _euros(rules: Rules, amounts: Iterable[int | None]) -> list[float]:
@@ -70,28 +70,28 @@ def _euros(rules: Rules, amounts: Iterable[int | None]) -> list[float]:
     return [amount / (100 if rules.cents else 1) for amount in amounts if amount is not None]
 
 
-def _living(world: World, rules: Rules, p: Params) -> Truth:
-    return sum(bool(person.town == p["town"]) for person in world.persons.values())
+def _living(records: Records, rules: Rules, p: Params) -> Truth:
+    return sum(bool(person.town == p["town"]) for person in records.persons.values())
 
 
-def _either(world: World, rules: Rules, p: Params) -> Truth:
-    return sum(person.town in (p["town"], p["other"]) for person in world.persons.values())
+def _either(records: Records, rules: Rules, p: Params) -> Truth:
+    return sum(person.town in (p["town"], p["other"]) for person in records.persons.values())
 
 
-def _kind(world: World, rules: Rules, p: Params) -> Truth:
-    return sum(bool(thing.kind == p["kind"]) for thing in world.things.values())
+def _kind(records: Records, rules: Rules, p: Params) -> Truth:
+    return sum(bool(thing.kind == p["kind"]) for thing in records.things.values())
 
 
-def _different(world: World, rules: Rules, p: Params) -> Truth:
-    return len({event.person for event in _events(world, rules, p)})
+def _different(records: Records, rules: Rules, p: Params) -> Truth:
+    return len({event.person for event in _events(records, rules, p)})
 
 
-def _total(world: World, rules: Rules, p: Params) -> Truth:
-    return sum(_euros(rules, (event.amount for event in _events(world, rules, p)))) or None
+def _total(records: Records, rules: Rules, p: Params) -> Truth:
+    return sum(_euros(rules, (event.amount for event in _events(records, rules, p)))) or None
 
 
-def _average(world: World, rules: Rules, p: Params) -> Truth:
-    counts = [event.count for event in _events(world, rules, p) if event.count or not rules.unknown]
+def _average(records: Records, rules: Rules, p: Params) -> Truth:
+    counts = [event.count for event in _events(records, rules, p) if event.count or not rules.unknown]
     return sum(counts) / len(counts) if counts else None
 
 
@@ -101,53 +101,53 @@ def _most(scores: dict[str, float]) -> str | None:
     return best[0] if len(best) == 1 else None
 
 
-def _top(world: World, rules: Rules, p: Params) -> Truth:
+def _top(records: Records, rules: Rules, p: Params) -> Truth:
     totals: dict[str, float] = defaultdict(float)
-    for event in _events(world, rules, p):
-        totals[world.things[event.thing].name] += sum(_euros(rules, [event.amount]))
+    for event in _events(records, rules, p):
+        totals[records.things[event.thing].name] += sum(_euros(rules, [event.amount]))
     return _most(totals)
 
 
-def _from_town(world: World, rules: Rules, p: Params) -> Truth:
-    theirs = [event for event in _events(world, rules, p) if world.persons[event.person].town == p["town"]]
+def _from_town(records: Records, rules: Rules, p: Params) -> Truth:
+    theirs = [event for event in _events(records, rules, p) if records.persons[event.person].town == p["town"]]
     return sum(_euros(rules, (event.amount for event in theirs))) or None
 
 
-def _absent(world: World, rules: Rules, p: Params) -> Truth:
-    present = {event.person for event in _events(world, rules, p)}
-    found = [q.name for q in world.persons.values() if q.town == p["town"] and q.id not in present]
+def _absent(records: Records, rules: Rules, p: Params) -> Truth:
+    present = {event.person for event in _events(records, rules, p)}
+    found = [q.name for q in records.persons.values() if q.town == p["town"] and q.id not in present]
     return found if 1 <= len(found) <= 8 else None
 
 
-def _regulars(world: World, rules: Rules, p: Params) -> Truth:
-    times = Counter(event.person for event in _of_kind(world, rules, p))
-    found = [q.name for q in world.persons.values() if q.town == p["town"] and times[q.id] >= p["least"]]
+def _regulars(records: Records, rules: Rules, p: Params) -> Truth:
+    times = Counter(event.person for event in _of_kind(records, rules, p))
+    found = [q.name for q in records.persons.values() if q.town == p["town"] and times[q.id] >= p["least"]]
     return found if 1 <= len(found) <= 8 else None
 
 
-def _best_site(world: World, rules: Rules, p: Params) -> Truth:
+def _best_site(records: Records, rules: Rules, p: Params) -> Truth:
     amounts: dict[int, list[int | None]] = defaultdict(list)
-    for event in _of_kind(world, rules, p):
+    for event in _of_kind(records, rules, p):
         amounts[event.site].append(event.amount)
     averages = {}
     for site, all_ in amounts.items():
         known = _euros(rules, all_)
         if len(all_) >= p["least"] and known:
-            averages[world.sites[site].name] = sum(known) / len(known)
+            averages[records.sites[site].name] = sum(known) / len(known)
     return _most(averages) if len(averages) > 2 else None
 
 
-def _elsewhere(world: World, rules: Rules, p: Params) -> Truth:
+def _elsewhere(records: Records, rules: Rules, p: Params) -> Truth:
     amounts = []
-    for event in _of_kind(world, rules, p):
-        at, home = world.sites[event.site].town, world.persons[event.person].town
+    for event in _of_kind(records, rules, p):
+        at, home = records.sites[event.site].town, records.persons[event.person].town
         if home == p["town"] and at is not None and at != home:
             amounts.append(event.amount)
     return sum(_euros(rules, amounts)) or None
 
 
-def _of_kind(world: World, rules: Rules, p: Params) -> list[Event]:
-    return [event for event in _events(world, rules, p) if world.things[event.thing].kind == p["kind"]]
+def _of_kind(records: Records, rules: Rules, p: Params) -> list[Event]:
+    return [event for event in _events(records, rules, p) if records.things[event.thing].kind == p["kind"]]
 
 
 # ---- the questions ---------------------------------------------------------------------------------------------------
@@ -336,17 +336,17 @@ def _prepared(data: str, level: int, seed: int) -> Prepared:
     )
     names = Names.draw(domain, rng)
     wrong = [misread(rules, reading) for reading in question.readings]
-    best: tuple[int, World, Truth] | None = None
+    best: tuple[int, Records, Truth] | None = None
     tries = 0
     while best is None or (best[0] < len(wrong) and tries < _TRIES):
         tries += 1
-        world = draw(domain, rng, rules, towns, question.most)
-        truth = question.truth(world, rules, params)
+        records = draw(domain, rng, rules, towns, question.most)
+        truth = question.truth(records, rules, params)
         if truth is None:
             continue
-        told = sum(not compare(question.form, question.truth(world, r, params), truth) for r in wrong)
+        told = sum(not compare(question.form, question.truth(records, r, params), truth) for r in wrong)
         if best is None or told > best[0]:
-            best = told, world, truth
+            best = told, records, truth
     return Prepared(names, rules, build(best[1], names), best[2])
 
 

@@ -1,6 +1,6 @@
 """The analyst's databases: three kinds of business, their rows, and the rules by which a row counts.
 
-A world is drawn as plain Python records (`World`), from which `questions` computes the truth, and is then written into
+A world is drawn as plain Python `Records`, from which `questions` computes the truth, and is then written into
 SQLite under names that change from episode to episode (`Names`). Inside this package tables and columns have one
 logical name each, such as `event.amount`; `Names.sql` translates.
 """
@@ -22,8 +22,8 @@ __all__ = [
     "Domain",
     "Event",
     "Names",
+    "Records",
     "Rules",
-    "World",
     "build",
     "draw",
     "notes",
@@ -186,7 +186,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Records:
     persons: dict[int, Person]
     things: dict[int, Thing]
     sites: dict[int, Site]
@@ -206,7 +206,7 @@ class World:
         return found
 
 
-def draw(domain: Domain, rng: random.Random, rules: Rules, towns: list[str], most: int) -> World:
+def draw(domain: Domain, rng: random.Random, rules: Rules, towns: list[str], most: int) -> Records:
     """Random records of `most` persons at most. `towns` are those of the question; there are three next to them.
     Sizes and shares vary widely, so that no figure is a good guess."""
     towns = [*towns, *rng.sample([town for town in TOWNS if town not in towns], 3)]
@@ -254,7 +254,7 @@ def draw(domain: Domain, rng: random.Random, rules: Rules, towns: list[str], mos
     if rules.once:
         for event in rng.sample(events, len(events) // 6):
             events.insert(rng.randrange(len(events) + 1), event)
-    return World(persons, things, sites, events)
+    return Records(persons, things, sites, events)
 
 
 # ---- the database ----------------------------------------------------------------------------------------------------
@@ -302,19 +302,19 @@ class Names:
         return re.sub(rf"\b({'|'.join(COLUMNS)})\b(?:\.(\w+))?", name, text)
 
 
-def build(world: World, names: Names) -> bytes:
-    """The image of a database that holds `world`."""
+def build(records: Records, names: Names) -> bytes:
+    """The image of a database that holds the records."""
     db = sqlite3.connect(":memory:", isolation_level=None)
-    records: dict[str, list[tuple[str | int | None, ...]]] = {
-        "person": [(p.id, p.name, p.town) for p in world.persons.values()],
-        "thing": [(t.id, t.name, t.kind) for t in world.things.values()],
-        "site": [(s.id, s.name, s.town) for s in world.sites.values()],
+    tables: dict[str, list[tuple[str | int | None, ...]]] = {
+        "person": [(p.id, p.name, p.town) for p in records.persons.values()],
+        "thing": [(t.id, t.name, t.kind) for t in records.things.values()],
+        "site": [(s.id, s.name, s.town) for s in records.sites.values()],
         "event": [
-            (e.ref, e.person, e.thing, e.site, e.made, e.settled, e.amount, e.count, e.mark) for e in world.events
+            (e.ref, e.person, e.thing, e.site, e.made, e.settled, e.amount, e.count, e.mark) for e in records.events
         ],
     }
     db.execute("BEGIN")
-    for table, rows in records.items():
+    for table, rows in tables.items():
         db.execute(f"CREATE TABLE {names[table]} ({', '.join(names.columns(table))})")
         db.executemany(f"INSERT INTO {names[table]} VALUES ({', '.join('?' * len(COLUMNS[table]))})", rows)
     db.execute("COMMIT")

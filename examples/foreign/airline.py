@@ -4,13 +4,19 @@ Try it:  sparring check examples/foreign/airline.py:Airline
 """
 
 from random import Random
+from typing import Any
 
 import airline_suite as suite  # next to this file; a real suite is installed
 
-from sparring import Conflict, NotFound, Solution, Task, ToolEnv
-from sparring.envs import Verdict
-from sparring.envs.rewards import Ended
+from sparring.envs import Others, Solution, Task, ToolEnv, ToolRules, User, Verdict
+from sparring.tools import Conflict, NotFound
 from sparring.tools.definition import methods
+
+
+def passenger(env: Any, said: str) -> str | None:
+    if env.episode.answers == 0:
+        env.episode.act_as("passenger", "confirm_passport", passenger=env.episode.task.data["passenger"])
+    return next(iter(env.episode.task.data["lines"][env.episode.answers + 1 :]), None)
 
 
 class Airline(ToolEnv):
@@ -32,8 +38,10 @@ class Airline(ToolEnv):
     system = "Serve the passenger with the tools, one call at a time. Answer Done when you have done what was asked."
     reads = methods(suite.Desk, "find_flight", "find_booking", at="state.desk")
     writes = methods(suite.Desk, "rebook", "cancel", "check_in", "seat", at="state.desk", effect=True)
-    others = {"passenger": methods(suite.Phone, "confirm_passport", at="state")}  # noqa: RUF012  # never changed
-    toolbox_settings = {"errors": {suite.NoSuch: NotFound, suite.Refused: Conflict}}  # noqa: RUF012  # as above
+    user, others = User(passenger), Others({"passenger": methods(suite.Phone, "confirm_passport", at="state")})
+    errors = {suite.NoSuch: NotFound, suite.Refused: Conflict}  # noqa: RUF012  # never changed
+    tool_rules = ToolRules(offered=lambda env: env.state.desk.tools(), errors=errors)
+    keeps_before = True  # the suite's grade compares
 
     def tasks(self, split: str, rng: Random) -> list[Task]:
         rows = {"train": suite.TASKS[:24], "validation": suite.TASKS[24:32], "test": suite.TASKS[32:40]}[split]
@@ -42,19 +50,11 @@ class Airline(ToolEnv):
     def setup(self, task: Task, rng: Random) -> None:
         self.state = suite.Phone(suite.fresh(task.data))
 
-    def offered(self) -> list[str]:
-        return list(self.state.desk.tools())
-
-    def reply(self, task: Task, said: str) -> str | None:
-        if self.answers == 0:
-            self.act_as("passenger", "confirm_passport", passenger=task.data["passenger"])
-        return next(iter(task.data["lines"][self.answers + 1 :]), None)
-
-    def verdict(self, ended: Ended) -> Verdict:
-        return Verdict(*suite.grade(ended.before.desk, ended.after.desk, ended.task.data))
+    def success(self, task: Task) -> Verdict:
+        return Verdict(*suite.grade(self.episode.ended().before.desk, self.state.desk, task.data))
 
     def solve(self, task: Task) -> Solution:
         while True:
-            for call in suite.reference(self.state.desk, task.data, self.answers):  # noqa: UP028  # results are sent
+            for call in suite.reference(self.state.desk, task.data, self.episode.answers):  # noqa: UP028
                 yield call
             yield "Done."

@@ -9,12 +9,17 @@ from typing import Any
 
 import desk_suite as suite  # next to this file; a real suite is installed
 
-from sparring.envs import Clock, Solution, Split, Task, ToolEnv, tasks_from
+from sparring.envs import Clock, Solution, Split, Task, ToolEnv, ToolRules, tasks_from
 from sparring.tools import NotFound, toolset
 
 
 def returned_error(value: Any) -> NotFound | None:
     return NotFound(value["message"]) if isinstance(value, dict) and "error" in value else None
+
+
+class State(dict[str, Any]):  # what `deepcopy` cannot copy says how it is copied
+    def __deepcopy__(self, memo: object) -> "State":
+        return State(db=suite.clone(self["db"]), clock=Clock(self["clock"].now))
 
 
 class HelpDesk(ToolEnv):
@@ -35,22 +40,17 @@ class HelpDesk(ToolEnv):
 
     reads = toolset(suite.READS, injects=("db", "clock"))
     writes = toolset(suite.WRITES, injects=("db", "clock"), effect=True)
-    toolbox_settings = {"is_error": returned_error}  # noqa: RUF012  # never changed
+    tool_rules = ToolRules(
+        is_error=returned_error,
+        injected=lambda env: env.state,
+        after_call=lambda env, call, result: env.state["clock"].advance(minutes=2),
+    )
 
     def tasks(self, split: Split, rng: Random) -> list[Task]:
         return tasks_from(Path(__file__).with_name("desk_tasks.jsonl"), split, field="split", rng=rng)
 
     def setup(self, task: Task, rng: Random) -> None:
-        self.state = {"db": suite.fresh(task.data, Clock().now), "clock": Clock()}
-
-    def copy_world(self, world: Any) -> dict[str, Any]:
-        return {"db": suite.clone(world["db"]), "clock": Clock(world["clock"].now)}
-
-    def injected(self) -> dict[str, Any]:
-        return dict(self.state)
-
-    def after_call(self, call: object, result: object) -> None:
-        self.state["clock"].advance(minutes=2)
+        self.state = State(db=suite.fresh(task.data, Clock().now), clock=Clock())
 
     def success(self, task: Task) -> bool:
         return suite.done(self.state["db"], task.data)

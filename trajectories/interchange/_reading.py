@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 
 from ..errors import DataError, UnknownName
+from ..giving_up import says_it_cannot
 from ..messages import Action, Cause, Json, Message, Outcome, Role, ToolCall, ToolResult, ToolSpec
 from ..strict_json import finite, int64, no_constant
 from ..trajectory import StopReason, Task, Tokens, Trajectory, Turn
@@ -323,7 +324,9 @@ def _trajectory(e: SourceEpisode, where: str, form: str, success: bool | None) -
         inferred.append("outcomes")
     stop = e.stop
     if stop is None:
-        stop = StopReason.TERMINATED if turns[-1].action.tool_calls else StopReason.FINISHED
+        last = turns[-1].action
+        stop = StopReason.DECLINED if says_it_cannot(last.content) else StopReason.FINISHED
+        stop = StopReason.TERMINATED if last.tool_calls else stop
         if stop is StopReason.TERMINATED:  # the record ends with a call; whose doing that was it does not say
             inferred.append("stop")
     judged = e.success

@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..messages import Json, Outcome, ToolCall, ToolResult
 from ..trajectory import StopReason, Trajectory
 from .rates import Estimate, Rate, mean, rate, ratio, resampled, split, task_of
-from .recovery import Roles, ToolRoles, calls_of, same_call, says_it_cannot
+from .recovery import Roles, ToolRoles, calls_of, declined, same_call
 
 __all__ = [
     "Abstention",
@@ -183,14 +183,13 @@ def steps_over_optimal(trajectories: Iterable[Trajectory]) -> float | None:
 # ---- giving up, and claiming -----------------------------------------------------------------------------------------
 
 
-def false_success(trajectories: Iterable[Trajectory], gave_up: Condition | None = None) -> Rate:
-    """Share of episodes that the agent ended of its own accord (`StopReason.FINISHED`) though the task was not done.
+def false_success(trajectories: Iterable[Trajectory]) -> Rate:
+    """Of the episodes that the agent ended as if all were done (`StopReason.FINISHED`): share in which it was not.
 
-    An honest "I could not do it" looks the same in a trajectory; `gave_up` says which episodes those are
-    (`says_it_cannot`, say), and they are left out of numerator and denominator.
+    An honest "I could not do it" is `StopReason.DECLINED`, and in neither the numerator nor the denominator.
     """
     judged, out = split(trajectories)
-    finished = (t for t in judged if t.stop is StopReason.FINISHED and not (gave_up is not None and gave_up(t)))
+    finished = (t for t in judged if t.stop is StopReason.FINISHED)
     return rate((t.success is not True for t in finished), excluded=out)
 
 
@@ -199,13 +198,11 @@ def cannot_be_done(t: Trajectory) -> bool:
     return "impossible" in t.faults_hit
 
 
-def abstention(
-    trajectories: Iterable[Trajectory], gave_up: Condition = says_it_cannot, hopeless: Condition = cannot_be_done
-) -> Abstention:
-    """Precision and recall of giving up, and how often it was premature. `hopeless` says which tasks could not be done:
-    by default those that the fault `impossible` struck."""
+def abstention(trajectories: Iterable[Trajectory], hopeless: Condition = cannot_be_done) -> Abstention:
+    """Precision and recall of giving up (`declined`), and how often it was premature. `hopeless` says which tasks could
+    not be done: by default those that the fault `impossible` struck."""
     judged, out = split(trajectories)
-    rows = [(gave_up(t), hopeless(t), t.success is True) for t in judged]
+    rows = [(declined(t), hopeless(t), t.success is True) for t in judged]
     return Abstention(
         rate((lost for quit_, lost, _ in rows if quit_), excluded=out),
         rate((quit_ for quit_, lost, _ in rows if lost), excluded=out),

@@ -28,6 +28,7 @@ __all__ = [
     "after_faults",
     "blockages",
     "calls_of",
+    "declined",
     "fault_recovery",
     "reaction",
     "recovery_by_cause",
@@ -37,7 +38,6 @@ __all__ = [
     "right_after_fault",
     "right_strategy",
     "same_call",
-    "says_it_cannot",
     "success_by_fault",
     "tokens_to_recovery",
     "turns_to_recovery",
@@ -133,7 +133,6 @@ def right_after_fault(kind: str | None, outcome: Outcome = Outcome.OK) -> frozen
 _WRONG_ARGUMENTS = frozenset(
     {Outcome.MALFORMED, Outcome.INVALID_ARGUMENTS, Outcome.NOT_FOUND, Outcome.CONFLICT}
 )  # the repaired call may share no argument with the failed one
-_GIVES_UP = ("cannot", "can't", "not possible", "impossible", "unable")
 _WAITS = frozenset({"pause", "sleep", "wait", "wait_for"})
 _LOGS_IN = frozenset({"authenticate", "log_in", "login", "refresh_session", "refresh_token", "sign_in"})
 
@@ -265,9 +264,9 @@ def reaction(t: Trajectory, turn: int, call: ToolCall, roles: ToolRoles = _GUESS
     if action.tool_calls:
         classes = {_class(other, call, roles) for other in action.tool_calls}
         return next(name for name in _BY_CALL if name in classes)
-    if turn + 2 < len(t.turns) or t.stop is not StopReason.FINISHED:
+    if turn + 2 < len(t.turns) or not t.stop.by_agent:
         return "message"
-    return "give_up" if says_it_cannot(t) else "final_answer"
+    return "give_up" if declined(t) else "final_answer"
 
 
 def after_faults(
@@ -373,10 +372,10 @@ def success_by_fault(trajectories: Iterable[Trajectory]) -> dict[str, Rate]:
     return {kind: rate(flags[kind]) for kind in sorted(flags)}
 
 
-def says_it_cannot(t: Trajectory) -> bool:
-    """Whether the agent's last message begins as giving up does: "Cannot", "Can't", "Not possible", "Impossible",
-    "Unable". The convention by which environments judge an honest stop; where yours has another, pass your own."""
-    return t.final_text.lower().lstrip().startswith(_GIVES_UP)
+def declined(t: Trajectory) -> bool:
+    """Whether the agent ended the episode by saying that the task cannot be done. The stop reason says so; what counts
+    as saying it is in `trajectories.giving_up`."""
+    return t.stop is StopReason.DECLINED
 
 
 def failed(t: Trajectory, cause: Cause | None = None) -> bool:

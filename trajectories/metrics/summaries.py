@@ -25,10 +25,10 @@ from .recovery import (
     Blockage,
     Roles,
     blockages,
+    declined,
     failed,
     recovery_by_cause,
     recovery_rate,
-    says_it_cannot,
     success_by_fault,
 )
 
@@ -108,7 +108,7 @@ class Seen:
 
     @property
     def gave_up(self) -> bool:
-        return says_it_cannot(self.t)
+        return declined(self.t)
 
     @property
     def won(self) -> bool:
@@ -174,7 +174,7 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         "false success", "ended by it, not given up", "less",
-        lambda s: _when(s.t.stop is StopReason.FINISHED and not s.gave_up, not s.won),
+        lambda s: _when(s.t.stop is StopReason.FINISHED, not s.won),
     ),
     Measure("abstention precision", "episodes given up", "more",
             lambda s: _when(s.gave_up, cannot_be_done(s.t))),

@@ -12,7 +12,8 @@ from typing import Any
 from ..agents.agent import Agent
 from ..agents.rollouts import EpisodeSpec, planned
 from ..agents.rollouts import rollout as play
-from ..envs.env import NOTES, name_of
+from ..envs.env import name_of
+from ..envs.episode import NOTES
 from ..envs.registry import make
 from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.messages import Json

@@ -120,11 +120,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparring import NotFound, Solution, Task, ToolEnv, tool
+from sparring.envs import FaultHooks
 
 THINGS = ("lamp", "book", "plant", "clock", "chair", "globe", "radio", "kettle", "mirror", "basket")
 PLACES = ("shelf", "table", "window", "hall", "cellar", "attic")
 PAIRS = random.Random(0).sample([(thing, place) for thing in THINGS for place in PLACES], len(THINGS) * len(PLACES))
 SPLITS = {"test": PAIRS[:12], "validation": PAIRS[12:24], "train": PAIRS[24:]}
+
+
+class Hooks(FaultHooks):
+    def look(self, env: Any, tool: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """How the expert sees whether a `put` that timed out took place."""
+        return "place_of", {"thing_id": arguments["thing_id"]}
 
 
 class $cls(ToolEnv):
@@ -144,6 +151,7 @@ class $cls(ToolEnv):
     """
 
     system = "Use the tools, one call at a time, then answer Done."
+    fault_hooks = Hooks()
 
     def tasks(self, split: str, rng: random.Random) -> Iterator[Task]:
         """Endless. The splits share no pair of thing and place."""
@@ -200,10 +208,6 @@ class $cls(ToolEnv):
             found = yield "find", {"thing": task.data["thing"]}
             yield "put", {"thing_id": found.value["thing_id"], "place": task.data["place"]}
 
-    def look(self, tool: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """How the expert sees whether a `put` that timed out took place."""
-        return "place_of", {"thing_id": arguments["thing_id"]}
-
     def _check(self, thing_id: int) -> None:
         if thing_id not in self.state["where"]:
             raise NotFound(f"no thing has the id {thing_id}", hint="find it by its name")
@@ -244,7 +248,7 @@ def test_an_unknown_thing_is_an_observation() -> None:
 def test_moving_something_else_is_no_success() -> None:
     env = $cls()
     env.reset(seed=0)
-    other = next(number for thing, number in env.state["ids"].items() if thing != env.task.data["thing"])
+    other = next(number for thing, number in env.state["ids"].items() if thing != env.episode.task.data["thing"])
     assert env.act(Action.call("put", thing_id=other, place="hall")).turn.results[0].ok
     play(env)
     assert not env.judge()[0]

@@ -480,7 +480,7 @@ def _details(
     behaviour = [
         row("Recovery", "success, given that a call failed", lambda s: _rate_cell(s.recovery)),
         *recovery,
-        row("Handed over, not done", "of the episodes the agent ended itself", lambda s: _rate_cell(s.false_success)),
+        row("Handed over, not done", "of the episodes it ended as if done", lambda s: _rate_cell(s.false_success)),
         row("pass@k", "at least one of k attempts", lambda s: _pass_cell(s.pass_at)),
         row("pass^k", "all of k attempts", lambda s: _pass_cell(s.pass_hat)),
         row("Turns over the expert's", "successes only", lambda s: _number_cell(s.steps_over_optimal)),

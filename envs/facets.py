@@ -1,0 +1,213 @@
+"""What an environment may have besides tasks, tools and a judge. Each facet is an object, a class attribute of the
+environment. What it does is given where it is made, or is a method of a subclass:
+
+    class Kiosk(ToolEnv):
+        user = User(lambda env, said: "To Oslo." if "where" in said.lower() else None)
+
+    class Customer(User):
+        max_answers = 2
+
+        def reply(self, env, said):
+            return "To Oslo."
+
+A facet is given the environment, and serves all episodes of it at once. So it keeps nothing of an episode: what it
+remembers belongs in `env.state`, and what it draws at random comes from `env.episode.rng`. A fork then has its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from ..tools.definition import Tool, ToolError, tools_of
+from ..tools.toolbox import Validation
+from ..trajectories.messages import Json, ToolCall, ToolResult, ToolSpec
+from ..trajectories.trajectory import Task
+
+__all__ = ["Fact", "FaultHooks", "KnobHooks", "Others", "ToolRules", "User", "overridden"]
+
+
+class _Facet:
+    def _give(self, **given: Any) -> None:
+        """Sets what was given; the rest is as the class has it."""
+        vars(self).update({name: value for name, value in given.items() if value is not None})
+
+
+class User(_Facet):
+    """Who is on the other side. A message without calls is said to the user."""
+
+    max_answers: int = 8
+    """Times that the user answers in an episode at most. The agent's next message without calls ends it."""
+
+    def __init__(
+        self, reply: Callable[[Any, str], str | None] | None = None, *, max_answers: int | None = None
+    ) -> None:
+        self._give(reply=reply, max_answers=max_answers)
+
+    def reply(self, env: Any, said: str) -> str | None:
+        """The answer to a message. None: the user has nothing to say, and the episode ends.
+
+        `env.episode.answers` is how often the user has answered: the index of what one who reads from a list says next.
+        """
+        return None
+
+
+class Others(_Facet):
+    """Who else acts in the same world, next to the agent."""
+
+    tools: Mapping[str, Sequence[Tool]] = {}
+    """Their tools, by who it is. The agent never sees these: see `Episode.act_as`."""
+
+    def __init__(
+        self,
+        tools: Mapping[str, Sequence[Tool]] | None = None,
+        *,
+        elapse: Callable[[Any], object] | None = None,
+    ) -> None:
+        self._give(tools=tools, elapse=elapse)
+
+    def elapse(self, env: Any) -> None:
+        """What happens by itself after each of the agent's turns that does not end the episode."""
+
+
+Arguments = dict[str, Json]
+
+
+class FaultHooks(_Facet):
+    """What lets more kinds of fault strike, and lets the expert recover from them."""
+
+    def __init__(
+        self,
+        *,
+        rotate_id: Callable[[Any, str, Arguments], bool] | None = None,
+        distort: Callable[[Any, str, Arguments, Json], Json] | None = None,
+        look: Callable[[Any, str, Arguments], tuple[str, Arguments] | None] | None = None,
+    ) -> None:
+        self._give(rotate_id=rotate_id, distort=distort, look=look)
+
+    def rotate_id(self, env: Any, tool: str, arguments: Arguments) -> bool:
+        """For the fault stale_id: renames the record that a call refers to. False: it cannot."""
+        return False
+
+    def distort(self, env: Any, tool: str, arguments: Arguments, value: Json) -> Json:
+        """For the fault silent_wrong_value: another record's data in place of `value`, which an attentive agent can
+        tell from what it asked for. None: it cannot."""
+        return None
+
+    def look(self, env: Any, tool: str, arguments: Arguments) -> tuple[str, Arguments] | None:
+        """For the expert: a call that shows whether an earlier one, which timed out, took effect. None: there is
+        none."""
+        return None
+
+
+class ToolRules(_Facet):
+    """How the tools are offered and run."""
+
+    validation: Validation = "schema"
+    """schema (extra arguments refused), binding (names only), or off."""
+    max_output: int = 4000
+    """Characters of a result that the agent sees, from 1."""
+    render: Callable[[Any], str] | None = None
+    """The text of a result. By default a string is its own text, and anything else compact JSON."""
+    is_error: Callable[[Any], ToolError | str | bool | None] | None = None
+    """For tools that return their errors: see `sparring.tools.Toolbox`."""
+    errors: Mapping[type[Exception], type[ToolError]] = {}
+    """For tools that raise errors of their own: which `ToolError` each becomes. The first that fits counts."""
+
+    def __init__(
+        self,
+        *,
+        validation: Validation | None = None,
+        max_output: int | None = None,
+        render: Callable[[Any], str] | None = None,
+        is_error: Callable[[Any], ToolError | str | bool | None] | None = None,
+        errors: Mapping[type[Exception], type[ToolError]] | None = None,
+        offered: Callable[[Any], Iterable[Any]] | None = None,
+        announce: Callable[[Any, Sequence[ToolSpec], Sequence[str]], str] | None = None,
+        injected: Callable[[Any], Mapping[str, Any]] | None = None,
+        after_call: Callable[[Any, ToolCall, ToolResult], object] | None = None,
+    ) -> None:
+        """
+        Args:
+            validation: In place of the class's own setting, like all others. None: the class's.
+            max_output: Characters.
+            render: From a tool's value to its text.
+            is_error: From a tool's value to the error that it is.
+            errors: Exception -> `ToolError`.
+            offered: A function in place of the method below, like all that follow. It is given the environment first.
+            announce: Words a change of tools.
+            injected: Values of `Injected` parameters.
+            after_call: Told of each call.
+        """
+        self._give(validation=validation, max_output=max_output, render=render, is_error=is_error, errors=errors)
+        self._give(offered=offered, announce=announce, injected=injected, after_call=after_call)
+
+    def offered(self, env: Any) -> Iterable[Any]:
+        """The tools on offer now, from `env.state`: names of the class's tools, or sources as `toolset` takes them.
+        Asked after `setup`, each call, each turn and each `restore`. By default all tools of the class, always."""
+        owner: type = type(env)
+        return [t.name for t in tools_of(owner)]
+
+    def announce(self, env: Any, came: Sequence[ToolSpec], went: Sequence[str]) -> str:
+        """What the agent is told, in a message, when tools have come or gone since it last acted. "": nothing."""
+        lines = [f"No longer there: {', '.join(went)}."] if went else []
+        if came:
+            lines += ["New tools:", *(orjson.dumps(spec.openai()).decode() for spec in came)]
+        return "\n".join(lines)
+
+    def injected(self, env: Any) -> Mapping[str, Any]:
+        """Values of the tools' `Injected` parameters by key, from `env.state`. Asked at each call that needs some."""
+        return {}
+
+    def after_call(self, env: Any, call: ToolCall, result: ToolResult) -> None:
+        """What happens after each of the agent's calls, when its result is settled.
+        `env.episode.cut(StopReason.TERMINATED)` ends the episode with this turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that an instruction may lack, and the user says when asked."""
+
+    text: str
+    """As it is in the instruction, once."""
+    instead: str
+    """What is there when it lacks."""
+    answer: str
+    """What the user says when asked."""
+
+
+class KnobHooks(_Facet):
+    """What suits a harder version of the environment better than what is ready-made: see `sparring.envs.knobs`."""
+
+    distractors: Sequence[Callable[..., Any]] = ()
+    """Methods marked `@tool` that no task needs, and that read only. Their `self` is the environment."""
+    traps: Sequence[Callable[..., Any]] = ()
+    """Methods marked `@tool` whose effect fails every task."""
+
+    def __init__(
+        self,
+        *,
+        distractors: Sequence[Callable[..., Any]] | None = None,
+        traps: Sequence[Callable[..., Any]] | None = None,
+        facts: Callable[[Any, Task], list[Fact]] | None = None,
+        spoil: Callable[[Any, Task, random.Random], Task | None] | None = None,
+    ) -> None:
+        self._give(distractors=distractors, traps=traps, facts=facts, spoil=spoil)
+
+    def facts(self, env: Any, task: Task) -> list[Fact]:
+        """What the instruction of a task may lack."""
+        return []
+
+    def spoil(self, env: Any, task: Task, rng: random.Random) -> Task | None:
+        """A version of the task that cannot be done. None: it cannot be made so."""
+        return None
+
+
+def overridden(facet: object, base: type, *names: str) -> frozenset[str]:
+    """Which of these methods of `base` the facet, or its class, has defined anew."""
+    own = vars(facet)
+    return frozenset(name for name in names if name in own or getattr(type(facet), name) is not getattr(base, name))
