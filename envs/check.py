@@ -113,8 +113,8 @@ def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> list[Fi
 
 
 def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterator[tuple[str, list[Finding] | None]]:
-    """The name of each check in turn (`check_names()`) and what it found; arguments and errors are those of `check_env`.
-    None: the check was left out, because one that it relies on has found an error."""
+    """The name of each check in turn (`check_names()`) and what it found. None: it was left out, because one that it
+    relies on found an error. Arguments and errors are those of `check_env`."""
     first, *names = check_names()
     try:
         made = make(env) if isinstance(env, str) else env if isinstance(env, ToolEnv) else env()

@@ -546,14 +546,16 @@ def test_version_and_dependencies_agree() -> None:
 def test_each_dependency_is_used_and_each_use_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    runtime = project["dependencies"] + [d for extra, needs in extras.items() if extra not in ("docs", "test") for d in needs]
+    runtime = project["dependencies"] + [
+        d for extra, needs in extras.items() if extra not in ("docs", "test") for d in needs
+    ]
     declared = {re.split(r"[<>=\[; ]", d)[0].lower().replace("-", "_") for d in runtime}
     declared = {{"pyyaml": "yaml"}.get(package, package) for package in declared}
     used: set[str] = set()
     for path in source_files():
         for imported, _ in imports(ast.parse(path.read_text("utf-8")), package_of(path)):
             used.add("tensorboard" if imported.startswith("torch.utils.tensorboard") else imported.split(".")[0])
-    brought = {"markupsafe", "pydantic_core"}  # by jinja2 and pydantic, whose types they are
+    brought = {"markupsafe", "pydantic_core", "pytest"}  # by jinja2 and pydantic; by pytest itself, whose plugin it is
     foreign = {u.lower() for u in used} - set(sys.stdlib_module_names) - {"sparring"} - brought
     assert foreign <= declared, f"imported, not declared: {sorted(foreign - declared)}"
     needed_by_others = {"accelerate", "gguf", "safetensors"}  # by peft, and by transformers' loaders
