@@ -570,7 +570,12 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-WITH_CODE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_CODE = [
+    path
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if python_blocks(path.read_text("utf-8"))
+]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 
 
 @pytest.mark.parametrize("path", WITH_CODE, ids=name)
@@ -578,10 +583,67 @@ def test_the_code_in_the_documents_runs(path: Path, tmp_path: Path, monkeypatch:
     """One block after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
     blocks = python_blocks(path.read_text("utf-8"))
-    assert blocks
     space: dict[str, Any] = {"__name__": "document"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"{path.name}, block {number + 1}", "exec"), space)
+
+
+def test_most_documents_have_code_and_every_tutorial() -> None:
+    assert len(TUTORIALS) == 5
+    assert {path for path in TUTORIALS if path not in WITH_CODE} == set()
+    assert len(WITH_CODE) >= len(TUTORIALS) + 10
+
+
+def test_the_notebook_is_the_tutorial_and_runs(tmp_path: Path) -> None:
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    folder = ROOT / "docs" / "tutorials"
+    notebook = nbformat.read(folder / "first_environment.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert code == [block.rstrip("\n") for block in python_blocks((folder / "first-environment.md").read_text("utf-8"))]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "IPYTHONDIR": str(tmp_path)}
+    client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3")
+    client.execute(cwd=str(tmp_path), env=environ)  # raises what a cell raises
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_the_tables_of_settings_are_the_code() -> None:
+    """Each field of each settings dataclass has its row in docs/training.md, with its default."""
+    from dataclasses import MISSING, Field, fields
+
+    from sparring.trainers import (
+        DpoSettings,
+        GrpoSettings,
+        Lora,
+        Mixture,
+        Optim,
+        Part,
+        SftSettings,
+        TrainSettings,
+    )
+
+    common = {field.name: field.default for field in fields(TrainSettings)}
+
+    def default(field: Field[Any]) -> str:
+        if field.default_factory is not MISSING:
+            made, plain = field.default_factory(), Optim()
+            own = [f.name for f in fields(made) if getattr(made, f.name) != getattr(plain, f.name)]
+            return ", ".join(f"{name}={getattr(made, name)!r}" for name in own).replace("'", '"')
+        return "required" if field.default is MISSING else repr(field.default).replace("'", '"')
+
+    text = (ROOT / "docs" / "training.md").read_text("utf-8")
+    missing = []
+    for kind in (TrainSettings, SftSettings, DpoSettings, GrpoSettings, Optim, Lora, Mixture, Part):
+        for field in fields(kind):
+            given = default(field)
+            inherited = kind is not TrainSettings and issubclass(kind, TrainSettings) and field.name in common
+            if (kind is TrainSettings and field.name == "optim") or (inherited and field.default == common[field.name]):
+                continue
+            row = f"| `{field.name}` | {given if given == 'required' else f'`{given}`'} |"
+            if row not in text:
+                missing.append(f"{kind.__name__}: {row}")
+    assert not missing, "not in docs/training.md:\n" + "\n".join(missing)
 
 
 def test_the_table_of_faults_is_the_code() -> None:
