@@ -611,6 +611,7 @@ def test_the_notebook_is_the_tutorial_and_runs(tmp_path: Path) -> None:
 
 def test_the_tables_of_settings_are_the_code() -> None:
     """Each field of each settings dataclass has its row in docs/training.md, with its default."""
+    pytest.importorskip("torch")
     from dataclasses import MISSING, Field, fields
 
     from sparring.trainers import (

@@ -6,10 +6,12 @@ import random
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from functools import lru_cache
 
 from ...trajectories.messages import Json
 from ...trajectories.trajectory import Task
+from ..databases import Database
 from ..task import Split
 
 __all__ = ["clone", "new_world", "tasks"]
@@ -105,13 +107,13 @@ def _goal(kind: str, name: str, item: str, by_email: bool, rng: random.Random) -
 
 @lru_cache(maxsize=1)
 def _empty() -> bytes:
-    with sqlite3.connect(":memory:") as db:
+    with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(SCHEMA)
         return db.serialize()
 
 
 def _connect(image: bytes) -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=Database)
     db.deserialize(image)
     return db
 

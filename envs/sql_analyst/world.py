@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Literal
 
+from ..databases import Database
+
 __all__ = [
     "COLUMNS",
     "DOMAINS",
@@ -304,7 +306,7 @@ class Names:
 
 def build(world: World, names: Names) -> bytes:
     """The image of a database that holds `world`."""
-    db = sqlite3.connect(":memory:", isolation_level=None)
+    db = sqlite3.connect(":memory:", isolation_level=None, factory=Database)
     records: dict[str, list[tuple[str | int | None, ...]]] = {
         "person": [(p.id, p.name, p.town) for p in world.persons.values()],
         "thing": [(t.id, t.name, t.kind) for t in world.things.values()],
