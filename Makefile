@@ -18,7 +18,7 @@ FIND_PYTHON = for p in $(CANDIDATES); do \
 	if "$$p" -c 'import ensurepip, venv; $(NEW_ENOUGH)' >/dev/null 2>&1; then echo "$$p"; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full test lint bench clean python
+.PHONY: help demo demo-full test lint docs bench clean python
 .DELETE_ON_ERROR:
 
 help:  ## List the commands.
@@ -31,13 +31,19 @@ demo: $(VENV)/.ready-train  ## Teach a small language model to recover from fail
 demo-full: $(VENV)/.ready-train  ## The same with all levels and faults (hours on a CPU; stopped, it goes on where it was).
 	$(BIN)/sparring recipe orders --profile full $(ARGS)
 
+# The floor of coverage is for the whole suite: a choice of tests (ARGS) is run without it.
 test: $(VENV)/.ready-test  ## Run the tests. Downloads no model.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(if $(ARGS),$(ARGS),--cov --cov-report=term)
 
 lint: $(VENV)/.ready-test  ## Check style, format and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.ready-docs  ## Build the documents as a site, into site/; a warning is an error.
+	@rm -rf build/api && mkdir -p build/api && cp -rL src/sparring build/api/sparring
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 bench: $(VENV)/.ready-train  ## Run the benchmarks.
 	@found=; for file in benchmarks/*.py; do [ -e "$$file" ] || continue; \
@@ -45,7 +51,7 @@ bench: $(VENV)/.ready-train  ## Run the benchmarks.
 	[ -n "$$found" ] || echo "There are no benchmarks yet."
 
 clean:  ## Remove the virtual environment, builds and caches. Runs and fetched models stay.
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- what the commands stand on ----
@@ -80,4 +86,9 @@ $(VENV)/.ready-train: pyproject.toml constraints.txt
 $(VENV)/.ready-test: $(VENV)/.ready-train
 	@echo "==> Installing what the tests need"
 	$(PIP) install --constraint constraints.txt --editable '.[train,tensorboard,store,sandbox,mcp,openapi,math,test]'
+	@touch $@
+
+$(VENV)/.ready-docs: $(VENV)/.ready-test
+	@echo "==> Installing what the site is built with"
+	$(PIP) install --constraint constraints.txt --editable '.[docs]'
 	@touch $@

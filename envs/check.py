@@ -37,7 +37,7 @@ from .registry import make
 from .spaces import ActionSpace
 from .task import SPLITS, Split, task_set
 
-__all__ = ["CHECKS", "Finding", "check_env"]
+__all__ = ["CHECKS", "Finding", "check_env", "check_names", "run_checks"]
 
 HEADINGS = ("## Tools", "## Rewards", "## Episode End", "## Version History")
 _SAMPLES = 60
@@ -109,32 +109,50 @@ def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> list[Fi
 
     Raises `UnknownName` when there is no such environment. What an environment's own code raises becomes a finding.
     """
+    findings = [finding for _, found in run_checks(env, tasks=tasks) for finding in found or ()]
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
+
+
+def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterator[tuple[str, list[Finding] | None]]:
+    """The name of each check in turn (`check_names()`) and what it found. None: it was left out, because one that it
+    relies on found an error. Arguments and errors are those of `check_env`."""
+    first, *names = check_names()
     try:
         made = make(env) if isinstance(env, str) else env if isinstance(env, ToolEnv) else env()
     except EnvError as error:  # "what is wrong; how to fix it"
         what, _, fix = str(error).partition("; ")
-        return [_error(what, fix or "see the example in the README")]
+        yield first, [_error(what, fix or "see the example in the README")]
+        yield from ((name, None) for name in names)
+        return
+    yield first, []
     subject = _Subject(made, tasks)
     findings: list[Finding] = []
     broken: set[Check] = set()
-    for check in CHECKS:
-        if broken & set(_AFTER.get(check, ())):
+    playable = True
+    for name, check in zip(names, CHECKS, strict=True):
+        if not playable or broken & set(_AFTER.get(check, ())):
+            yield name, None
             continue
         found: list[Finding] = []
         try:
             found.extend(check(subject))
         except Exception as error:
             raised = _raised(subject, error, (check.__doc__ or "").splitlines()[0])
-            first = raised.what.partition(_WHILE)[0]
-            if not any(finding.what.partition(_WHILE)[0] == first for finding in findings):
+            begun = raised.what.partition(_WHILE)[0]
+            if not any(finding.what.partition(_WHILE)[0] == begun for finding in findings):
                 found.append(raised)
             broken.add(check)
         findings += found
         if any(finding.severity == "error" for finding in found):
             broken.add(check)
-        if check is _tasks and any(f.severity == "error" for f in findings) and not subject.playable:
-            break  # there is no episode to look at
-    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
+        yield name, found
+        if check is _tasks and any(f.severity == "error" for f in findings):
+            playable = subject.playable  # without tasks or tools there is no episode to look at
+
+
+def check_names() -> tuple[str, ...]:
+    """Of all checks, in their order; the first is that the environment can be made."""
+    return ("make", *(check.__name__.lstrip("_") for check in CHECKS))
 
 
 def _error(what: str, how_to_fix: str) -> Finding:

@@ -320,6 +320,7 @@ def test_what_the_desk_refuses_is_typed(refund: tuple[ToolEnv, dict[str, Any]]) 
 
 
 def test_an_id_stands_after_what_it_belongs_to() -> None:
+    looked = 0
     for name in ("orders", "calendar"):
         env = make(name)
         for task in task_set(env, "train", 40):
@@ -330,7 +331,9 @@ def test_an_id_stands_after_what_it_belongs_to() -> None:
                     for record in records:
                         if isinstance(record, dict) and "status" not in record:
                             assert not next(iter(record)).endswith("_id")
+                            looked += 1
                     assert " " not in result.content.split('"')[0]
+    assert looked > 100
 
 
 # ---- calendar --------------------------------------------------------------------------------------------------------

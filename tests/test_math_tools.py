@@ -102,7 +102,9 @@ def test_results_are_right(
 
 
 def test_chairs_and_tables_follow_from_the_receipts(env: MathTools, tasks: list[Task]) -> None:
-    for task in [t for t in tasks if t.kind == "furniture"]:
+    furniture = [t for t in tasks if t.kind == "furniture"]
+    assert furniture
+    for task in furniture:
         env.start(task)
         chair, table = env.state["cents"]
         for receipt in env.state["tables"]["receipts"]:

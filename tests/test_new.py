@@ -162,7 +162,9 @@ def test_any_name_is_written_or_refused(name: str) -> None:
         assert made.is_dir()
         assert all(file.is_file() for file in files)
         module = name.replace("-", "_")
-        for file in made.rglob("*.py"):
+        modules = list(made.rglob("*.py"))
+        assert len(modules) >= 3
+        for file in modules:
             compile(file.read_text("utf-8"), str(file), "exec")
         points = tomllib.loads((made / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]["sparring.envs"]
         assert points == {name: f"{module}:{class_name(name)}"}

@@ -213,7 +213,9 @@ def test_a_table_that_is_not_there_is_not_found(env: ToolEnv, tasks: list[Task],
 
 def test_sample_shows_what_describe_shows(env: ToolEnv, tasks: list[Task]) -> None:
     env.start(tasks[0])
-    for entry in call(env, "list_tables").value:
+    entries = call(env, "list_tables").value
+    assert entries
+    for entry in entries:
         described = call(env, "describe", table=entry["table"]).value
         shown = call(env, "sample", table=entry["table"]).value
         assert [column.split()[0] for column in described["columns"]] == shown["columns"]

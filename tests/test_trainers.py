@@ -501,7 +501,9 @@ def assert_same_run(folder: Path, other: Path) -> None:
     got, expected = load_file(folder / "model" / "model.safetensors"), load_file(other / "model" / "model.safetensors")
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
-    for path in sorted((other / "episodes").glob("*.jsonl")) if (other / "episodes").exists() else []:
+    played = sorted(path.name for path in (other / "episodes").glob("*.jsonl"))
+    assert sorted(path.name for path in (folder / "episodes").glob("*.jsonl")) == played
+    for path in [other / "episodes" / name for name in played]:
         lines = (folder / "episodes" / path.name).read_bytes().splitlines()
         assert [Trajectory.from_json(x) for x in lines] == [
             Trajectory.from_json(x) for x in path.read_bytes().splitlines()

@@ -6,10 +6,12 @@ import random
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from functools import lru_cache
 
 from ...trajectories.messages import Json
 from ...trajectories.trajectory import Task
+from ..databases import Database
 from ..task import Split
 
 __all__ = ["Desk", "new_world", "tasks"]
@@ -105,12 +107,12 @@ def _goal(kind: str, name: str, item: str, by_email: bool, rng: random.Random) -
 
 @lru_cache(maxsize=1)
 def _empty() -> bytes:
-    with sqlite3.connect(":memory:") as db:
+    with closing(sqlite3.connect(":memory:")) as db:
         db.executescript(SCHEMA)
         return db.serialize()
 
 
-class Desk(sqlite3.Connection):
+class Desk(Database):
     """A database in memory that can be copied, as a fork of an episode asks."""
 
     @classmethod

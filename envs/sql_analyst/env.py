@@ -10,6 +10,7 @@ from typing import Any
 from ...tools import InvalidArguments, NotFound, ToolError, tool
 from ...tools.builtin import sql_tools
 from ...trajectories import Json, Task
+from ..databases import Database
 from ..env import Solution, ToolEnv
 from ..experts import Asked, ask
 from ..facets import FaultHooks
@@ -86,7 +87,9 @@ class SqlAnalyst(ToolEnv):
     def __init__(self) -> None:
         super().__init__()
         # No statement outlives its image: prepared for one, it would read another's tables at the pages of the first.
-        self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=0)
+        self._db = sqlite3.connect(
+            ":memory:", isolation_level=None, check_same_thread=False, cached_statements=0, factory=Database
+        )
         self._loaded = b""
         """The image that `_db` holds now: another episode, or a fork, may want another one."""
         tools = sql_tools(self._db, parallel=MAX_ROWS, max_bytes=MAX_BYTES, deadline=DEADLINE)

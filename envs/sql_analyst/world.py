@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Literal
 
+from ..databases import Database
+
 __all__ = [
     "COLUMNS",
     "DOMAINS",
@@ -304,7 +306,7 @@ class Names:
 
 def build(records: Records, names: Names) -> bytes:
     """The image of a database that holds the records."""
-    db = sqlite3.connect(":memory:", isolation_level=None)
+    db = sqlite3.connect(":memory:", isolation_level=None, factory=Database)
     tables: dict[str, list[tuple[str | int | None, ...]]] = {
         "person": [(p.id, p.name, p.town) for p in records.persons.values()],
         "thing": [(t.id, t.name, t.kind) for t in records.things.values()],

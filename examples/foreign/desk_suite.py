@@ -16,6 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 Clock = Callable[[], datetime]
 
 
+class Desk(sqlite3.Connection):
+    """Closed when nobody holds it any more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -87,7 +94,7 @@ WRITES: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
 
 def fresh(task: dict[str, Any], now: datetime) -> sqlite3.Connection:
     """The database as a task finds it."""
-    db = sqlite3.connect(":memory:", isolation_level=None)
+    db = sqlite3.connect(":memory:", isolation_level=None, factory=Desk)
     db.execute("CREATE TABLE tickets (number INTEGER PRIMARY KEY, customer, subject, priority, opened)")
     db.execute("CREATE TABLE escalations (number, at)")
     for number, (customer, subject, hours) in enumerate(task["tickets"], 11):
@@ -98,7 +105,7 @@ def fresh(task: dict[str, Any], now: datetime) -> sqlite3.Connection:
 
 def clone(db: sqlite3.Connection) -> sqlite3.Connection:
     """The same database once more."""
-    copy = sqlite3.connect(":memory:", isolation_level=None)
+    copy = sqlite3.connect(":memory:", isolation_level=None, factory=Desk)
     db.backup(copy)
     return copy
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from ...trajectories.errors import DataError
 from ..batch import Sample, TreeBatch, common_prefix
 from ..losses import DpoVariant, Loss, dpo_loss, sequence_sums
 from ..model import Policy
-from ..objective import OBJECTIVES, Data, Drawn
+from ..objective import OBJECTIVES, Data, Drawn, Needs
 from ..run import Run
 from ..samples import Replay, epoch_indices
 from ..settings import Optim, TrainSettings
@@ -65,9 +66,9 @@ class StepPairs:
 class Dpo:
     """Learns from `data.pairs`; the reference is the policy as it was given. `data.gold` is replayed."""
 
-    Settings = DpoSettings
-    needs = "pairs"
-    metric = "accuracy"
+    Settings: ClassVar[type[TrainSettings]] = DpoSettings
+    needs: ClassVar[Needs] = "pairs"
+    metric: ClassVar[str] = "accuracy"
 
     def __init__(self, settings: DpoSettings, data: Data) -> None:
         self.settings, self.data = settings, data

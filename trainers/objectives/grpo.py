@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ...agents.evaluation import seed_of
 from ...trajectories.errors import ConfigError
@@ -19,7 +20,7 @@ from ..batch import SAMPLER, Sample, TreeBatch, micro_batches
 from ..losses import Aggregation, Loss, kl_loss, policy_gradient_loss, weighted_mean
 from ..mixture import Mixture, sample_groups
 from ..model import Policy
-from ..objective import OBJECTIVES, Data, Drawn
+from ..objective import OBJECTIVES, Data, Drawn, Needs
 from ..run import Run
 from ..samples import Replay
 from ..settings import Optim, TrainSettings
@@ -86,9 +87,9 @@ class Grpo:
     when its episodes all failed for reasons that are not the policy's.
     """
 
-    Settings = GrpoSettings
-    needs = "mixture"
-    metric = "success"
+    Settings: ClassVar[type[TrainSettings]] = GrpoSettings
+    needs: ClassVar[Needs] = "mixture"
+    metric: ClassVar[str] = "success"
 
     def __init__(self, settings: GrpoSettings, data: Data) -> None:
         self.settings, self.data = settings, data

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..batch import Sample
 from ..losses import Loss
 from ..model import Policy
-from ..objective import OBJECTIVES, Data, Drawn
+from ..objective import OBJECTIVES, Data, Drawn, Needs
 from ..run import Run
 from ..samples import epoch_indices, likelihood_losses, samples_of
 from ..settings import Optim, TrainSettings
@@ -34,9 +35,9 @@ class SftSettings(TrainSettings):
 class Sft:
     """Learns `data.episodes` as they are: curate them first (`gold`, `successes`, ...)."""
 
-    Settings = SftSettings
-    needs = "episodes"
-    metric = "nll"
+    Settings: ClassVar[type[TrainSettings]] = SftSettings
+    needs: ClassVar[Needs] = "episodes"
+    metric: ClassVar[str] = "nll"
 
     def __init__(self, settings: SftSettings, data: Data) -> None:
         self.settings, self.data = settings, data

@@ -43,7 +43,7 @@ def env(
         typer.echo(f"  {file}")
     typer.echo(f"\nnow:    cd {name}")
     typer.echo(f"        sparring check {name.replace('-', '_')}:{class_name(name)}")
-    typer.echo("        python -m pytest")
+    typer.echo("        python -m pytest        its tests (pip install pytest, where it is missing)")
     typer.echo(f"then:   pip install -e .     and, in any folder, sparring rollout {name}")
 
 
