@@ -3,7 +3,7 @@
 from .agent import Agent, Decision, LLMAgent, Session
 from .chat import ChatFormat, HermesFormat
 from .engines import Engine, Generated, Sampling
-from .rollouts import EpisodeSpec, rollout
+from .rollouts import EpisodeSpec, Limits, rollout, rollout_async, rollout_stream
 from .scripts import SCRIPTED, ScriptedAgent, scripted
 
 __all__ = [
@@ -16,9 +16,12 @@ __all__ = [
     "Generated",
     "HermesFormat",
     "LLMAgent",
+    "Limits",
     "Sampling",
     "ScriptedAgent",
     "Session",
     "rollout",
+    "rollout_async",
+    "rollout_stream",
     "scripted",
 ]

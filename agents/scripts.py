@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ..trajectories.messages import Action, Json, Observation, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
 from .agent import Decision, Session
 
-__all__ = ["SCRIPTED", "ScriptedAgent", "scripted"]
+__all__ = ["SCRIPTED", "ScriptedAgent", "ScriptedSession", "scripted"]
 
 Script = Generator[Action, ToolResult, None]
 """Yields actions; is sent the result of the action's only call."""
@@ -91,10 +92,12 @@ class ScriptedAgent:
         self.script = script
 
     def begin(self, env: ToolEnv, seed: int) -> Session:
-        return _ScriptedSession(self.script(env, seed), env)
+        return ScriptedSession(self.script(env, seed), env)
 
 
-class _ScriptedSession:
+class ScriptedSession:
+    """One episode of a script. It looks into the environment."""
+
     def __init__(self, script: Script, env: ToolEnv) -> None:
         self.script = script
         self.env = env
@@ -104,6 +107,10 @@ class _ScriptedSession:
         return parent.turns[:fork]  # a script looks at the world, not at what was said
 
     async def act(self, observation: Observation) -> Decision:
+        return self.decide(observation)
+
+    def decide(self, observation: Observation) -> Decision:
+        """The next action, for who runs scripts in a thread."""
         result = self.env.last_result if self.started else None
         self.started = True
         try:
@@ -115,7 +122,8 @@ class _ScriptedSession:
         return None
 
     def close(self) -> None:
-        self.script.close()
+        with suppress(ValueError):  # it runs in a thread that nobody waits for any more
+            self.script.close()
 
 
 SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {

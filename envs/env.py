@@ -107,7 +107,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     system: ClassVar[str] = ""
     """Standing instructions, in the system prompt next to the tools."""
     max_turns: int = 24
-    """An episode is cut here; rollouts may set it lower."""
+    """An episode is cut here. Rollouts may be asked to cut it earlier."""
     max_answers: int = 8
     """Times that the user answers at most; the agent's next message without calls ends the episode."""
     hint_level: ClassVar[int] = 3
@@ -120,6 +120,14 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """Of the toolbox: validation, max_output, render, is_error, errors; see `sparring.tools.Toolbox`."""
     others: ClassVar[Mapping[str, Sequence[Tool]]] = {}
     """Tools of others who act in the same world, by who it is: see `act_as`. The agent never sees them."""
+
+    blocking: bool = False
+    """Whether a call may take long without computing: a tool, the user, a hook or the judge waits for a network, a
+    process, a model. Rollouts then run the environment in a thread, next to generation. Async tools, tools with a
+    deadline and `rewards` are known to wait."""
+    copyable: bool = True
+    """Whether a second instance has a world of its own. False where all instances reach the same one (a server, a
+    folder, a database): rollouts then play one episode at a time, and no expert plays for `expert_turns`."""
 
     default_faults: ClassVar[FaultPlan] = FaultPlan()
     """The fault plan of episodes that rollouts start without one."""

@@ -39,7 +39,8 @@ class Mixture:
     plans: tuple[tuple[str, float], ...] = (("", 0.25), ("count=1", 0.5), ("count=2", 0.25))
     """(one-line fault plan, weight)."""
     levels: tuple[int, ...] = ()
-    slack: int = SLACK
+    slack: int | None = SLACK
+    """Turns over the expert's before an episode is cut; None: the environment's `max_turns` alone."""
 
     def draw(self, n: int, *, seed: int, without: Iterable[str] = ()) -> list[tuple[EpisodeSpec, str]]:
         """`n` (task, plan) with the plan's text, all different; plans in their shares, rounded by chance."""

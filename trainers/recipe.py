@@ -26,7 +26,7 @@ from ..agents.agent import Agent
 from ..agents.chat import ToolStyle
 from ..agents.evaluation import Condition, evaluate, seed_of
 from ..agents.replay import corrections
-from ..agents.rollouts import EpisodeSpec, rollout
+from ..agents.rollouts import SLACK, EpisodeSpec, rollout
 from ..agents.runtime import release_memory
 from ..agents.scripts import scripted
 from ..envs.registry import make
@@ -491,12 +491,12 @@ class _Recipe:
         p, listed = self.profile, ",".join(kinds)
         seed = self.seed + 1000
         out = [
-            Condition("clean", self.env, "", p.episodes, "test", p.levels, seed),
-            Condition("one fault", self.env, f"count=1:{listed}", p.episodes, "test", p.levels, seed),
-            Condition("two faults", self.env, f"count=2:{listed}", p.other_episodes, "test", p.levels, seed),
+            Condition("clean", self.env, "", p.episodes, "test", p.levels, seed, SLACK),
+            Condition("one fault", self.env, f"count=1:{listed}", p.episodes, "test", p.levels, seed, SLACK),
+            Condition("two faults", self.env, f"count=2:{listed}", p.other_episodes, "test", p.levels, seed, SLACK),
         ]
         if self.held_out:
-            out.append(Condition("held-out", self.held_out, "", p.other_episodes, "test", p.levels, seed))
+            out.append(Condition("held-out", self.held_out, "", p.other_episodes, "test", p.levels, seed, SLACK))
         return out
 
     def _keep_arms(self, stage: _Stage, *names: str) -> None:
