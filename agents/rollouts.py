@@ -165,14 +165,7 @@ async def rollout_stream(
         env, agent, episodes, slack, limits: As for `rollout`.
     """
     factory: EnvFactory = (lambda: make(env)) if isinstance(env, str) else env
-    wanted = [
-        replace(
-            episode,
-            limits=episode.limits or limits or Limits(),
-            slack=slack if episode.slack is None else episode.slack,
-        )
-        for episode in episodes
-    ]
+    wanted = [limited(episode, limits, slack) for episode in episodes]
     shared = _Shared(factory)
     queue = iter(enumerate(wanted))
     ended: asyncio.Queue[tuple[int, Trajectory] | BaseException] = asyncio.Queue()
@@ -202,8 +195,9 @@ async def _work(
         for index, episode in queue:
             env = await seat.env(episode.env)
             episode = planned(env, episode)
-            async with shared.alone(env, episode.env):
+            async with shared.alone(env):
                 expert_turns = await _expert_turns(shared, seat, env, episode)
+                env = await seat.env(episode.env)  # another one where the expert did not come back
                 run = partial(seat.run, env)
                 trajectory = await play_episode(env, agent, episode, expert_turns=expert_turns, run=run)
             ended.put_nowait((index, trajectory))
@@ -322,6 +316,15 @@ def planned(env: ToolEnv, episode: EpisodeSpec) -> EpisodeSpec:
     return episode if str(episode.plan) else replace(episode, plan=env.default_faults)
 
 
+def limited(episode: EpisodeSpec, limits: Limits | None, slack: int | None) -> EpisodeSpec:
+    """The episode with the rollout's limits where it has none of its own."""
+    if episode.limits is None or episode.slack is None:
+        return replace(
+            episode, limits=episode.limits or limits, slack=slack if episode.slack is None else episode.slack
+        )
+    return episode
+
+
 def limits_note(episode: EpisodeSpec) -> dict[str, Json]:
     """What the record says of the limits that were asked for: `{"limits": {"turns": 9}}`; nothing without any."""
     limits = episode.limits or Limits()
@@ -427,9 +430,9 @@ class _Shared:
     def make(self, name: str) -> ToolEnv:
         return make(name) if name else self.factory()
 
-    def alone(self, env: ToolEnv, name: str) -> AbstractAsyncContextManager[object]:
+    def alone(self, env: ToolEnv) -> AbstractAsyncContextManager[object]:
         """One episode at a time, where all instances share one world."""
-        return nullcontext() if env.copyable else self._alone.setdefault(name, asyncio.Lock())
+        return nullcontext() if env.copyable else self._alone.setdefault(name_of(env), asyncio.Lock())
 
 
 class _Seat:

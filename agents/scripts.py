@@ -85,11 +85,12 @@ class ScriptedAgent:
     """An agent that follows a script."""
 
     version = 0
-    parallel = 1
 
-    def __init__(self, name: str, script: Callable[[ToolEnv, int], Script]) -> None:
+    def __init__(self, name: str, script: Callable[[ToolEnv, int], Script], *, parallel: int = 1) -> None:
+        """`parallel`: Episodes at once. More than one is worth it in a world that waits."""
         self.name = name
         self.script = script
+        self.parallel = parallel
 
     def begin(self, env: ToolEnv, seed: int) -> Session:
         return ScriptedSession(self.script(env, seed), env)
@@ -136,8 +137,8 @@ SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {
 """Scripts by name."""
 
 
-def scripted(name: str) -> ScriptedAgent:
-    """A scripted agent by name. Raises `UnknownName`."""
+def scripted(name: str, *, parallel: int = 1) -> ScriptedAgent:
+    """A scripted agent by name, for so many episodes at once. Raises `UnknownName`."""
     if name not in SCRIPTED:
         raise UnknownName("agent", name, SCRIPTED)
-    return ScriptedAgent(name, SCRIPTED[name])
+    return ScriptedAgent(name, SCRIPTED[name], parallel=parallel)
