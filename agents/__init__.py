@@ -8,7 +8,7 @@ from .engine import Engine, Generated, Sampling, TrainableEngine
 from .fakes import FakeChatModel
 from .judge import Judge
 from .loading import ENGINES, AgentSettings, LoadedEngine, ModelSpec, load_agent, load_chat_model
-from .rollouts import EpisodeSpec, rollout
+from .rollouts import EpisodeSpec, Limits, rollout, rollout_async, rollout_stream
 from .scripts import SCRIPTED, ScriptedAgent, scripted
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "HermesFormat",
     "Judge",
     "LLMAgent",
+    "Limits",
     "LoadedEngine",
     "ModelSpec",
     "Sampling",
@@ -41,6 +42,8 @@ __all__ = [
     "load_agent",
     "load_chat_model",
     "rollout",
+    "rollout_async",
+    "rollout_stream",
     "scripted",
     "tokens_of",
 ]

@@ -11,7 +11,7 @@ from ..envs.task import Split, task_set
 from ..tools.plans import FaultPlan
 from ..trajectories.trajectory import Trajectory
 from .agent import Agent
-from .rollouts import EpisodeSpec, rollout
+from .rollouts import EpisodeSpec, Limits, rollout
 
 __all__ = ["Condition", "evaluate", "seed_of"]
 
@@ -29,12 +29,25 @@ class Condition:
     levels: tuple[int, ...] = ()
     seed: int = 0
     """Of the choice of tasks, of the faults and of sampling."""
+    slack: int | None = None
+    """Turns over the expert's before an episode is cut; None: the environment's `max_turns` alone."""
+    limits: Limits | None = None
 
     def episodes(self) -> list[EpisodeSpec]:
         """What every agent plays."""
         tasks = task_set(make(self.env), self.split, self.n, seed=self.seed, levels=self.levels)
         plan = FaultPlan.parse(f"{self.faults}@{self.seed}") if self.faults else FaultPlan()
-        return [EpisodeSpec(task, plan, seed_of(self.seed, task.id), env=self.env) for task in tasks]
+        return [
+            EpisodeSpec(
+                task,
+                plan,
+                seed_of(self.seed, task.id),
+                env=self.env,
+                limits=self.limits,
+                slack=self.slack,
+            )
+            for task in tasks
+        ]
 
 
 def evaluate(

@@ -342,6 +342,8 @@ def corrections(
     forked: list[tuple[Trajectory, EpisodeSpec]] = []
     for trajectory in failed:
         env = make_recorded(trajectory.env)
+        if not env.copyable:  # the expert cannot go on in a world that is as the last episode left it
+            continue
         try:
             fork = first_mistake(env, trajectory)
         except (MemoryError, InfrastructureError):

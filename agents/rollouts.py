@@ -1,28 +1,69 @@
-"""The only place where an environment and an agent meet: `rollout` plays episodes and returns trajectories."""
+"""The only place where an environment and an agent meet: episodes are played, and become trajectories.
+
+    rollout(...)            plays all and returns them in order; from plain code and from a notebook
+    rollout_async(...)      the same as a coroutine
+    rollout_stream(...)     an async iterator that gives each trajectory as its episode ends
+
+A fast world runs on the event loop, between the turns of the agents. A world that may wait (`ToolEnv.blocking`, async
+tools, tools with a deadline, reward terms) runs next to it: each of the episodes that are played at once has a thread
+of its own. The expert's turns are counted once for each task and fault plan, in an environment of the expert's own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import math
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ParamSpec, Protocol, TypeVar
 
 from ..envs.env import ToolEnv, name_of
 from ..envs.episode import Snapshot
-from ..envs.experts import expert_turns
+from ..envs.experts import play
 from ..envs.registry import make
+from ..tools.background import Background, Lane
 from ..tools.plans import FaultPlan
-from ..trajectories.errors import InfrastructureError
-from ..trajectories.messages import Message, Observation
+from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
+from ..trajectories.messages import Json, Message, Observation
 from ..trajectories.trajectory import Fork, StopReason, Task, Trajectory, Turn
-from .agent import Agent
+from .agent import Agent, AgentSession, Decision
+from .scripts import ScriptedSession
 
-__all__ = ["SLACK", "EpisodeSpec", "rollout"]
+__all__ = ["SLACK", "EpisodeSpec", "Limits", "rollout", "rollout_async", "rollout_stream"]
 
 SLACK = 4
-"""Turns over the expert's number of turns before an episode is cut, where there is an expert."""
+"""Turns over the expert's number of turns that training gives an episode before it is cut."""
 
 EnvFactory = Callable[[], ToolEnv]
+OnDone = Callable[[int, Trajectory], None]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When an episode is cut. None: no limit but the environment's and the agent's own."""
+
+    turns: int | None = None
+    """Turns, those before a fork included; 1 or more. Ends with `turn_limit`."""
+    tokens: int | None = None
+    """Sampled tokens, 1 or more. The turn that goes over them is the last one. Ends with `token_limit`."""
+    seconds: float | None = None
+    """Wall clock, over 0. Ends with `infrastructure`: slowness is nobody's policy. A call of a world that may wait is
+    left alone in its thread at once; a call on the event loop is found to be late when it has ended."""
+
+    def __post_init__(self) -> None:
+        for name in ("turns", "tokens"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"Limits.{name} is a whole number of 1 or more, or None, got {value!r}")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ConfigError(f"Limits.seconds is a number above 0, or None, got {self.seconds!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +82,10 @@ class EpisodeSpec:
     """How many of them."""
     env: str = ""
     """Another environment than the rollout's."""
+    limits: Limits | None = None
+    """In place of the rollout's."""
+    slack: int | None = None
+    """In place of the rollout's."""
 
 
 def rollout(
@@ -48,87 +93,201 @@ def rollout(
     agent: Agent,
     episodes: Iterable[EpisodeSpec],
     *,
-    slack: int = SLACK,
-    on_done: Callable[[int, Trajectory], None] | None = None,
+    slack: int | None = None,
+    limits: Limits | None = None,
+    on_done: OnDone | None = None,
 ) -> list[Trajectory]:
     """Plays `episodes`, as many at once as the agent is worth, and returns one trajectory each, in order.
 
+    Where an event loop runs already (a notebook), it is played in a thread of its own, and waited for.
+
     Args:
         env: A name for `make`, or a callable that gives a new environment.
-        slack: Turns over the expert's number of turns before an episode is cut (`turn_limit`).
+        agent: Who plays.
+        episodes: What is played.
+        slack: Cut an episode this many turns over the expert's number of turns (`turn_limit`), where that is known.
+            None: only the environment's `max_turns` holds. What was asked for is in the record's `meta["limits"]`.
+        limits: When episodes are cut; it is in the record's `meta["limits"]` too.
         on_done: Told of each trajectory as it ends, with its index.
 
-    An engine or network failure becomes a trajectory with stop reason `infrastructure`; a bug raises.
+    A failure of engine, network or clock becomes a trajectory with stop reason `infrastructure`; a bug raises, with a
+    note that names environment and task.
     """
-    factory: EnvFactory = (lambda: make(env)) if isinstance(env, str) else env
-    wanted = list(episodes)
-    return asyncio.run(_rollout(factory, agent, wanted, slack, on_done))
+    work = rollout_async(env, agent, episodes, slack=slack, limits=limits, on_done=on_done)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    background = Background("sparring-rollout")
+    try:
+        return background.run(work, None)
+    finally:
+        background.close()
 
 
-async def _rollout(
-    factory: EnvFactory,
+async def rollout_async(
+    env: str | EnvFactory,
     agent: Agent,
-    episodes: Sequence[EpisodeSpec],
-    slack: int,
-    on_done: Callable[[int, Trajectory], None] | None,
+    episodes: Iterable[EpisodeSpec],
+    *,
+    slack: int | None = None,
+    limits: Limits | None = None,
+    on_done: OnDone | None = None,
 ) -> list[Trajectory]:
-    done: list[Trajectory | None] = [None] * len(episodes)
-    queue = iter(enumerate(episodes))
+    """`rollout` as a coroutine, with its arguments. Cancelled, it ends all episodes.
 
-    async def work() -> None:
-        envs: dict[str, ToolEnv] = {}
-        for index, episode in queue:
-            if episode.env not in envs:
-                envs[episode.env] = make(episode.env) if episode.env else factory()
-            trajectory = await play_episode(envs[episode.env], agent, episode, slack)
+    Args:
+        env, agent, episodes, slack, limits, on_done: As for `rollout`.
+    """
+    wanted = list(episodes)
+    done: dict[int, Trajectory] = {}
+    async with aclosing(rollout_stream(env, agent, wanted, slack=slack, limits=limits)) as ended:
+        async for index, trajectory in ended:
             done[index] = trajectory
-            await asyncio.sleep(0)  # scripts never wait for anything: let Ctrl-C through
             if on_done is not None:
                 on_done(index, trajectory)
+    return [done[index] for index in range(len(wanted))]
 
-    workers = min(max(1, agent.parallel), len(episodes))
+
+async def rollout_stream(
+    env: str | EnvFactory,
+    agent: Agent,
+    episodes: Iterable[EpisodeSpec],
+    *,
+    slack: int | None = None,
+    limits: Limits | None = None,
+) -> AsyncGenerator[tuple[int, Trajectory], None]:
+    """Plays `episodes` and yields (index, trajectory) of each as it ends.
+
+    Who stops early closes it (`contextlib.aclosing`): the episodes that are still played are then cancelled, and their
+    sessions closed.
+
+    Args:
+        env, agent, episodes, slack, limits: As for `rollout`.
+    """
+    factory: EnvFactory = (lambda: make(env)) if isinstance(env, str) else env
+    wanted = [limited(episode, limits, slack) for episode in episodes]
+    shared = _Shared(factory)
+    queue = iter(enumerate(wanted))
+    ended: asyncio.Queue[tuple[int, Trajectory] | BaseException] = asyncio.Queue()
+    seats = range(min(max(1, agent.parallel), len(wanted)))
+    workers = [asyncio.create_task(_work(shared, agent, queue, ended)) for _ in seats]
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(work())
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the others are the same failure, seen by the other episodes
-    return [t for t in done if t is not None]
+        for _ in wanted:
+            came = await ended.get()
+            if isinstance(came, BaseException):
+                raise came
+            yield came
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def play_episode(env: ToolEnv, agent: Agent, episode: EpisodeSpec, slack: int = SLACK) -> Trajectory:
-    """Plays one episode to its end."""
-    episode = planned(env, episode)
-    observation, prompt, turns = _begin(env, episode)
-    best = expert_turns(env)
-    limit = env.max_turns if best is None else min(env.max_turns, len(turns) + best + slack)
-    session = agent.begin(env, episode.seed)
-    if episode.parent is not None:
-        turns = list(session.resume(episode.parent, episode.fork))
+async def _work(
+    shared: _Shared,
+    agent: Agent,
+    queue: Iterator[tuple[int, EpisodeSpec]],
+    ended: asyncio.Queue[tuple[int, Trajectory] | BaseException],
+) -> None:
+    """Plays one episode after the other, until none is left."""
+    seat = _Seat(shared)
+    try:
+        for index, episode in queue:
+            env = await seat.env(episode.env)
+            episode = planned(env, episode)
+            async with shared.alone(env):
+                expert_turns = await _expert_turns(shared, seat, env, episode)
+                env = await seat.env(episode.env)  # another one where the expert did not come back
+                run = partial(seat.run, env)
+                trajectory = await play_episode(env, agent, episode, expert_turns=expert_turns, run=run)
+            ended.put_nowait((index, trajectory))
+            await asyncio.sleep(0)  # scripts never wait for anything: let Ctrl-C through
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        ended.put_nowait(error)
+    finally:
+        seat.leave()
+
+
+# ---- one episode -----------------------------------------------------------------------------------------------------
+
+
+class Run(Protocol):
+    """Calls a function of the world where the world is run."""
+
+    async def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+
+async def inline(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Here and now."""
+    return _called(fn, *args, **kwargs)
+
+
+async def play_episode(
+    env: ToolEnv, agent: Agent, episode: EpisodeSpec, *, expert_turns: int | None = None, run: Run = inline
+) -> Trajectory:
+    """Plays one episode to its end.
+
+    Args:
+        env: Nobody else uses it meanwhile. After a `Limits.seconds` a call may still run in it: then it is lost.
+        agent: Who plays.
+        episode: What is played; its fault plan is taken as it is (see `planned`).
+        expert_turns: What the expert needs from the episode's beginning, where known.
+        run: How the environment's functions are called.
+    """
+    limits = episode.limits or Limits()
+    prompt: tuple[Message, ...] = ()
+    turns: list[Turn] = []
+    session: AgentSession | None = None
     stop: StopReason | None = None
     error: str | None = None
+    success: bool | None = None
+    parts: dict[str, float] = {}
     try:
-        while stop is None:
-            decision = await session.act(observation)
-            if decision.action is None:
-                stop = env.episode.cut(decision.cut or StopReason.CANCELLED)
-                break
-            step = env.act(decision.action)
-            turns.append(replace(step.turn, span=decision.span))
-            stop, observation = step.stop, step.observation
-            if stop is not None and stop.by_agent and decision.cut is not None:
-                stop = env.episode.cut(decision.cut)
-            elif stop is None and len(turns) >= limit:
-                stop = env.episode.cut(StopReason.TURN_LIMIT)
+        async with _within(limits.seconds) as clock:
+            observation, prompt, turns = await run(_begin, env, episode)
+            most = _most_turns(limits, episode.slack, expert_turns, len(turns))
+            spent = 0
+            session = agent.begin(env, episode.seed)
+            try:
+                if episode.parent is not None:
+                    turns = list(session.resume(episode.parent, episode.fork))
+                while stop is None:
+                    decision = await _decided(session, observation, run)
+                    if decision.action is None:
+                        stop = env.episode.cut(decision.cut or StopReason.CANCELLED)
+                        break
+                    step = await run(env.act, decision.action)
+                    clock.check()
+                    turns.append(replace(step.turn, span=decision.span))
+                    stop, observation = step.stop, step.observation
+                    spent += decision.span[1] - decision.span[0] if decision.span else 0
+                    if stop is not None and stop.by_agent and decision.cut is not None:
+                        stop = env.episode.cut(decision.cut)
+                    elif limits.tokens is not None and spent >= limits.tokens + (stop is not None):
+                        stop = env.episode.cut(StopReason.TOKEN_LIMIT)
+                    elif stop is None and len(turns) >= most:
+                        stop = env.episode.cut(StopReason.TURN_LIMIT)
+            finally:
+                session.close()
+            success, parts = await run(env.judge)
+            clock.check()
     except InfrastructureError as failure:
-        stop, error = env.episode.cut(StopReason.INFRASTRUCTURE), str(failure)
-    finally:
-        session.close()
-    success, parts = env.judge()
-    judged = stop not in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED)
+        stop, error = StopReason.INFRASTRUCTURE, str(failure)
+    except Exception as bug:
+        if not getattr(bug, "__notes__", ()):  # a bug of the engine meets all episodes
+            under = f" under the faults {episode.plan}" if str(episode.plan) else ""
+            bug.add_note(f"in an episode of {name_of(env)}, task {episode.task.id}{under}")
+        raise
+    assert stop is not None
+    began = session is not None
+    if stop in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED):
+        success, parts = None, {}
+    reward = sum(parts.values()) if success is not None else 0.0
     if turns:
-        turns[-1] = replace(turns[-1], reward=sum(parts.values()) if judged else 0.0)
-    plan = str(episode.plan)
+        turns[-1] = replace(turns[-1], reward=reward)
     return Trajectory(
         id=_id(name_of(env), episode, agent),
         env=name_of(env),
@@ -136,20 +295,20 @@ async def play_episode(env: ToolEnv, agent: Agent, episode: EpisodeSpec, slack: 
         prompt=prompt,
         turns=tuple(turns),
         stop=stop,
-        reward=sum(parts.values()) if judged else 0.0,
-        reward_parts=parts if judged else {},
-        success=success if judged else None,
+        reward=reward,
+        reward_parts=parts,
+        success=success,
         seed=episode.seed,
-        faults=plan,
-        faults_hit=env.episode.faults_hit,
-        tools=env.toolbox.specs,
-        tokens=session.tokens(),
+        faults=str(episode.plan),
+        faults_hit=env.episode.faults_hit if began else (),
+        tools=env.toolbox.specs if began else (),
+        tokens=session.tokens() if session is not None else None,
         agent=agent.name,
         policy_version=agent.version,
-        expert_turns=best,
+        expert_turns=expert_turns,
         forked_from=Fork(episode.parent.id, episode.fork) if episode.parent else None,
         error=error,
-        meta=env.episode.notes,
+        meta={**(env.episode.notes if began else {}), **limits_note(episode)},
     )
 
 
@@ -158,10 +317,32 @@ def planned(env: ToolEnv, episode: EpisodeSpec) -> EpisodeSpec:
     return episode if str(episode.plan) else replace(episode, plan=env.default_faults)
 
 
+def limited(episode: EpisodeSpec, limits: Limits | None, slack: int | None) -> EpisodeSpec:
+    """The episode with the rollout's limits where it has none of its own."""
+    if episode.limits is None or episode.slack is None:
+        return replace(
+            episode, limits=episode.limits or limits, slack=slack if episode.slack is None else episode.slack
+        )
+    return episode
+
+
+def limits_note(episode: EpisodeSpec) -> dict[str, Json]:
+    """What the record says of the limits that were asked for: `{"limits": {"turns": 9}}`; nothing without any."""
+    limits = episode.limits or Limits()
+    asked = {"turns": limits.turns, "tokens": limits.tokens, "seconds": limits.seconds, "slack": episode.slack}
+    note: dict[str, Json] = {name: value for name, value in asked.items() if value is not None}
+    return {"limits": note} if note else {}
+
+
 def _begin(env: ToolEnv, episode: EpisodeSpec) -> tuple[Observation, tuple[Message, ...], list[Turn]]:
     if episode.start is None:
         observation = env.start(episode.task, episode.plan)
         return observation, observation.messages, []
+    if not env.copyable:
+        raise ConfigError(
+            f"{name_of(env)} says that its world cannot be copied (copyable = False): an episode begins at its task's "
+            "start there, and not at a snapshot"
+        )
     env.restore(episode.start)
     parent = episode.parent
     turns = list(parent.turns[: episode.fork]) if parent else []
@@ -169,7 +350,167 @@ def _begin(env: ToolEnv, episode: EpisodeSpec) -> tuple[Observation, tuple[Messa
     return Observation((), env.toolbox.present), prompt, turns
 
 
+def _most_turns(limits: Limits, slack: int | None, expert_turns: int | None, before: int) -> float:
+    """Turns of the whole episode, `before` of which stood before its fork."""
+    by_expert = math.inf if slack is None or expert_turns is None else before + expert_turns + slack
+    return min(by_expert, math.inf if limits.turns is None else limits.turns)
+
+
+async def _decided(session: AgentSession, observation: Observation, run: Run) -> Decision:
+    """The agent's turn. A script looks into the world, and so runs where the world does."""
+    if isinstance(session, ScriptedSession):
+        return await run(session.decide, observation)
+    return await session.act(observation)
+
+
+@dataclass(slots=True)
+class _Clock:
+    """The time that an episode has."""
+
+    seconds: float | None
+    end: float = math.inf
+
+    def check(self) -> None:
+        """Raises `InfrastructureError` when it is over: what runs on the event loop itself cannot be interrupted."""
+        if self.end < math.inf and asyncio.get_running_loop().time() >= self.end:
+            raise self.over()
+
+    def over(self) -> InfrastructureError:
+        return InfrastructureError(f"the episode took over {self.seconds:g} s")
+
+
+@asynccontextmanager
+async def _within(seconds: float | None) -> AsyncIterator[_Clock]:
+    """Interrupts what is awaited within after so many seconds, as `InfrastructureError`."""
+    limit = asyncio.timeout(seconds)
+    clock = _Clock(seconds)
+    try:
+        async with limit:
+            clock.end = limit.when() or math.inf
+            yield clock
+    except TimeoutError:
+        if not limit.expired():
+            raise  # somebody else's
+        raise clock.over() from None
+
+
+def _stray(error: StopIteration) -> EnvError:
+    """What an author is told of a `next` that found nothing, and of where it is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}" if frames else "the environment"
+    return EnvError(f"a StopIteration left {where}: next() found nothing there; give it a default, next(..., None)")
+
+
 def _id(env: str, episode: EpisodeSpec, agent: Agent) -> str:
     parent = f"{episode.parent.id}/{episode.fork}" if episode.parent else ""
     text = f"{env}/{episode.task.id}/{episode.plan}/{episode.seed}/{agent.name}/{agent.version}/{parent}"
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+# ---- where worlds are run --------------------------------------------------------------------------------------------
+
+
+def may_wait(env: ToolEnv) -> bool:
+    """Whether a call of the environment may take long without computing, so that it is to run in a thread."""
+    if env.blocking or env.reward_terms:  # a reward term may ask a model
+        return True
+    return any(tool.is_async or tool.blocking or tool.deadline is not None for tool in env.toolbox.tools.values())
+
+
+class _Shared:
+    """What the episodes of one rollout have in common."""
+
+    def __init__(self, factory: EnvFactory) -> None:
+        self.factory = factory
+        self.waiting: dict[str, bool] = {}
+        """By an environment's name: whether it may wait. Known once the first has been made."""
+        self.expert_turns: dict[tuple[str, str, str, int], asyncio.Future[int | None]] = {}
+        """By environment, task, fault plan and snapshot."""
+        self._alone: dict[str, asyncio.Lock] = {}
+
+    def make(self, name: str) -> ToolEnv:
+        return make(name) if name else self.factory()
+
+    def alone(self, env: ToolEnv) -> AbstractAsyncContextManager[object]:
+        """One episode at a time, where all instances share one world."""
+        return nullcontext() if env.copyable else self._alone.setdefault(name_of(env), asyncio.Lock())
+
+
+class _Seat:
+    """Where one episode at a time is played: its environments by name, and the thread that runs those that may wait.
+
+    All calls of an environment are made in that one thread, in order.
+    """
+
+    def __init__(self, shared: _Shared) -> None:
+        self._shared = shared
+        self._envs: dict[tuple[str, str], ToolEnv] = {}
+        self._lane: Lane | None = None
+
+    async def env(self, name: str, of: str = "agent") -> ToolEnv:
+        """The environment that the agent (or the expert) of this seat plays in."""
+        if (name, of) not in self._envs:
+            if self._shared.waiting.get(name):
+                made = await self._in_thread(self._shared.make, name)
+            else:
+                made = self._shared.make(name)
+                self._shared.waiting[name] = may_wait(made)
+            self._envs[name, of] = made
+        return self._envs[name, of]
+
+    async def run(self, env: ToolEnv, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls a function of `env` where that is run."""
+        if may_wait(env):  # asked anew: tools come and go
+            return await self._in_thread(fn, *args, **kwargs)
+        return await inline(fn, *args, **kwargs)
+
+    def leave(self) -> None:
+        """Gives up the thread and the environments: a call that still runs there goes on alone, and nobody waits."""
+        if self._lane is not None:
+            self._lane.close()
+        self._lane = None
+        self._envs.clear()
+
+    async def _in_thread(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._lane is None:
+            self._lane = Lane("sparring-world")
+        try:
+            return await self._lane.run(_called, fn, *args, **kwargs)
+        except asyncio.CancelledError:  # out of time, or the rollout ends
+            self.leave()
+            raise
+
+
+def _called(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as error:  # no coroutine can raise it, and no future hold it
+        raise _stray(error) from error
+
+
+async def _expert_turns(shared: _Shared, seat: _Seat, env: ToolEnv, episode: EpisodeSpec) -> int | None:
+    """Turns that the expert needs from the episode's beginning, final message included. None without an expert, where
+    its world would be the agent's own, and where it fails. Before the agent's world is set up: an environment may be
+    wrong about `copyable`."""
+    if not env.copyable or type(env).solve is ToolEnv.solve:
+        return None
+    key = (episode.env, episode.task.id, str(episode.plan), id(episode.start))
+    if key in shared.expert_turns:
+        return await asyncio.shield(shared.expert_turns[key])
+    found = shared.expert_turns[key] = asyncio.get_running_loop().create_future()
+    limits = episode.limits or Limits()
+    turns: int | None = None
+    try:
+        async with _within(limits.seconds):
+            own = await seat.env(episode.env, "expert")
+            turns = await seat.run(own, _played_by_expert, own, episode)
+    except Exception:  # the author's, or a failure of infrastructure: it costs this figure and not the episode
+        pass
+    finally:
+        found.set_result(turns)
+    return turns
+
+
+def _played_by_expert(env: ToolEnv, episode: EpisodeSpec) -> int:
+    _begin(env, episode)
+    return len(play(env))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ..trajectories.messages import Action, Json, Observation, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
 from .agent import AgentSession, Decision
 
-__all__ = ["SCRIPTED", "ScriptedAgent", "scripted"]
+__all__ = ["SCRIPTED", "ScriptedAgent", "ScriptedSession", "scripted"]
 
 Script = Generator[Action, ToolResult, None]
 """Yields actions; is sent the result of the action's only call."""
@@ -84,17 +85,20 @@ class ScriptedAgent:
     """An agent that follows a script."""
 
     version = 0
-    parallel = 1
 
-    def __init__(self, name: str, script: Callable[[ToolEnv, int], Script]) -> None:
+    def __init__(self, name: str, script: Callable[[ToolEnv, int], Script], *, parallel: int = 1) -> None:
+        """`parallel`: Episodes at once. More than one is worth it in a world that waits."""
         self.name = name
         self.script = script
+        self.parallel = parallel
 
     def begin(self, env: ToolEnv, seed: int) -> AgentSession:
-        return _ScriptedSession(self.script(env, seed), env)
+        return ScriptedSession(self.script(env, seed), env)
 
 
-class _ScriptedSession:
+class ScriptedSession:
+    """One episode of a script. It looks into the environment."""
+
     def __init__(self, script: Script, env: ToolEnv) -> None:
         self.script = script
         self.env = env
@@ -104,6 +108,10 @@ class _ScriptedSession:
         return parent.turns[:fork]  # a script looks at the world, not at what was said
 
     async def act(self, observation: Observation) -> Decision:
+        return self.decide(observation)
+
+    def decide(self, observation: Observation) -> Decision:
+        """The next action, for who runs scripts in a thread."""
         result = self.env.episode.last_result if self.started else None
         self.started = True
         try:
@@ -115,7 +123,8 @@ class _ScriptedSession:
         return None
 
     def close(self) -> None:
-        self.script.close()
+        with suppress(ValueError):  # it runs in a thread that nobody waits for any more
+            self.script.close()
 
 
 SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {
@@ -128,8 +137,8 @@ SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {
 """Scripts by name."""
 
 
-def scripted(name: str) -> ScriptedAgent:
-    """A scripted agent by name. Raises `UnknownName`."""
+def scripted(name: str, *, parallel: int = 1) -> ScriptedAgent:
+    """A scripted agent by name, for so many episodes at once. Raises `UnknownName`."""
     if name not in SCRIPTED:
         raise UnknownName("agent", name, SCRIPTED)
-    return ScriptedAgent(name, SCRIPTED[name])
+    return ScriptedAgent(name, SCRIPTED[name], parallel=parallel)

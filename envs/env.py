@@ -91,11 +91,16 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     system: ClassVar[str] = ""
     """Standing instructions, in the system prompt next to the tools."""
     max_turns: int = 24
-    """An episode is cut here; rollouts may set it lower."""
+    """An episode is cut here. Rollouts may be asked to cut it earlier."""
     hint_level: ClassVar[int] = 3
     """How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair."""
     blocking: ClassVar[bool] = False
-    """Its tools, judge or reward terms may block (a sandbox, a network): they run in threads next to generation."""
+    """Whether a call may take long without computing: a tool, the user, a hook or the judge waits for a network, a
+    process, a model. Rollouts then run the environment in a thread, next to generation. Async tools, tools with a
+    deadline and `reward_terms` are known to wait."""
+    copyable: ClassVar[bool] = True
+    """Whether a second instance has a world of its own. False where all instances reach the same one (a server, a
+    folder, a database): rollouts then play one episode at a time, and no expert plays for `expert_turns`."""
     keeps_before: ClassVar[bool] = False
     """The world as `setup` left it is kept for `success`: see `Episode.ended`. Reward terms always have it."""
     default_faults: FaultPlan = FaultPlan()

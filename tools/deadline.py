@@ -32,6 +32,8 @@ MAX_PAYLOAD = 64 * 2**20
 
 T = TypeVar("T")
 _HEADER = 8
+_PATIENCE = 0.05
+"""Seconds after which an event loop that has not turned is blocked. Taking a busy one for it costs a thread."""
 _LOOK = 20
 """Milliseconds between looks where the system cannot tell when a process ends."""
 _SIGNALLED = 128
@@ -69,31 +71,15 @@ def run_forked(work: Callable[[], bytes], seconds: float) -> CallEnd:
     """
     end = time.monotonic() + seconds
     _libc()  # loaded before the fork: nothing is imported after it
-    fds: list[int] = []
     try:
-        fds += os.pipe()
-        fds += os.pipe()
-        pid = _fork()
+        pid, out, told_end = _started(work)
     except OSError as error:
-        for fd in fds:
-            os.close(fd)
         return CallEnd("no_process", detail=str(error))
-    out, out_end, told, told_end = fds
-    if pid == 0:
-        try:
-            os.close(out)
-            os.close(told_end)
-            _supervise(work, out_end, told)
-        finally:
-            os._exit(1)
     status: int | None = None
     try:
-        os.close(out_end)
-        os.close(told)
         got, status = _receive(out, pid, end)
     finally:
-        os.close(told_end)  # the supervisor ends everything
-        os.close(out)
+        _close(told_end, out)  # the supervisor ends everything
         if status is None:
             _reap(pid)
     if _missing(got) == 0:
@@ -101,6 +87,44 @@ def run_forked(work: Callable[[], bytes], seconds: float) -> CallEnd:
     if _missing(got) > MAX_PAYLOAD or len(got) > MAX_PAYLOAD:
         return CallEnd("too_much")
     return CallEnd("late") if status is None else CallEnd("died", detail=_cause_of_death(status))
+
+
+_pipes = threading.RLock()
+"""Held while pipes come and go, and at every fork of this process: a child closes those of the calls that run in other
+threads. With a copy of one open, a supervisor would not be told to end its worker, not even by this process's death."""
+_held: set[int] = set()
+"""This process's ends of the pipes of all forked calls that run now."""
+
+
+def _started(work: Callable[[], bytes]) -> tuple[int, int, int]:
+    """The supervisor's pid, the pipe by which the result comes, and the one whose end tells the supervisor to end.
+    Raises `OSError` where the system gives no pipe or process."""
+    fds: list[int] = []
+    with _pipes:
+        try:
+            fds += os.pipe()
+            fds += os.pipe()
+            out, out_end, told, told_end = fds
+            _held.update((out, told_end))
+            pid = _fork()
+        except OSError:
+            _close(*fds)
+            raise
+        if pid == 0:  # `_held` has been closed here, see `_forget`
+            try:
+                _supervise(work, out_end, told)
+            finally:
+                os._exit(1)
+        os.close(out_end)
+        os.close(told)
+    return pid, out, told_end
+
+
+def _close(*fds: int) -> None:
+    with _pipes:
+        for fd in fds:
+            _held.discard(fd)
+            os.close(fd)
 
 
 def _fork() -> int:
@@ -305,6 +329,8 @@ class _Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.callers = 0
+        """Threads that wait for something that runs on it."""
         self.thread = threading.Thread(target=self._serve, name="sparring-tools", daemon=True)
         self.thread.start()
 
@@ -314,6 +340,12 @@ class _Loop:
         finally:
             self.loop.set_exception_handler(lambda loop, context: None)  # tasks that never ended are told of elsewhere
             self.loop.close()
+
+    def blocked(self) -> bool:
+        """Whether something that runs on it does not let go of it."""
+        turned = threading.Event()
+        self.loop.call_soon_threadsafe(turned.set)
+        return not turned.wait(_PATIENCE)
 
     def stop(self, patience: float = 0.0) -> None:
         """Stops the loop as soon as nothing blocks it. Waits `patience` seconds for that."""
@@ -329,30 +361,33 @@ _current: _Loop | None = None
 def run_async(main: Coroutine[Any, Any, T], limit: float | None = None) -> T:
     """Runs `main` to its end on the private loop, also where this thread has a running loop, and returns its result.
 
-    All calls share one loop, so that clients and locks made in one call work in the next. Raises `TimeoutError` when
-    `main` has not ended after `limit` seconds; the loop, which it may block, is then given up for a new one.
+    All calls, from all threads, share one loop, so that clients and locks made in one call work in the next. Raises
+    `TimeoutError` when `main` has not ended after `limit` seconds. Where it blocks the loop, that is given up for a new
+    one, and ends when nobody waits for it any more.
     """
     global _current
     with _lock:
         if _current is None or not _current.thread.is_alive():
             _current = _Loop()
         own = _current
-    nested = threading.current_thread() is own.thread
-    if nested:  # a tool that calls a tool: waiting for one's own loop would never end
-        own = _Loop()
+        if threading.current_thread() is own.thread:
+            own = _Loop()  # a tool that calls a tool: waiting for one's own loop would never end
+        own.callers += 1
     future = asyncio.run_coroutine_threadsafe(main, own.loop)
     try:
         return future.result(limit)
     except BaseException as error:
         if not future.done():
             future.cancel()
-            if isinstance(error, TimeoutError):
-                own.stop()
+            if isinstance(error, TimeoutError) and own.blocked():
                 with _lock:
                     _current = None if _current is own else _current
         raise
     finally:
-        if nested:
+        with _lock:
+            own.callers -= 1
+            unused = own is not _current and not own.callers
+        if unused:
             own.stop()
 
 
@@ -363,10 +398,15 @@ def _stop() -> None:
 
 
 def _forget() -> None:
-    """In a forked child, where the loop's thread does not exist."""
-    global _current, _lock
-    _current, _lock = None, threading.Lock()
+    """In a forked child, where the loop's thread does not exist, nor those that wait for forked calls."""
+    global _current, _lock, _pipes
+    _current, _lock, _pipes = None, threading.Lock(), threading.RLock()
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(
+        before=lambda: _pipes.acquire(), after_in_parent=lambda: _pipes.release(), after_in_child=_forget
+    )

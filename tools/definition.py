@@ -171,6 +171,8 @@ class Tool:
     change anything in this process; an async one is cancelled."""
     concurrent: bool = False
     """May run next to the other calls of its message, in another thread."""
+    blocking: bool = False
+    """Waits for something outside of this process: rollouts run its environment in a thread, next to generation."""
     injects: dict[str, Injected] = field(default_factory=dict)
     """Parameters that the toolbox fills."""
     arguments: type[BaseModel] | None = None
@@ -316,6 +318,7 @@ def tool(
     ids: Sequence[str] = (),
     deadline: float | None = None,
     concurrent: bool = False,
+    blocking: bool = False,
 ) -> Callable[[F], F]: ...
 def tool(fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
     """Marks a function or method as a tool; its type hints and docstring become the schema that the model sees.
@@ -331,6 +334,8 @@ def tool(fn: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
         deadline: Seconds after which the call is a timeout. A plain function with a deadline runs in a process of its
             own that can be killed: for tools that only compute, or that change what lies outside of this process.
         concurrent: It may run next to the other calls of its message, in another thread.
+        blocking: It waits for something outside of this process: rollouts run its environment in a thread, next to
+            generation. Async tools and tools with a deadline are known to wait.
     """
 
     def mark(f: F) -> F:

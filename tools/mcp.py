@@ -208,6 +208,7 @@ def _tool(server: _Server, spec: types.Tool, prefix: str, read_only: Collection[
             run,
             effect=effect,
             idempotent=harmless or bool(hints and hints.idempotent_hint),
+            blocking=True,
         )
     except (ValueError, RecursionError) as error:  # what the fast validator refuses and the reference does not
         raise EnvError(f"tool {name!r} has a wrong JSON Schema: {error}") from None

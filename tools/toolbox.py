@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Cause, Json, Outcome, ToolCall, ToolResult, ToolSpec
+from .background import Lane
 from .deadline import GRACE, MAX_PAYLOAD, run_async, run_forked
 from .definition import Form, RateLimited, Tool, ToolError, merge
 from .faults import FaultState, Injection, World
@@ -442,7 +443,11 @@ class Toolbox:
             if tool.is_async:
                 answers[index] = await self._ran_async(tool, values)
             else:
-                answers[index] = await asyncio.to_thread(self._answer, tool, values)
+                lane = Lane("sparring-tool")  # the program does not wait for it at its end, whatever it does
+                try:
+                    answers[index] = await lane.run(self._answer, tool, values)
+                finally:
+                    lane.close()
 
         async def all_() -> None:
             await asyncio.gather(*(one(i, tool, values) for i, (tool, values) in enumerate(runs)))

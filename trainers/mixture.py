@@ -69,15 +69,17 @@ class Mixture:
 
     parts: tuple[Part, ...]
     """At least one."""
-    slack: int = SLACK
-    """Turns over the expert's number before an episode is cut, where there is an expert."""
+    slack: int | None = SLACK
+    """Turns over the expert's number before an episode is cut; None: the environment's `max_turns` alone."""
 
     def __post_init__(self) -> None:
         if not self.parts:
             raise ConfigError("a mixture needs at least one environment: Mixture.of('orders')")
 
     @classmethod
-    def of(cls, *envs: str, faults: Shares | None = None, levels: tuple[int, ...] = (), slack: int = SLACK) -> Mixture:
+    def of(
+        cls, *envs: str, faults: Shares | None = None, levels: tuple[int, ...] = (), slack: int | None = SLACK
+    ) -> Mixture:
         """Of environments with optional weights (`2*orders`), all under the same faults."""
         rest: dict[str, object] = {"levels": levels} | ({} if faults is None else {"faults": faults})
         return cls(tuple(Part.parse(env, **rest) for env in envs), slack)

@@ -114,7 +114,7 @@ def http_tool(
         return client.request(url, method, data)
 
     effect = any(m not in _SAFE for m in choices)
-    return Tool.from_function(http_request, effect=effect, idempotent=not effect)
+    return Tool.from_function(http_request, effect=effect, idempotent=not effect, blocking=True)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...agents.agent import Agent
 from ...agents.evaluation import Condition, evaluate
+from ...agents.rollouts import SLACK
 from ...agents.scripts import SCRIPTED, scripted
 from ...trajectories.errors import ConfigError
 from ...trajectories.pages.report import Arm
@@ -87,7 +88,7 @@ class Evaluate:
             )
             for env, faults in envs:
                 title = name if len(envs) == 1 else f"{env}: {name}"
-                out.append(Condition(title, env, faults, plays.n, "test", work.levels, work.seed + _SEED))
+                out.append(Condition(title, env, faults, plays.n, "test", work.levels, work.seed + _SEED, SLACK))
         return out
 
 

@@ -173,6 +173,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def _admit(self) -> None:
         """Gives rows to waiting requests: their own, or a free one with the longest common prefix copied in."""
+        self._active = [request for request in self._active if not request.future.done()]  # its row may be another's
         still: list[_Request] = []
         entering: list[_Request] = []
         for request in self._waiting:

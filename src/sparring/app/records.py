@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..agents.agent import Agent
-from ..agents.rollouts import EpisodeSpec, planned
+from ..agents.rollouts import EpisodeSpec, Limits, limited, limits_note, planned
 from ..agents.rollouts import rollout as play
 from ..envs.env import name_of
 from ..envs.episode import NOTES
@@ -107,8 +107,9 @@ class Recorder:
     """When the agent's weights were written; a file of before is of another model. Seconds since the epoch."""
     overwrite: bool = False
 
-    def known(self, env: str, agent: str, wanted: Iterable[Key]) -> dict[Key, Trajectory]:
-        """What the file holds already. Raises `ConfigError` when that is of another run."""
+    def known(self, env: str, agent: str, wanted: Mapping[Key, Mapping[str, Json]]) -> dict[Key, Trajectory]:
+        """What the file holds already. `wanted`: what the records of this run say of their limits. Raises `ConfigError`
+        when it is of another run."""
         path = self.path
         if path is None or not path.is_file() or self.overwrite:
             return {}
@@ -117,7 +118,7 @@ class Recorder:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1 if whole else 0)
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
-        keys = set(wanted)
+        own = (*NOTES, "limits")
         other = next(
             (
                 what
@@ -125,8 +126,9 @@ class Recorder:
                 for what, same in (
                     (f"environment {t.env}", t.env == env),
                     (f"agent {t.agent}", t.agent == agent),
-                    ("other settings of the agent", {k: v for k, v in t.meta.items() if k not in NOTES} == self.meta),
-                    ("other tasks, faults or seeds", _key(t) in keys),
+                    ("other settings of the agent", {k: v for k, v in t.meta.items() if k not in own} == self.meta),
+                    ("other tasks, faults or seeds", _key(t) in wanted),
+                    ("other limits", t.meta.get("limits") == wanted.get(_key(t), {}).get("limits")),
                 )
                 if not same
             ),
@@ -148,17 +150,30 @@ def play_into(
     episodes: Sequence[EpisodeSpec],
     *,
     group: int = 1,
+    slack: int | None = None,
+    limits: Limits | None = None,
     on_done: Callable[[int, Trajectory], None] = lambda done, trajectory: None,
 ) -> tuple[list[Trajectory], int]:
     """Plays what the recorder's file does not hold yet; all, in the order of `episodes`, and how many it held.
 
-    Each episode is written and flushed as it ends. `on_done` is told how many there are now, and the newest.
+    Each episode is written and flushed as it ends.
+
+    Args:
+        recorder: Where they go.
+        env: Its name.
+        agent: Who plays.
+        episodes: What is played.
+        group: Episodes of each task that stand next to each other.
+        slack: Turns over the expert's before an episode is cut, as `rollout` takes it.
+        limits: When episodes are cut, as `rollout` takes them.
+        on_done: Told how many episodes there are now, and the newest.
     """
     made = make(env)
-    episodes = [planned(made, e) for e in episodes]
+    episodes = [limited(planned(made, e), limits, slack) for e in episodes]
     keys = [(e.task.id, str(e.plan), e.seed) for e in episodes]
     attempts = {key: i % group for i, key in enumerate(keys)}
-    known = recorder.known(name_of(made), agent.name, keys)
+    notes = {key: limits_note(e) for key, e in zip(keys, episodes, strict=True)}
+    known = recorder.known(name_of(made), agent.name, notes)
     missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
     file: Any = None
     if recorder.path is not None and (missing or recorder.overwrite):

@@ -1,0 +1,884 @@
+"""Rollouts: slow worlds next to generation, limits of one episode, the expert's turns, streams, notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from sparring import Action, FaultPlan, StopReason, Task, ToolEnv, Trajectory, tool
+from sparring.agents import (
+    EpisodeSpec,
+    Limits,
+    ScriptedAgent,
+    rollout,
+    rollout_async,
+    rollout_stream,
+    scripted,
+)
+from sparring.agents.agent import Decision
+from sparring.agents.evaluation import Condition, evaluate
+from sparring.agents.replay import corrections
+from sparring.agents.rollouts import inline, may_wait, play_episode
+from sparring.app.records import Recorder, play_into
+from sparring.envs import User, expert_turns, make, register, task_set
+from sparring.envs.rewards import Ended, RewardTerm
+from sparring.tools.deadline import run_async, run_forked
+from sparring.trajectories import ConfigError, EnvError, InfrastructureError, Outcome, ToolCall
+
+TASKS = [Task(f"Wait {i}.", {"n": i}) for i in range(64)]
+
+
+class Clerk(ToolEnv):
+    """Counts what is put on the desk."""
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        self.state = {"sum": 0}
+
+    @tool(effect=True)
+    def put(self, n: int) -> int:
+        """Put a number on the desk."""
+        self.state["sum"] += n
+        return int(self.state["sum"])
+
+    def success(self, task: Task) -> bool:
+        return bool(self.state["sum"] == 3)
+
+
+class Slow(Clerk):
+    """The same, and a desk that is far away."""
+
+    blocking = True
+
+    @tool
+    def walk(self) -> str:
+        """Walk over there."""
+        time.sleep(0.2)
+        return threading.current_thread().name
+
+
+class SlowAsync(Clerk):
+    """The same as a coroutine."""
+
+    @tool
+    async def walk(self) -> str:
+        """Walk over there."""
+        await asyncio.sleep(0.2)
+        return "there"
+
+
+def acts(*actions: Action, parallel: int = 8) -> ScriptedAgent:
+    """Does this in every episode."""
+
+    def script(env: ToolEnv, seed: int) -> Iterator[Action]:
+        for action in actions:  # noqa: UP028
+            yield action  # it is sent results, which the tuple could not take
+
+    return ScriptedAgent("acts", script, parallel=parallel)  # type: ignore[arg-type]
+
+
+class Thinker:
+    """An agent that is no script: it waits on the event loop before each of its actions."""
+
+    version = 0
+
+    def __init__(self, *actions: Action, seconds: float = 0.0, parallel: int = 8) -> None:
+        self.name, self.parallel, self.actions, self.seconds = "thinker", parallel, actions, seconds
+        self.open: set[object] = set()
+        self.begun = 0
+
+    def begin(self, env: ToolEnv, seed: int) -> Thought:
+        self.begun += 1
+        return Thought(self, seed)
+
+
+class Thought:
+    def __init__(self, agent: Thinker, seed: int) -> None:
+        self.agent, self.seed, self.turn = agent, seed, 0
+        agent.open.add(self)
+
+    def resume(self, parent: Trajectory, fork: int) -> tuple[Any, ...]:
+        return parent.turns[:fork]
+
+    async def act(self, observation: object) -> Decision:
+        await asyncio.sleep(self.agent.seconds * (self.seed or 1))
+        self.turn += 1
+        at = 10 * self.turn
+        return Decision(self.agent.actions[min(self.turn, len(self.agent.actions)) - 1], (at, at + 10))
+
+    def tokens(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.agent.open.discard(self)
+
+
+WALK, PUT, DONE = Action.call("walk"), Action.call("put", n=3), Action("Done.")
+
+
+def specs(n: int, **fields: Any) -> list[EpisodeSpec]:
+    return [EpisodeSpec(task, **fields) for task in TASKS[:n]]
+
+
+# ---- next to each other ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env", [Slow, SlowAsync])
+@pytest.mark.parametrize("agent", [acts(WALK, PUT, DONE), Thinker(WALK, PUT, DONE)])
+def test_slow_tools_of_eight_episodes_overlap(env: type[ToolEnv], agent: Any) -> None:
+    rollout(env, agent, specs(8))  # what is imported on first use
+    start = time.monotonic()
+    played = rollout(env, agent, specs(8))
+    assert time.monotonic() - start < 0.9  # 1.6 s one after the other; measured: 0.21 s on a quiet machine
+    assert all(t.success and t.stop is StopReason.FINISHED for t in played)
+    assert [t.task for t in played] == TASKS[:8]
+
+
+def test_all_calls_of_a_world_are_made_in_one_thread() -> None:
+    seen: dict[int, set[str]] = {}
+
+    class Watched(Slow):
+        def setup(self, task: Task, rng: random.Random) -> None:
+            super().setup(task, rng)
+            self.note()
+
+        def note(self) -> None:
+            seen.setdefault(id(self), set()).add(f"{threading.get_ident()}")
+
+        @tool
+        def look(self) -> str:
+            """Look."""
+            self.note()
+            return "seen"
+
+        def success(self, task: Task) -> bool:
+            self.note()
+            return super().success(task)
+
+        def solve(self, task: Task) -> Any:
+            self.note()
+            yield "put", {"n": 3}
+            yield "Done."
+
+    played = rollout(Watched, acts(Action.call("look"), PUT, DONE, parallel=4), specs(12))
+    assert all(t.success and t.expert_turns == 2 for t in played)
+    assert all(len(threads) == 1 for threads in seen.values())
+    assert f"{threading.get_ident()}" not in set.union(*seen.values())
+    assert len(set.union(*seen.values())) <= 4
+    by_expert = rollout(Watched, scripted("expert", parallel=4), specs(8))  # its script looks into the world
+    assert all(t.success for t in by_expert)
+    assert all(len(threads) == 1 for threads in seen.values())
+
+
+def test_a_fast_world_stays_on_the_loop() -> None:
+    class Here(Clerk):
+        @tool
+        def where(self) -> str:
+            """Tell the thread."""
+            return str(threading.get_ident())
+
+    (t,) = rollout(Here, acts(Action.call("where"), DONE), specs(1))
+    assert t.turns[0].results[0].content == str(threading.get_ident())
+    assert not may_wait(Here())
+    assert not any(may_wait(make(name)) for name in ("orders", "calendar", "shop", "echo"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({"blocking": True}, {}),
+        ({"reward_terms": {"one": lambda ended: 1.0}}, {}),
+        ({}, {"deadline": 5.0}),
+        ({}, {"blocking": True}),
+    ],
+)
+def test_what_may_wait(fields: dict[str, Any], options: dict[str, Any]) -> None:
+    def nap(self: object) -> str:
+        """Nap."""
+        return "awake"
+
+    assert may_wait(type("Napping", (Clerk,), {"nap": tool(**options)(nap), **fields})())
+
+
+def test_a_judge_that_waits_holds_up_nobody() -> None:
+    def asked(ended: Ended) -> float:
+        time.sleep(0.2)
+        return 0.5
+
+    class Judged(Clerk):
+        reward_terms: ClassVar[Mapping[str, RewardTerm]] = {"asked": asked}
+
+    start = time.monotonic()
+    played = rollout(Judged, acts(PUT, DONE), specs(8))
+    assert time.monotonic() - start < 0.9  # 1.6 s one after the other
+    assert all(t.reward_parts == {"success": 1.0, "asked": 0.5} for t in played)
+
+
+class Hard(Clerk):
+    """Everything at once: a process of its own, a thread, a coroutine, a judge that waits."""
+
+    blocking = True
+
+    @tool(deadline=5.0)
+    def square(self, n: int) -> int:
+        """Square a number in a process."""
+        time.sleep(0.02)
+        return n * n
+
+    @tool(deadline=0.4)
+    def spin(self) -> str:
+        """Never end, and leave a process behind."""
+        subprocess.Popen(["sleep", "61.5"], start_new_session=True)
+        while True:
+            time.sleep(0.01)
+
+    @tool
+    def walk(self) -> str:
+        """Block."""
+        time.sleep(0.05)
+        return "there"
+
+    @tool
+    async def drift(self, n: int) -> int:
+        """Wait as a coroutine."""
+        await asyncio.sleep(0.02)
+        return n
+
+    @tool(deadline=0.2)
+    async def sink(self) -> str:
+        """Not heed its cancellation."""
+        while True:
+            try:
+                await asyncio.sleep(1.5)
+                return "late"
+            except asyncio.CancelledError:
+                pass
+
+    @tool(concurrent=True, deadline=5.0)
+    def cube(self, n: int) -> int:
+        """Cube a number next to another."""
+        return n**3
+
+    def success(self, task: Task) -> bool:
+        time.sleep(0.05)
+        return super().success(task)
+
+
+def sleepers() -> int:
+    found = 0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found += b"61.5" in (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_processes_threads_and_coroutines_of_eight_episodes_do_not_meet() -> None:
+    def script(env: ToolEnv, seed: int) -> Iterator[Action]:
+        n = env.episode.task.data["n"]
+        for turn in range(3):
+            yield Action.call("square", n=n + turn)
+            yield Action.call("drift", n=n)
+            yield Action("", (ToolCall("cube", {"n": n}), ToolCall("cube", {"n": turn})))
+            yield Action.call("walk")
+        yield Action.call("spin" if n % 2 else "sink")
+        yield PUT
+        yield DONE
+
+    agent = ScriptedAgent("all", script, parallel=8)  # type: ignore[arg-type]
+    before = len(os.listdir("/proc/self/fd"))
+    start = time.monotonic()
+    played = rollout(Hard, agent, specs(16))
+    took = time.monotonic() - start
+    for t in played:
+        n = t.task.data["n"]
+        values = [[r.value for r in turn.results] for turn in t.turns[:12]]
+        assert values == [v for turn in range(3) for v in ([(n + turn) ** 2], [n], [n**3, turn**3], ["there"])]
+        assert t.turns[12].results[0].outcome is Outcome.TIMEOUT
+        assert t.success
+    assert took < 20
+    assert sleepers() == 0
+    assert abs(len(os.listdir("/proc/self/fd")) - before) <= 8  # those of the private loops
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are told of the end by pipes and adopted on Linux")
+def test_a_forked_call_ends_at_once_though_others_run() -> None:
+    """A child that held another call's pipe open would keep that call's supervisor from hearing that it is over."""
+    took: list[float] = []
+
+    def late(seconds: float) -> None:
+        start = time.monotonic()
+        assert run_forked(lambda: time.sleep(30) or b"", seconds).how == "late"  # type: ignore[func-returns-value]
+        took.append(time.monotonic() - start - seconds)
+
+    threads = [threading.Thread(target=late, args=(0.3 + 0.3 * i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(took) < 0.4  # GRACE is 0.5: nobody had to be killed for not listening
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_all_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import threading, time
+from pathlib import Path
+from sparring.envs.rewards import Ended, RewardTerm
+from sparring.tools.deadline import run_forked
+def work(i):
+    def body():
+        import os
+        Path({str(tmp_path)!r}, str(os.getpid())).touch()
+        time.sleep(60)
+        return b""
+    run_forked(body, 60)
+for i in range(6): threading.Thread(target=work, args=(i,), daemon=True).start()
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    end = time.monotonic() + 20
+    while len(list(tmp_path.iterdir())) < 6 and time.monotonic() < end:
+        time.sleep(0.05)
+    workers = [int(p.name) for p in tmp_path.iterdir()]
+    assert len(workers) == 6
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 5
+    while any(map(alive, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def test_a_coroutine_that_is_given_up_takes_no_other_with_it() -> None:
+    async def stubborn() -> None:
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            try:
+                await asyncio.sleep(0.1)
+            except asyncio.CancelledError:
+                continue
+
+    async def steady() -> str:
+        await asyncio.sleep(0.6)
+        return "here"
+
+    got: list[str] = []
+    other = threading.Thread(target=lambda: got.append(run_async(steady())))
+    other.start()
+    with pytest.raises(TimeoutError):
+        run_async(stubborn(), 0.1)
+    other.join(5)
+    assert got == ["here"]
+
+
+def test_a_loop_that_is_blocked_is_left_to_those_who_wait_on_it() -> None:
+    async def blocks() -> None:
+        time.sleep(0.6)
+
+    async def steady() -> str:
+        await asyncio.sleep(0.2)
+        return "here"
+
+    got: list[str] = []
+    other = threading.Thread(target=lambda: got.append(run_async(steady())))
+    other.start()
+    time.sleep(0.05)
+    with pytest.raises(TimeoutError):
+        run_async(blocks(), 0.1)
+    start = time.monotonic()
+    assert run_async(steady()) == "here"  # on a new loop
+    assert time.monotonic() - start < 0.5
+    other.join(5)
+    assert got == ["here"]
+
+
+# ---- streams and notebooks -------------------------------------------------------------------------------------------
+
+
+def test_a_stream_gives_each_episode_as_it_ends() -> None:
+    agent = Thinker(PUT, DONE, seconds=0.05)
+
+    async def collect() -> list[tuple[int, bool | None]]:
+        episodes = [EpisodeSpec(TASKS[i], seed=seed) for i, seed in enumerate((4, 1, 2))]
+        return [(index, t.success) async for index, t in rollout_stream(Clerk, agent, episodes)]
+
+    assert asyncio.run(collect()) == [(1, True), (2, True), (0, True)]
+
+
+@pytest.mark.parametrize("env", [Clerk, Slow, SlowAsync])
+def test_who_stops_early_leaves_nothing_behind(env: type[ToolEnv]) -> None:
+    agent = Thinker(*([PUT] if env is Clerk else [WALK, WALK]), DONE, seconds=0.02, parallel=4)
+
+    async def first() -> int:
+        async with aclosing(rollout_stream(env, agent, specs(32))) as ended:
+            index, _ = await anext(ended)
+        assert len(asyncio.all_tasks()) == 1
+        assert not agent.open
+        return index
+
+    assert asyncio.run(first()) < 8
+    assert agent.begun < 16
+
+    async def bare() -> None:
+        async for _ in rollout_stream(env, agent, specs(32)):
+            break
+        await asyncio.sleep(0.05)
+        assert len(asyncio.all_tasks()) == 1
+        assert not agent.open
+
+    asyncio.run(bare())
+
+
+def test_a_cancelled_rollout_closes_its_sessions() -> None:
+    agent = Thinker(PUT, DONE, seconds=5)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await rollout_async(Clerk, agent, specs(4))
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+    assert agent.begun == 4
+    assert not agent.open
+
+
+def test_a_rollout_within_a_running_loop_as_in_a_notebook() -> None:
+    async def cell() -> list[Trajectory]:
+        return rollout(Slow, acts(PUT, DONE), specs(3))
+
+    assert [t.success for t in asyncio.run(cell())] == [True] * 3
+
+    async def failing() -> None:
+        rollout(Clerk, acts(PUT, DONE), specs(3), on_done=lambda i, t: 1 / 0)  # type: ignore[arg-type]
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(failing())
+
+
+def test_what_on_done_raises_ends_the_rollout() -> None:
+    agent = Thinker(PUT, DONE, seconds=0.01)
+    with pytest.raises(ZeroDivisionError):
+        rollout(Clerk, agent, specs(20), on_done=lambda i, t: 1 / 0)  # type: ignore[arg-type]
+    assert not agent.open
+    assert agent.begun < 20
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"turns": 0}, {"tokens": -1}, {"seconds": 0}, {"seconds": float("inf")}, {"turns": 1.5}]
+)
+def test_limits_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"Limits.{next(iter(wrong))} is"):
+        Limits(**wrong)
+
+
+def test_turns_and_tokens_cut_an_episode() -> None:
+    def one(limits: Limits, *actions: Action) -> Trajectory:
+        return rollout(Clerk, Thinker(*actions), specs(1), limits=limits)[0]
+
+    cut = one(Limits(turns=2), PUT)
+    assert (cut.stop, len(cut.turns), cut.success, cut.judged) == (StopReason.TURN_LIMIT, 2, False, True)
+    assert cut.meta["limits"] == {"turns": 2}
+    cut = one(Limits(tokens=20), PUT)  # ten a turn
+    assert (cut.stop, len(cut.turns)) == (StopReason.TOKEN_LIMIT, 2)
+    assert (one(Limits(tokens=20), PUT, DONE).stop, one(Limits(tokens=19), PUT, DONE).stop) == (
+        StopReason.FINISHED,
+        StopReason.TOKEN_LIMIT,
+    )
+    assert "limits" not in one(Limits(), PUT, DONE).meta
+
+
+def test_an_episode_may_have_limits_of_its_own() -> None:
+    episodes = [EpisodeSpec(TASKS[0], limits=Limits(turns=1)), EpisodeSpec(TASKS[1])]
+    played = rollout(Clerk, Thinker(PUT), episodes, limits=Limits(turns=3))
+    assert [len(t.turns) for t in played] == [1, 3]
+    assert [t.meta["limits"] for t in played] == [{"turns": 1}, {"turns": 3}]
+
+
+class HangingUser(User):
+    """Says nothing, and in the first task does not come back."""
+
+    def reply(self, env: Any, said: str) -> str | None:
+        env.hang("user")
+        return None
+
+
+class Stuck(Clerk):
+    """A world that does not come back in its first task."""
+
+    blocking = True
+    user = HangingUser()
+    where = "tool"
+    event: threading.Event
+
+    def hang(self, where: str) -> None:
+        if self.where == where and self._episode is not None and self.episode.task.data["n"] == 0:
+            self.event.wait()
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        super().setup(task, rng)
+        self.hang("setup")
+
+    @tool
+    def walk(self) -> str:
+        """Walk."""
+        self.hang("tool")
+        return "there"
+
+    def success(self, task: Task) -> bool:
+        self.hang("judge")
+        return super().success(task)
+
+
+@pytest.mark.parametrize("where", ["setup", "tool", "user", "judge"])
+@pytest.mark.parametrize("agent", [acts(WALK, PUT, DONE, parallel=2), Thinker(WALK, PUT, DONE, parallel=2)])
+def test_a_stuck_episode_ends_alone(where: str, agent: Any) -> None:
+    event = threading.Event()
+    made: list[ToolEnv] = []
+
+    def factory() -> ToolEnv:
+        made.append(type("Stuck", (Stuck,), {"where": where, "event": event})())
+        return made[-1]
+
+    start = time.monotonic()
+    stuck, *others = rollout(factory, agent, specs(6), limits=Limits(seconds=0.5))
+    assert time.monotonic() - start < 2
+    assert (stuck.stop, stuck.success, stuck.reward, stuck.reward_parts) == (StopReason.INFRASTRUCTURE, None, 0.0, {})
+    assert stuck.error == "the episode took over 0.5 s"
+    assert len(stuck.turns) == {"setup": 0, "tool": 0, "user": 2, "judge": 2}[where]
+    assert Trajectory.from_json(stuck.to_json()) == stuck
+    assert all(t.success and t.stop is StopReason.FINISHED for t in others)
+    assert len(made) <= 3  # a new one for the worker whose world was lost
+    event.set()
+
+
+def test_generation_that_never_comes_back_ends_alone() -> None:
+    class Silent(Thinker):
+        def begin(self, env: ToolEnv, seed: int) -> Thought:
+            thought = super().begin(env, seed)
+            if seed == 1000:  # waits 1000 times as long
+                assert not env.episode.history
+            return thought
+
+    agent = Silent(PUT, DONE, seconds=0.01)
+    episodes = [EpisodeSpec(task, seed=1000 if i == 2 else 1) for i, task in enumerate(TASKS[:5])]
+    played = rollout(Clerk, agent, episodes, limits=Limits(seconds=0.4))
+    assert [t.stop is StopReason.INFRASTRUCTURE for t in played] == [i == 2 for i in range(5)]
+    assert not agent.open
+
+
+def test_a_call_on_the_loop_is_found_to_be_late() -> None:
+    class Idle(Clerk):
+        @tool
+        def walk(self) -> str:
+            """Walk."""
+            time.sleep(0.1)
+            return "there"
+
+    (t,) = rollout(Idle, acts(WALK, DONE), specs(1), limits=Limits(seconds=0.05))
+    assert (t.stop, t.error) == (StopReason.INFRASTRUCTURE, "the episode took over 0.05 s")
+
+
+def test_a_timeout_of_the_worlds_own_is_a_bug_and_no_limit() -> None:
+    class Raises(Clerk):
+        def setup(self, task: Task, rng: random.Random) -> None:
+            raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        rollout(Raises, acts(DONE), specs(1), limits=Limits(seconds=30))
+
+
+def test_a_process_with_a_stuck_world_can_end(repository: Path) -> None:
+    code = """
+import time
+from sparring import Action, Task, ToolEnv, ToolCall, tool
+from sparring.agents import EpisodeSpec, Limits, ScriptedAgent, rollout
+class Stuck(ToolEnv):
+    "Never ends."
+    blocking = True
+    def setup(self, task, rng): self.state = {}
+    @tool
+    def hang(self) -> str:
+        "Hang."
+        time.sleep(1000)
+    @tool(concurrent=True)
+    def hang_too(self) -> str:
+        "Hang."
+        time.sleep(1000)
+    def success(self, task): return True
+def script(env, seed):
+    if seed: yield Action.call("hang")
+    yield Action("", (ToolCall("hang_too", {}), ToolCall("hang_too", {})))
+episodes = [EpisodeSpec(Task("x"), seed=i) for i in range(2)]
+print([t.error for t in rollout(Stuck, ScriptedAgent("s", script, parallel=2), episodes, limits=Limits(seconds=0.3))])
+"""
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(repository / "src")},
+    )  # fmt: skip
+    assert done.stdout.strip() == "['the episode took over 0.3 s', 'the episode took over 0.3 s']", done.stderr
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("where", ["setup", "success", "tool"])
+def test_infrastructure_that_fails_costs_its_episode_alone(where: str) -> None:
+    class Failing(Clerk):
+        def fail(self, at: str) -> None:
+            if at == where and self.episode.task.data["n"] == 1:
+                raise InfrastructureError("the server is gone")
+
+        def setup(self, task: Task, rng: random.Random) -> None:
+            super().setup(task, rng)
+            self.fail("setup")
+
+        @tool
+        def walk(self) -> str:
+            """Walk."""
+            self.fail("tool")
+            return "there"
+
+        def success(self, task: Task) -> bool:
+            self.fail("success")
+            return super().success(task)
+
+    played = rollout(Failing, acts(WALK, PUT, DONE), specs(3))
+    assert [t.error for t in played] == [None, "the server is gone", None]
+    assert [t.success for t in played] == [True, None, True]
+
+
+# ---- the expert's turns ----------------------------------------------------------------------------------------------
+
+WORLD: set[str] = set()
+
+
+class Outside(ToolEnv):
+    """Sets a key in a world of its own, which `self.state` does not hold."""
+
+    played: list[str] = []  # noqa: RUF012  # of all instances
+
+    def tasks(self, split: str, rng: random.Random) -> Iterator[Task]:
+        yield from TASKS[:10]
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        WORLD.clear()
+        self.state = {}
+
+    @tool(effect=True)
+    def put(self, key: str) -> str:
+        """Set a key."""
+        WORLD.add(key)
+        return "done"
+
+    def success(self, task: Task) -> bool:
+        return task.id in WORLD
+
+    def solve(self, task: Task) -> Any:
+        self.played.append(task.id)
+        yield "put", {"key": task.id}
+        yield "Done."
+
+
+@pytest.mark.parametrize("copyable", [True, False])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_the_expert_does_nothing_for_the_agent(copyable: bool, blocking: bool) -> None:
+    """In a world outside of `self.state` too, and where the environment is wrong about that."""
+    env: Any = type("Outside", (Outside,), {"copyable": copyable, "blocking": blocking, "played": []})
+    played = rollout(env, scripted("do-nothing"), specs(10))
+    assert not any(t.success for t in played)
+    assert {t.expert_turns for t in played} == {2 if copyable else None}
+    assert bool(env.played) == copyable
+    assert all(t.success for t in rollout(env, scripted("expert"), specs(10)))
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_one_world_for_all_is_played_one_episode_at_a_time(blocking: bool) -> None:
+    class Single(Outside):
+        copyable = False
+
+    Single.blocking = blocking
+
+    class Own(Thinker):
+        def begin(self, env: ToolEnv, seed: int) -> Thought:
+            thought = super().begin(env, seed)
+            thought.agent = Thinker(Action.call("put", key=env.episode.task.id), DONE, seconds=0.01)
+            return thought
+
+    assert all(t.success for t in rollout(Single, Own(DONE), specs(8)))
+
+
+def test_the_expert_plays_once_for_a_task_and_a_plan() -> None:
+    tasks = task_set(make("orders"), "train", 3)
+    plan = FaultPlan.parse("count=1@5")
+    calls: list[str] = []
+    orders = type(make("orders"))
+
+    class Counted(orders):  # type: ignore[misc,valid-type]  # its class is known at run time
+        def solve(self, task: Task) -> Any:
+            if not calls or calls[-1] != task.id:  # begun again after a failure
+                calls.append(task.id)
+            return super().solve(task)
+
+    episodes = [EpisodeSpec(t, p, seed) for p in (FaultPlan(), plan) for t in tasks for seed in range(8)]
+    for agent in (scripted("do-nothing"), Thinker(DONE, parallel=16)):
+        calls.clear()
+        played = rollout(Counted, agent, episodes)
+        assert len(calls) == 6
+        for t in played:
+            env = make("orders")
+            env.start(t.task, FaultPlan.parse(t.faults))
+            assert t.expert_turns == expert_turns(env)
+
+
+@pytest.mark.parametrize("error", [InfrastructureError("gone"), KeyError("a bug"), StopIteration(), LookupError()])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_an_expert_that_fails_costs_its_figure_alone(error: Exception, blocking: bool) -> None:
+    class Unable(Clerk):
+        def solve(self, task: Task) -> Any:
+            raise error
+
+    Unable.blocking = blocking
+    played = rollout(Unable, acts(PUT, DONE), specs(3), slack=1)
+    assert [(t.success, t.expert_turns) for t in played] == [(True, None)] * 3
+
+
+def test_an_expert_that_never_comes_back_costs_its_figure_alone() -> None:
+    event = threading.Event()
+
+    class Lost(Slow):
+        def solve(self, task: Task) -> Any:
+            event.wait()
+            yield "Done."
+
+    played = rollout(Lost, acts(PUT, DONE, parallel=2), specs(2), limits=Limits(seconds=0.3))
+    assert [(t.success, t.expert_turns, t.error) for t in played] == [(True, None, None)] * 2
+    event.set()
+
+
+class Register(Clerk):
+    """Has an expert of two turns."""
+
+    def tasks(self, split: str, rng: random.Random) -> Iterator[Task]:
+        yield from TASKS
+
+    def solve(self, task: Task) -> Any:
+        yield "put", {"n": 3}
+        yield "Done."
+
+
+def test_an_expert_is_no_limit_on_others_unless_asked_for() -> None:
+    look = Action.call("put", n=0)
+    (t,) = rollout(Register, acts(*[look] * 10, PUT, DONE), specs(1))
+    assert (t.success, t.expert_turns) == (True, 2)
+    assert "limits" not in t.meta
+    (t,) = rollout(Register, acts(*[look] * 10, PUT, DONE), specs(1), slack=3)
+    assert (t.stop, len(t.turns), t.meta["limits"]) == (StopReason.TURN_LIMIT, 5, {"slack": 3})
+
+
+def test_a_condition_has_its_own_limits() -> None:
+    register("tests/Register-v0", Register)
+    name = "tests/Register-v0"
+    conditions = [
+        Condition("free", name, n=2),
+        Condition("bound", name, n=2, slack=1),
+        Condition("cut", name, n=2, limits=Limits(turns=4)),
+    ]
+    played = evaluate(acts(Action.call("put", n=0), *[Action.call("put", n=0)] * 5, PUT, DONE), conditions)
+    assert {k: [len(t.turns) for t in v] for k, v in played.items()} == {"free": [8, 8], "bound": [3, 3], "cut": [4, 4]}
+
+
+def test_a_file_keeps_episodes_of_other_limits_apart(tmp_path: Path) -> None:
+    register("tests/Register-v0", Register)
+    recorder = Recorder(tmp_path / "a.jsonl", {})
+    agent = acts(PUT, DONE)
+    play = {"env": "tests/Register-v0", "agent": agent, "episodes": specs(3)}
+    first, before = play_into(recorder, **play, limits=Limits(turns=9), slack=4)  # type: ignore[arg-type]
+    assert (before, first[0].meta["limits"]) == (0, {"turns": 9, "slack": 4})
+    again, before = play_into(recorder, **play, limits=Limits(turns=9), slack=4)  # type: ignore[arg-type]
+    assert (before, again) == (3, first)
+    with pytest.raises(ConfigError, match="other limits"):
+        play_into(recorder, **play, limits=Limits(turns=8), slack=4)  # type: ignore[arg-type]
+
+
+def test_a_world_that_cannot_be_copied_has_no_forks() -> None:
+    class Single(Register):
+        copyable = False
+
+    register("tests/Single-v0", Single)
+    env = make("tests/Single-v0")
+    env.start(TASKS[0])
+    with pytest.raises(ConfigError, match="copyable = False"):
+        rollout("tests/Single-v0", acts(DONE), [EpisodeSpec(TASKS[0], start=env.snapshot())])
+    failed = rollout("tests/Single-v0", acts(DONE), specs(2))
+    assert corrections(failed) == []
+
+
+# ---- bugs of the author's --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize("where", ["setup", "success", "reply"])
+def test_a_bug_names_task_and_environment(where: str, blocking: bool) -> None:
+    def bug(self: object, *args: object) -> None:
+        raise KeyError("a bug")
+
+    fields = {"user": User(bug)} if where == "reply" else {where: bug}
+    env = type("Buggy", (Clerk,), {**fields, "blocking": blocking})
+    with pytest.raises(KeyError, match="a bug") as caught:
+        rollout(env, acts(DONE), [EpisodeSpec(TASKS[3], FaultPlan.parse("count=1@7"))])
+    plan = FaultPlan.parse("count=1@7")
+    assert caught.value.__notes__ == [f"in an episode of Buggy, task {TASKS[3].id} under the faults {plan}"]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_stray_stop_iteration_names_the_authors_line(blocking: bool) -> None:
+    class Stray(Clerk):
+        def success(self, task: Task) -> bool:
+            return next(iter(()))
+
+    Stray.blocking = blocking
+    with pytest.raises(EnvError, match=r"a StopIteration left .*test_rollouts.py:\d+, in success: next\(\) found") as c:
+        rollout(Stray, acts(DONE), specs(1))
+    assert isinstance(c.value.__cause__, StopIteration)
+    assert "task" in c.value.__notes__[0]
+
+
+def test_what_ended_before_a_bug_is_still_told() -> None:
+    class Buggy(Clerk):
+        def success(self, task: Task) -> bool:
+            return bool(1 / (3 - task.data["n"]))
+
+    seen: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        rollout(Buggy, acts(DONE, parallel=1), specs(8), on_done=lambda i, t: seen.append(i))
+    assert seen == [0, 1, 2]
+
+
+def test_one_episode_can_be_played_by_itself() -> None:
+    t = asyncio.run(play_episode(Clerk(), acts(PUT, DONE), EpisodeSpec(TASKS[0]), run=inline))
+    assert (t.success, t.stop, t.expert_turns) == (True, StopReason.FINISHED, None)
