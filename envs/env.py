@@ -25,7 +25,7 @@ from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.giving_up import says_it_cannot
 from ..trajectories.messages import Action, Json, Message, Observation, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
-from .episode import Episode, Place, Snapshot
+from .episode import Episode, Host, Snapshot
 from .facets import FaultHooks, KnobHooks, Others, ToolRules, User, overridden
 from .rewards import RewardTerm
 from .spaces import ActionSpace, ObservationSpace
@@ -127,7 +127,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     _own: dict[str, Tool]
     _world: _World
-    _place: Place
+    _host: Host
     _changing: bool
     _actions: ActionSpace
     _episode: Episode | None
@@ -188,7 +188,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         others = {
             who: self._box([t.bind(self) for t in tools_of(_holder(tools))]) for who, tools in self.others.tools.items()
         }
-        self._place = Place(
+        self._host = Host(
             cls.__name__,
             self.toolbox,
             others,
@@ -238,8 +238,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def start(self, task: Task, plan: FaultPlan | None = None) -> Observation:
         """Starts an episode of `task`; the same task and plan always give the same world and the same faults."""
-        episode = self._episode = Episode(self._place, task, plan or FaultPlan())
-        for toolbox in (self.toolbox, *self._place.others.values()):
+        episode = self._episode = Episode(self._host, task, plan or FaultPlan())
+        for toolbox in (self.toolbox, *self._host.others.values()):
             toolbox.begin(None, episode=task.id)
         self.setup(task, episode.rng)
         if self._changing:
@@ -247,7 +247,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self._actions.tools = self.toolbox.specs
         if str(episode.plan):
             self.toolbox.state.faults = episode.plan.begin(task, self.toolbox.tools, self._world)
-        if self._place.keeps_before():
+        if self._host.keeps_before():
             episode.before = copy.deepcopy(self.state)
         return Observation(self.prompt(task), self.toolbox.present)
 
@@ -333,7 +333,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to `snapshot`, which stays usable."""
         self.state = copy.deepcopy(snapshot.world)
-        self._episode = Episode.resumed(self._place, snapshot)
+        self._episode = Episode.resumed(self._host, snapshot)
         if self._changing:
             self.toolbox.offer(self._offered())
             self._actions.tools = self.toolbox.specs

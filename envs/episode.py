@@ -16,14 +16,14 @@ from ..trajectories.messages import Json, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
 from .rewards import Ended
 
-__all__ = ["NOTES", "Episode", "Place", "Snapshot"]
+__all__ = ["NOTES", "Episode", "Host", "Snapshot"]
 
 NOTES = ("reason", "others")
 """What `Episode.notes` holds at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Host:
     """Where episodes are played: what they need of their environment."""
 
     name: str
@@ -62,8 +62,8 @@ class Snapshot:
 class Episode:
     """The running episode. Ask `env.episode` for it anew each time: `start` and `restore` make another one."""
 
-    def __init__(self, place: Place, task: Task, plan: FaultPlan) -> None:
-        self._place = place
+    def __init__(self, host: Host, task: Task, plan: FaultPlan) -> None:
+        self._host = host
         self.task = task
         self.plan = plan
         """The fault plan it was started with."""
@@ -103,7 +103,7 @@ class Episode:
     @property
     def faults(self) -> FaultState | None:
         """What of the plan is in force, and what is still to strike; None without a plan."""
-        return self._place.toolbox.state.faults
+        return self._host.toolbox.state.faults
 
     @property
     def faults_hit(self) -> tuple[str, ...]:
@@ -117,19 +117,19 @@ class Episode:
 
     def is_gone(self, tool: str) -> bool:
         """Whether the agent has been told that a tool is gone. Its second route is then the way."""
-        return tool in self._place.toolbox.state.gone
+        return tool in self._host.toolbox.state.gone
 
     def ended(self) -> Ended:
         """The whole episode, as reward terms see it: the world before and after, all calls and texts.
 
         Raises `EnvError` where the world before is not kept. (`success` is not known yet, and False.)
         """
-        if not self._place.keeps_before():
+        if not self._host.keeps_before():
             raise EnvError(
-                f"{self._place.name} asks for the world as it was at first, which is not kept; set keeps_before = True "
+                f"{self._host.name} asks for the world as it was at first, which is not kept; set keeps_before = True "
                 "in the class"
             )
-        state = self._place.state()
+        state = self._host.state()
         return Ended(self.task, False, self.before, state, self.history, self.said, self.stop, self.possible)
 
     # ---- how it ends -------------------------------------------------------------------------------------------------
@@ -154,11 +154,11 @@ class Episode:
     def act_as(self, who: str, tool: str, /, **arguments: Json) -> ToolResult:
         """A call by one of `others`, for facets. It runs as the agent's calls do (checked, failing with an outcome),
         but no fault strikes it; it is kept in `calls_of_others`. Raises `UnknownName`."""
-        if who not in self._place.others:
-            raise UnknownName("actor", who, self._place.others)
-        call, result = self._place.others[who].execute(ToolCall(tool, arguments))
+        if who not in self._host.others:
+            raise UnknownName("actor", who, self._host.others)
+        call, result = self._host.others[who].execute(ToolCall(tool, arguments))
         self._calls_of_others.append((who, call, result))
-        self._place.acted()
+        self._host.acted()
         return result
 
     @property
@@ -191,9 +191,9 @@ class Episode:
         return Snapshot(
             task=self.task,
             plan=self.plan,
-            world=copy.deepcopy(self._place.state()),
-            toolbox=self._place.toolbox.state.copy(),
-            others={who: toolbox.state.copy() for who, toolbox in self._place.others.items()},
+            world=copy.deepcopy(self._host.state()),
+            toolbox=self._host.toolbox.state.copy(),
+            others={who: toolbox.state.copy() for who, toolbox in self._host.others.items()},
             rng=self.rng.getstate(),
             tick=self.tick,
             answers=self.answers,
@@ -205,11 +205,11 @@ class Episode:
         )
 
     @classmethod
-    def resumed(cls, place: Place, snapshot: Snapshot) -> Episode:
+    def resumed(cls, host: Host, snapshot: Snapshot) -> Episode:
         """The episode of `snapshot` once more; its toolboxes are set, its world is not."""
-        episode = cls(place, snapshot.task, snapshot.plan)
-        place.toolbox.resume(snapshot.toolbox)
-        for who, toolbox in place.others.items():
+        episode = cls(host, snapshot.task, snapshot.plan)
+        host.toolbox.resume(snapshot.toolbox)
+        for who, toolbox in host.others.items():
             toolbox.resume(snapshot.others[who])
         episode.rng.setstate(snapshot.rng)
         episode.tick, episode.answers = snapshot.tick, snapshot.answers

@@ -1,7 +1,7 @@
 """What is broken and how: pairs of small functions, the ways in which each is got wrong, and the tasks made of them.
 
-A `Recipe` is a function {f} and the helper {g} that it calls. A `Bug` replaces a piece of text in one of the two. The
-inputs of tests are drawn at random and the expected values come from the right source, which no tool can read.
+A `FunctionRecipe` is a function {f} and the helper {g} that it calls. A `Bug` replaces a piece of text in one of the
+two. The inputs of tests are drawn at random and the expected values come from the right source, which no tool can read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...trajectories.messages import Json
 from ...trajectories.trajectory import Task
 from ..task import Split
 
-__all__ = ["RECIPES", "Bug", "Recipe", "cases", "sources", "tasks"]
+__all__ = ["RECIPES", "Bug", "FunctionRecipe", "cases", "sources", "tasks"]
 
 VISIBLE, HIDDEN = 3, 8
 """Tests of one function that the agent can see, and further ones with other inputs that judge it."""
@@ -41,7 +41,7 @@ class Bug:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class FunctionRecipe:
     """Two functions, with {f} and {g} for their names."""
 
     names: tuple[str, ...]
@@ -66,8 +66,8 @@ def _sometimes(rng: random.Random, *rest: Json) -> list[Json]:
     return list(rest) if rng.random() < 0.5 else []
 
 
-RECIPES: dict[str, Recipe] = {
-    "price": Recipe(
+RECIPES: dict[str, FunctionRecipe] = {
+    "price": FunctionRecipe(
         ("total reduced", "bill after_discount", "cart_sum sale_price", "charge lowered", "invoice net_price",
          "amount_due cheaper"),
         "def {f}(prices, percent):\n    total = 0\n    for price in prices:\n        total += {g}(price, percent)\n"
@@ -82,7 +82,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         lambda rng: [[10 * n for n in _numbers(rng)], rng.choice((0, 10, 20, 50))],
     ),
-    "window": Recipe(
+    "window": FunctionRecipe(
         ("spreads spread", "ranges span", "swings swing", "gaps gap", "widths width", "moves reach"),
         "def {f}(values, size):\n    found = []\n    for start in range(len(values) - size + 1):\n"
         "        found.append({g}(values[start:start + size]))\n    return found\n",
@@ -95,7 +95,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         lambda rng: [_numbers(rng, 6), rng.choice((0, 1, 2, 3))],
     ),
-    "limit": Recipe(
+    "limit": FunctionRecipe(
         ("passed enough", "admitted qualifies", "winners wins", "accepted reaches", "chosen suffices", "heavy exceeds"),
         "def {f}(entries, limit=50):\n    return [name for name, score in entries if {g}(score, limit)]\n",
         "def {g}(score, limit):\n    return score >= limit\n",
@@ -111,7 +111,7 @@ RECIPES: dict[str, Recipe] = {
             *_sometimes(rng, rng.choice((30, 40, 60))),
         ],
     ),
-    "steps": Recipe(
+    "steps": FunctionRecipe(
         ("walk clamp", "slide bounded", "drift limited", "travel capped", "adjust kept_in", "shift fenced"),
         "def {f}(start, moves, top=10):\n    place = start\n    for move in moves:\n"
         "        place = {g}(place + move, top)\n    return place\n",
@@ -129,7 +129,7 @@ RECIPES: dict[str, Recipe] = {
             *_sometimes(rng, rng.choice((5, 8))),
         ],
     ),
-    "initials": Recipe(
+    "initials": FunctionRecipe(
         ("initials initial", "short_name first_letter", "monogram capital", "signature head", "label_of big_letter",
          "badge opening"),
         "def {f}(name, mark=\".\"):\n    parts = name.split()\n    return mark.join([{g}(part) for part in parts])\n",
@@ -142,7 +142,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         lambda rng: [" ".join(rng.sample(_WORDS, rng.randrange(1, 4))), *_sometimes(rng, rng.choice(("", " ")))],
     ),
-    "counts": Recipe(
+    "counts": FunctionRecipe(
         ("repeated counted", "frequent tally", "popular histogram", "common occurrences", "regulars visits",
          "usual how_often"),
         "def {f}(words, least=2):\n    counts = {g}(words)\n"
@@ -157,7 +157,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         lambda rng: [[rng.choice(_ITEMS) for _ in range(rng.randrange(9))], *_sometimes(rng, rng.choice((1, 3)))],
     ),
-    "clock": Recipe(
+    "clock": FunctionRecipe(
         ("total_time in_seconds", "playing_time seconds_of", "duration to_seconds", "running_time parsed",
          "length_of as_number", "lap_sum secs"),
         "def {f}(times):\n    seconds = sum([{g}(time) for time in times])\n"
@@ -173,7 +173,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         lambda rng: [[f"{rng.randrange(5)}:{rng.randrange(60):02d}" for _ in range(rng.randrange(4))]],
     ),
-    "ranking": Recipe(
+    "ranking": FunctionRecipe(
         ("best points", "leaders score_of", "top_names value_of", "podium result_of", "favourites votes_of",
          "strongest force"),
         "def {f}(entries, n=2):\n    ranked = sorted(entries, key={g}, reverse=True)\n"
@@ -192,7 +192,7 @@ RECIPES: dict[str, Recipe] = {
             *_sometimes(rng, rng.choice((1, 3))),
         ],
     ),
-    "stock": Recipe(
+    "stock": FunctionRecipe(
         ("after_sales remaining", "left_over minus", "in_store taken_off", "inventory lessened", "supplies without",
          "shelf reduced_by"),
         "def {f}(stock, sold):\n    left = dict(stock)\n    for item in sold:\n"
@@ -210,7 +210,7 @@ RECIPES: dict[str, Recipe] = {
             {item: rng.randrange(1, 9) for item in rng.sample(_ITEMS, rng.randrange(3))},
         ],
     ),
-    "pages": Recipe(
+    "pages": FunctionRecipe(
         ("pages page_count", "batches batch_count", "groups group_count", "rows row_count", "packets packet_count",
          "teams team_count"),
         "def {f}(items, size):\n    found = []\n    for n in range({g}(len(items), size)):\n"
@@ -224,7 +224,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         lambda rng: [_numbers(rng, 7), rng.choice((1, 2, 3, 4))],
     ),
-    "years": Recipe(
+    "years": FunctionRecipe(
         ("days_between year_days", "span_days length_of_year", "calendar_days days_in", "period_days count_days",
          "epoch_days yearly", "total_days size_of_year"),
         "def {f}(first, last):\n    return sum([{g}(year) for year in range(first, last + 1)])\n",
@@ -239,7 +239,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         lambda rng: [year := rng.choice((1896, 1899, 1995, 1999, 2000, 2001)), year + rng.randrange(4)],
     ),
-    "codes": Recipe(
+    "codes": FunctionRecipe(
         ("valid is_valid", "usable is_usable", "genuine is_genuine", "readable is_readable", "clean is_clean",
          "allowed is_allowed"),
         "def {f}(codes):\n    return [code for code in codes if {g}(code)]\n",
