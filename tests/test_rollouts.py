@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -33,7 +33,7 @@ from sparring.agents.replay import corrections
 from sparring.agents.rollouts import inline, may_wait, play_episode
 from sparring.app.records import Recorder, play_into
 from sparring.envs import User, expert_turns, make, register, task_set
-from sparring.envs.rewards import Ended, RewardTerm
+from sparring.envs.rewards import Ended
 from sparring.tools.deadline import run_async, run_forked
 from sparring.trajectories import ConfigError, EnvError, InfrastructureError, Outcome, ToolCall
 
@@ -217,7 +217,7 @@ def test_a_judge_that_waits_holds_up_nobody() -> None:
         return 0.5
 
     class Judged(Clerk):
-        reward_terms: ClassVar[Mapping[str, RewardTerm]] = {"asked": asked}
+        reward_terms: Mapping[str, RewardTerm] = {"asked": asked}
 
     start = time.monotonic()
     played = rollout(Judged, acts(PUT, DONE), specs(8))
