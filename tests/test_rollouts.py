@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from sparring.agents.replay import corrections
 from sparring.agents.rollouts import inline, may_wait, play_episode
 from sparring.app.records import Recorder, play_into
 from sparring.envs import User, expert_turns, make, register, task_set
-from sparring.envs.rewards import Ended
+from sparring.envs.rewards import Ended, RewardTerm
 from sparring.tools.deadline import run_async, run_forked
 from sparring.trajectories import ConfigError, EnvError, InfrastructureError, Outcome, ToolCall
 
