@@ -25,7 +25,7 @@ from typing import Any
 import gymnasium
 
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
-from ..trajectories.modules import load_object
+from ..trajectories.modules import load_object, load_only
 from .env import ToolEnv
 
 __all__ = ["make", "make_recorded", "register", "registered"]
@@ -83,6 +83,9 @@ def make(name: str, **options: Any) -> ToolEnv:
     entry = _ENTRIES.get(id)
     if entry is None and ":" in name:
         entry, id = name, name
+    if entry is None and name.endswith(".py"):  # a file that defines one environment
+        attribute, entry = load_only(name, "environment", _is_env_class)
+        id = f"{name if '/' in name else name.removesuffix('.py')}:{attribute}"
     if entry is None:
         offers = _offers()
         found = [offer for offer in offers.values() if name in (offer.short, offer.id)]
@@ -102,13 +105,18 @@ def make_recorded(name: str) -> ToolEnv:
     """A new environment, as a record names it. A record is data, and imports nothing: a `module:Class` in it has to be
     loaded already, by somebody who trusts it. Raises what `make` raises."""
     base = name.removeprefix(f"{_KNOBS}:").partition("?")[0] if "?" in name else name
-    module, colon, _ = base.partition(":")
-    if colon and base not in _ENTRIES and Path(module).name.removesuffix(".py") not in sys.modules:
+    module, colon, attribute = base.partition(":")
+    if base in _ENTRIES or not (colon or base.endswith(".py")):
+        return make(name)
+    loaded = Path(module).name.removesuffix(".py")
+    if loaded not in sys.modules:
         raise ConfigError(
             f"the record names the environment {base}, whose code is not loaded; if you trust it: make({base!r}) "
             f"first, or --env {base}"
         )
-    return make(name)
+    if base != name:  # turned knobs
+        return make(name)
+    return _made(load_object(f"{loaded}:{attribute}", "environment", _is_env_class), name, name, {})
 
 
 def _made(cls: Callable[..., ToolEnv], id: str, name: str, options: dict[str, Any]) -> ToolEnv:

@@ -6,18 +6,18 @@ from collections.abc import Iterable
 
 from ..trajectories.errors import SparringError
 from ..trajectories.metrics import Roles, ToolRoles
-from .registry import make, registered
+from .registry import make_recorded
 
 __all__ = ["tool_roles"]
 
 
 def tool_roles(envs: Iterable[str]) -> Roles:
-    """By id, for those of `envs` that are registered. Others are not made: what a file names must import no code."""
+    """By id, for those of `envs` that are registered or loaded: what a record names must import no code."""
     out: dict[str, ToolRoles] = {}
-    for env in sorted(set(envs) & set(registered())):
+    for env in sorted(set(envs)):
         try:
-            tools = make(env).toolbox.tools.values()
-        except SparringError:  # its extra is not installed, say: then roles are guessed from names
+            tools = make_recorded(env).toolbox.tools.values()
+        except SparringError:  # not loaded, or its extra is not installed: then roles are guessed from names
             continue
         out[env] = ToolRoles(
             waits=frozenset(t.name for t in tools if t.waits),

@@ -14,9 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from typer.testing import CliRunner
@@ -119,6 +119,17 @@ def examples() -> list[str]:
     return sorted(dict.fromkeys(found), key=lambda line: next(i for i, n in enumerate(needs) if line[9:].startswith(n)))
 
 
+def test_a_command_is_one_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparring import cli
+
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(here)])
+    (here / "hello_you.py").write_text('def hello_you(name: str) -> None:\n    """Greet. Warmly."""\n    print(name)\n')
+    assert "hello-you  Greet\n" in run("--help").stdout
+    assert run("hello-you Ada").stdout == "Ada\n"
+    assert "Did you mean 'hello-you'" in run("hallo-you", 2).stderr
+    monkeypatch.delitem(sys.modules, "sparring.cli.hello_you")
+
+
 QUICKER = {
     "rollout orders --agent": "--n 24",
     "rollout orders --model": "--n 4 --max-turn-tokens 8",
@@ -166,16 +177,37 @@ def test_every_example_works(here: Path, tiny_qwen3: Path, monkeypatch: pytest.M
     assert (here / "runs/eval/report.html").is_file()
 
 
-def test_defaults_are_those_of_the_settings(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every objective, or it is skipped with a reason; and its default is that of the dataclass."""
     from sparring.app import training
-    from sparring.trainers import DpoSettings, GrpoSettings, Mixture, SftSettings, TrainSettings
+    from sparring.cli.train import SKIPPED
+    from sparring.trainers import Mixture, TrainSettings
+    from sparring.trainers.objective import OBJECTIVES
 
     made: dict[str, TrainSettings] = {}
     monkeypatch.setattr(training, "train", lambda name, settings, *_, **__: made.update({name: settings}))
-    run("train sft --data x --out y")
-    run("train dpo --data x --out y")
-    run("train grpo echo --out y")
-    assert made == {"sft": SftSettings(), "dpo": DpoSettings(), "grpo": GrpoSettings(mixture=Mixture.of("echo"))}
+    names = OBJECTIVES.names()
+    assert {"dpo", "grpo", "sft"} <= set(names)
+    for name in names:
+        objective = OBJECTIVES.get(name)
+        plays = objective.needs == "mixture"
+        run(f"train {name} {'echo' if plays else '--data x'} --out y")
+        more: dict[str, Any] = {"mixture": Mixture.of("echo")} if plays else {}
+        assert made[name] == objective.Settings(**more)
+        shown = run(f"train {name} --help").output
+        for field in leaves(objective.Settings):
+            assert (f"--{field.replace('_', '-')} " in shown) != (field in SKIPPED), field
+    assert all(reason for reason in SKIPPED.values())
+
+
+def leaves(settings: type) -> Iterator[str]:
+    """The names of all fields, those of settings within settings too."""
+    hints = get_type_hints(settings)
+    for field in fields(settings):
+        if is_dataclass(hints[field.name]) and field.name != "mixture":
+            yield from leaves(hints[field.name])
+        else:
+            yield field.name
 
 
 def test_the_recipe_gets_what_was_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +224,7 @@ def test_the_recipe_gets_what_was_asked_for(here: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(recipe, "run_recipe", fake)
     result = run("recipe echo --profile smoke --model tiny-qwen3 --seed 3 --held-out calendar")
     options = {"model": "tiny-qwen3", "folder": Path("runs/echo-smoke"), "seed": 3, "held_out": "calendar"}
-    assert asked == [("echo", "smoke", options)]
+    assert asked == [(["echo"], "smoke", {**options, "recipe": "recover"})]
     assert "[1/2] evaluate-base: done before, nothing changed" in result.stderr
     assert "took 1:01 min" in result.stdout
     assert "report.html" in result.stdout
@@ -214,7 +246,7 @@ def test_from_rollout_to_a_measured_model(here: Path, tiny_qwen3: Path) -> None:
     assert re.search(r"runs/sft +0% \[0, 49\]", table)
     assert re.search(r"do-nothing +0% \[0, 49\]", table)
     assert re.search(r"clean +one fault", table)
-    assert {path.name for path in (here / "eval").iterdir()} == {"runs-sft.jsonl", "do-nothing.jsonl"}
+    assert {path.name for path in (here / "eval").iterdir()} == {"run.yaml", "runs-sft.jsonl", "do-nothing.jsonl"}
     page = run("report eval runs/sft --out page.html").stdout
     assert page == "report: page.html\n"
     assert "runs-sft" in (here / "page.html").read_text("utf-8")
@@ -231,7 +263,7 @@ def test_a_rollout_goes_on_where_it_was(here: Path) -> None:
     lines = (here / "whole.jsonl").read_bytes().splitlines(keepends=True)
     (here / "part.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:70])  # killed while it wrote the fourth
     result = run("rollout orders --n 6 --out part.jsonl")
-    assert "3 episodes of 6 stood in part.jsonl already" in result.stderr
+    assert "3 episodes of 6 were in part.jsonl already" in result.stderr
     assert read(here / "part.jsonl") == read(here / "whole.jsonl")
     assert "part.jsonl holds episodes of other tasks, faults or seeds" in fails(
         "rollout orders --seed 1 --out part.jsonl"
@@ -245,7 +277,7 @@ def test_a_file_of_an_older_model_is_not_taken_up(here: Path, tiny_qwen3: Path) 
     shutil.copytree(tiny_qwen3, here / "mine")
     command = "rollout echo --model ./mine --n 1 --max-turn-tokens 4 --out some.jsonl"
     run(command)
-    assert "1 episode of 1 stood in some.jsonl already" in run(command).stderr
+    assert "1 episode of 1 were in some.jsonl already" in run(command).stderr
     assert "other settings" in fails(f"{command} --temperature 0.5")
     later = time.time() + 60
     os.utime(here / "mine/model.safetensors", (later, later))
@@ -292,7 +324,7 @@ def test_unknown_names(here: Path) -> None:
     assert fails("rollout ordrs") == "unknown environment 'ordrs'. Did you mean 'orders'?"
     assert "Did you mean 'echo'?" in fails("train grpo ekko --out x")
     assert "Did you mean 'orders'?" in fails("recipe order")
-    assert fails("rollout echo --agent orcale") == "unknown agent 'orcale'. Did you mean 'expert'?"
+    assert fails("rollout echo --agent exprt") == "unknown agent 'exprt'. Did you mean 'expert'?"
     assert fails("rollout echo --model tiny-qwen") == "unknown model 'tiny-qwen'. Did you mean 'tiny-qwen3'?"
     assert "there is no model folder ./none" in fails("evaluate echo --model ./none")
     assert fails("model fetch smollm") == "unknown model 'smollm'. Did you mean 'smollm2-135m'?"
@@ -589,3 +621,184 @@ def test_an_environment_in_another_folder(here: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(here / "b")
     for path in ("../a/mine.py", f"{here}/b/../a/mine"):
         assert "success 100%" in run(f"rollout {path}:Mine --agent expert --n 2").output
+
+
+def test_a_file_with_one_environment_needs_no_class(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "a").mkdir()
+    (here / "b").mkdir()
+    (here / "a" / "desk_one.py").write_text("from sparring.envs.echo import Echo\nclass Mine(Echo):\n    pass\n")
+    monkeypatch.chdir(here / "a")
+    run("rollout desk_one.py --agent expert --n 2 --out ../gold.jsonl")
+    assert {t.env for t in read(here / "gold.jsonl")} == {"desk_one:Mine"}
+    monkeypatch.chdir(here / "b")
+    assert "../a/desk_one.py: 0 errors" in run("check ../a/desk_one.py").stdout
+    (here / "b" / "desk_two.py").write_text(
+        "from sparring.envs.echo import Echo\nclass One(Echo):\n    pass\nclass Two(Echo):\n    pass\n"
+    )
+    assert fails("rollout desk_two.py") == (
+        "expected one environment in desk_two.py, got One, Two: choose one, such as desk_two.py:One"
+    )
+    (here / "b" / "desk_none.py").write_text("from sparring.envs.echo import Echo\n")
+    assert "expected one environment in desk_none.py, got none" in fails("check desk_none.py")
+    (here / "b" / "desk_one.py").write_text("from sparring.envs.echo import Echo\nclass Other(Echo):\n    pass\n")
+    assert "another module called desk_one is" in fails("rollout ./desk_one.py")
+
+
+WAITING = """
+from sparring import tool
+from sparring.envs.echo import Echo
+
+class Slow(Echo):
+    @tool(waits=True)
+    def pause(self) -> str:
+        \"\"\"Wait a little.\"\"\"
+        return "waited"
+"""
+
+
+def test_roles_of_the_tools_of_an_environment_of_ones_own(here: Path) -> None:
+    from sparring.envs.roles import tool_roles
+
+    (here / "slow_desk.py").write_text(WAITING)
+    assert tool_roles(["slow_desk:Slow"]) == {}  # a name in a record imports no code
+    run("rollout slow_desk.py --agent expert --n 2 --out gold.jsonl")
+    assert tool_roles(["slow_desk:Slow"])["slow_desk:Slow"].waits == {"pause"}
+    del sys.modules["slow_desk"]
+    assert tool_roles(["slow_desk:Slow"]) == {}
+    run("report gold.jsonl --env slow_desk.py --out page.html")
+    assert tool_roles(["slow_desk:Slow"])["slow_desk:Slow"].waits == {"pause"}
+
+
+# ---- what a result means ---------------------------------------------------------------------------------------------
+
+
+def test_a_rate_says_why(here: Path, tiny_qwen3: Path) -> None:
+    shown = run("rollout orders --agent give-up --faults count=1 --n 12").stdout
+    assert re.search(r"\nfailed episodes ended by: declined \d+ of (\d+), finished 1 of \1\n", shown)
+    result = run("rollout echo --model tiny-qwen3 --max-turn-tokens 2 --n 9")
+    limit = "failed episodes ended by: token_limit 4 of 4 (raise --max-turn-tokens or --max-context)"
+    assert limit in result.stdout
+    assert "echo has 4 train tasks: each is played once, not 9" in result.stderr
+    assert "failed episodes of do-nothing ended by: finished 8 of 8" in run("evaluate echo --agent expert").stdout
+    assert "no --agent and no --model was given: the expert plays" in run("rollout echo").stderr
+
+
+def test_a_plan_that_strikes_nobody_says_so(here: Path) -> None:
+    assert (
+        run("rollout echo --faults unavailable:0.0")
+        .stdout.splitlines()[-1]
+        .startswith("note: 0 of 4 episodes were struck by unavailable:0")
+    )
+    shown = run("evaluate echo --agent expert --faults clean --faults unavailable:0.0 --faults count=1").stdout
+    assert shown.count("note: ") == 1
+    assert "note: 0 of 4 episodes were struck by unavailable:0" in shown
+    assert "note: " not in run("rollout orders --faults count=1").stdout
+
+
+def test_the_figures_of_one_agent(here: Path) -> None:
+    run("rollout orders --agent random --group 3 --n 4 --out r.jsonl")
+    shown = run("compare r.jsonl").stdout
+    assert "12 of 12 episodes judged" in shown
+    assert re.search(r"clean +0\.00 \[0\.00, 0\.24\] +12", shown)
+    for k in (1, 2, 3):
+        assert re.search(rf"\n *{k} +0\.00 +0\.00 +4 *\n", shown)
+    found = json.loads(run("compare r.jsonl --json").stdout)
+    assert [p["k"] for p in found["pass_hat"]] == [1, 2, 3]
+    assert found["conditions"]["clean"]["n"] == 12
+    assert "--b chooses an agent of B" in fails("compare r.jsonl --b random")
+
+
+# ---- one line each ---------------------------------------------------------------------------------------------------
+
+
+def test_no_gpu_here(here: Path, tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    run("rollout echo --out gold.jsonl")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for command in ("rollout echo --model tiny-qwen3", "train sft --data gold.jsonl --model tiny-qwen3 --out x"):
+        said = fails(f"{command} --device cuda")
+        assert said == "device 'cuda': torch finds no GPU here; use cpu"
+        assert "expected cpu, cuda or cuda:N" in fails(f"{command} --device gpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "only cuda:0 to cuda:1 here" in fails("rollout echo --model tiny-qwen3 --device cuda:2")
+    assert not (here / "x").exists()
+
+
+def test_files_that_hold_no_episodes(here: Path) -> None:
+    chat = {"openai": {"messages": []}, "sharegpt": {"conversations": []}, "trl": {"prompt": "", "completion": ""}}
+    for form, row in chat.items():
+        (here / "log.jsonl").write_text(json.dumps(row) + "\n")
+        for command in ("train sft --data log.jsonl --out x", "show log.jsonl", "compare log.jsonl"):
+            assert fails(command) == (
+                f"log.jsonl, line 1: a chat log, and no episode; to read it: sparring import log.jsonl --from {form} "
+                "--out episodes.jsonl"
+            )
+    (here / "page.html").write_text("<!doctype html><p>Hi")
+    for command in ("train sft --data page.html --out x", "show page.html", "compare page.html"):
+        assert fails(command) == (
+            "page.html, line 1: not a trajectory: expected a line of JSON, as `sparring rollout --out` writes it, got "
+            "'<!doctype html><p>Hi'"
+        )
+    (here / "list.jsonl").write_text("[1]\n")
+    assert "expected a JSON object on each line, got list" in fails("show list.jsonl")
+
+
+def test_a_runs_folder_is_no_model(here: Path, tiny_qwen3: Path) -> None:
+    shutil.copytree(tiny_qwen3, here / "runs/sft/model")
+    (here / "runs/half/checkpoints").mkdir(parents=True)
+    run("rollout echo --out gold.jsonl")
+    for command in (
+        "rollout echo",
+        "evaluate echo",
+        "recipe echo --profile smoke",
+        "train sft --data gold.jsonl --out x",
+    ):
+        assert fails(f"{command} --model runs/sft") == (
+            "expected a model, got runs/sft, which is the folder of a run: its model is runs/sft/model"
+        )
+        assert "a run that is not over" in fails(f"{command} --model runs/half")
+
+
+def test_an_environment_that_is_no_python(here: Path) -> None:
+    (here / "bad_syntax.py").write_text("class Desk(:\n    pass\n")
+    for name in ("bad_syntax:Desk", "bad_syntax.py"):
+        said = fails(f"rollout {name}")
+        assert re.fullmatch(r"\S*bad_syntax\.py, line 1 is no Python: invalid syntax: class Desk\(:", said)
+
+
+def test_out_that_is_of_the_other_kind(here: Path, tiny_qwen3: Path) -> None:
+    (here / "file").touch()
+    (here / "folder").mkdir()
+    run("rollout echo --out gold.jsonl")
+    for command in (
+        "evaluate echo --agent expert",
+        "recipe echo --profile smoke",
+        "train sft --data gold.jsonl --model tiny-qwen3",
+    ):
+        assert fails(f"{command} --out file").startswith("--out file is a file; expected a folder")
+    assert fails("rollout echo --out folder") == (
+        "--out folder is a folder; expected a file, such as folder/episodes.jsonl"
+    )
+
+
+# ---- before anything is loaded ---------------------------------------------------------------------------------------
+
+
+def test_a_plan_of_training_loads_and_writes_nothing(
+    here: Path, tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparring.trainers.model import Policy
+
+    run("rollout echo --out gold.jsonl")
+    monkeypatch.setattr(Policy, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    shown = run("train sft --data gold.jsonl --model tiny-qwen3 --batch 2 --out x --plan").stdout
+    for row in (r"parameters +[\d,]+", r"peak +[\d.,]+ [MG]B", r"tokens a step +[\d,]+"):
+        assert re.search(rf"^{row}$", shown, re.MULTILINE), row
+    grpo = run("train grpo echo --model tiny-qwen3 --out x --plan").stdout
+    assert not re.search(r"^engine and its cache +0.0 MB$", grpo, re.MULTILINE)
+    assert re.search(r"^engine and its cache +0.0 MB$", shown, re.MULTILINE)
+    stages = run("recipe echo --profile smoke --plan").stdout
+    assert stages.count("peak ") == len(re.findall(r"^[a-z-]+$", stages, re.MULTILINE)) >= 3
+    assert not (here / "x").exists()
+    assert not (here / "runs").exists()

@@ -152,12 +152,22 @@ def test_several_attempts_give_pass_k() -> None:
     a = [episode(i == 0, task, "a", seed=i) for task in "xy" for i in range(2)]
     b = [episode(task == "x" or i == 0, task, "b", seed=i) for task in "xy" for i in range(2)]
     found = compare(a, [*b, episode(True, "x", "b", seed=2)])
-    assert found.pass_at is not None
-    assert found.pass_hat is not None
-    assert [p.k for p in found.pass_at] == [2, 2]
-    assert [p.value for p in found.pass_at] == [1.0, 1.0]
-    assert [p.value for p in found.pass_hat] == [0.0, 0.5]
-    assert compare(*sides(CLEAR)).pass_at is None
+    (at,), (hat,) = found.pass_at, found.pass_hat
+    assert [p.k for p in at] == [2, 2]
+    assert [p.value for p in at] == [1.0, 1.0]
+    assert [p.value for p in hat] == [0.0, 0.5]
+    assert compare(*sides(CLEAR)).pass_at == ()
+
+
+def test_every_k_has_its_own_pass_k() -> None:
+    a, b = (
+        [episode(i < wins, task, name, seed=i) for task in "xy" for i in range(4)]
+        for name, wins in (("a", 2), ("b", 4))
+    )
+    found = compare(a, b)
+    assert [[p.k for p in both] for both in found.pass_hat] == [[2, 2], [3, 3], [4, 4]]
+    assert [both[0].value for both in found.pass_hat] == [1 / 6, 0.0, 0.0]
+    assert [both[1].value for both in found.pass_hat] == [1.0, 1.0, 1.0]
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -411,7 +421,7 @@ def test_what_cannot_be_read_is_said_in_one_line(here: Path) -> None:
     assert fails("compare nothing a.jsonl") == "nothing: no episode in it"
     write(here / "other.jsonl", [replace(t, task=Task("x", id=f"x{t.task.id}")) for t in a])
     assert fails("compare a.jsonl other.jsonl").startswith("a and other share no task")
-    run("compare a.jsonl", 2)
+    run("compare", 2)
 
 
 def test_hostile_names_do_not_reach_the_terminal_and_import_nothing(here: Path) -> None:

@@ -32,7 +32,6 @@ from sparring import (
     Turn,
     UnknownName,
 )
-from sparring.cli.export import attach
 from sparring.trajectories.curation import Pair
 from sparring.trajectories.interchange import openai, parquet, read, readable, sharegpt, to_dataset, trl, write_jsonl
 from sparring.trajectories.messages import Role, ToolSpec
@@ -787,8 +786,12 @@ def test_one_bad_sample_of_an_archive(tmp_path: Path) -> None:
 
 @pytest.fixture
 def app() -> typer.Typer:
+    from sparring.cli.export import export as write
+    from sparring.cli.import_ import import_
+
     app = typer.Typer(rich_markup_mode=None)
-    attach(app)
+    app.command("export")(write)
+    app.command("import")(import_)
     return app
 
 

@@ -1077,7 +1077,7 @@ def test_a_broken_package_is_named_and_breaks_no_other(site: Path, value: str, m
 
 
 def test_a_broken_package_in_the_list_of_environments(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sparring.cli.commands import envs
+    from sparring.cli.envs import envs
 
     install(site, "broken-envs", {"broken": "broken_envs:Lamp"}, broken_envs="import nothing_of_this_name")
     install(site, "lamp-envs", {"lamp": "lamp_envs:Lamp"}, lamp_envs=PLUGIN)

@@ -59,9 +59,9 @@ def device_named(name: str | None = None) -> str:
     except RuntimeError:
         raise ConfigError(f"device {name!r}: expected cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device {name!r}: torch finds {torch.cuda.device_count()} GPUs here; use cpu, or one of these"
-        )
+        there = torch.cuda.device_count()
+        found = f"only cuda:0 to cuda:{there - 1} here; use one of these" if there else "no GPU here; use cpu"
+        raise ConfigError(f"device {name!r}: torch finds {found}")
     return name
 
 
@@ -112,6 +112,10 @@ def _check_folder(path: Path) -> None:
     if not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
             raise ConfigError(f"model folder {path} holds a LoRA adapter, not a model: merge it into its base first")
+        if (path / "model" / "config.json").is_file():
+            raise ConfigError(f"expected a model, got {path}, which is the folder of a run: its model is {path}/model")
+        if (path / "checkpoints").is_dir():
+            raise ConfigError(f"expected a model, got {path}, which is the folder of a run that is not over: resume it")
         raise ConfigError(f"model folder {path} has no config.json: is it a model in the transformers format?")
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
         raise ConfigError(

@@ -109,10 +109,10 @@ class Comparison:
     """Other episodes that are in no comparison, by reason, of A and of B."""
     measures: tuple[MeasureRow, ...]
     """Over the compared episodes of all conditions."""
-    pass_at: tuple[PassK, PassK] | None
-    pass_hat: tuple[PassK, PassK] | None
-    """pass@k and pass^k of A and of B, over the compared episodes; k is the fewest attempts that either made at a task
-    under one fault plan. None where that is 1."""
+    pass_at: tuple[tuple[PassK, PassK], ...]
+    pass_hat: tuple[tuple[PassK, PassK], ...]
+    """pass@k and pass^k of A and of B, over the compared episodes: for each k from 2 to the fewest attempts that either
+    made at a task under one fault plan."""
     warnings: tuple[str, ...]
     verdict: str
 
@@ -176,8 +176,8 @@ def compare(
         excluded=(excluded(sides[0]), excluded(sides[1])),
         left_out=(_nonzero(left_out[0]), _nonzero(left_out[1])),
         measures=_measures(*compared, roles, resamples, seed),
-        pass_at=None if k < 2 else (pass_at_k(compared[0], k), pass_at_k(compared[1], k)),
-        pass_hat=None if k < 2 else (pass_hat_k(compared[0], k), pass_hat_k(compared[1], k)),
+        pass_at=tuple((pass_at_k(compared[0], i), pass_at_k(compared[1], i)) for i in range(2, k + 1)),
+        pass_hat=tuple((pass_hat_k(compared[0], i), pass_hat_k(compared[1], i)) for i in range(2, k + 1)),
         warnings=tuple(_warnings(names, sides, found, contrasts, alpha)),
         verdict=_verdict(contrasts, names),
     )

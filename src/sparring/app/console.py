@@ -192,7 +192,7 @@ def watching() -> Iterator[Watch]:
 
 
 def show(what: Any) -> None:
-    """A table, an episode or another result of rich, on standard output; at most 80 columns in a file."""
+    """A table, an episode or another result of rich, on standard output; at most 120 columns in a file."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else min(shutil.get_terminal_size().columns, 120)

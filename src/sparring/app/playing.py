@@ -1,63 +1,36 @@
-"""Who plays what, and `sparring rollout` and `evaluate`: agents from options, episodes into files, rates and tables."""
+"""What is played, and what came of it: tasks and fault plans from options, episodes into files, why episodes failed."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
-from ..agents.loading import AgentSettings, ModelSpec, load_agent, tool_style_of
 from ..agents.rollouts import EpisodeSpec
-from ..agents.scripts import SCRIPTED, scripted
 from ..envs import make, task_set
 from ..envs.task import Split
 from ..tools.plans import FaultPlan
-from ..trajectories.errors import ConfigError, DataError, UnknownName
-from ..trajectories.messages import Json
-from ..trajectories.metrics import success_rate
-from ..trajectories.pages.report import Arm, text_table, visible
-from ..trajectories.pages.report.wording import percent
-from ..trajectories.trajectory import Trajectory
-from .console import Watch, watching
-from .console import show as show_on_terminal
+from ..trajectories.trajectory import StopReason, Trajectory
+from .console import Watch
+from .players import Player
 from .records import Recorder, play_into
+from .wording import condition_name, count
 
-__all__ = [
-    "What",
-    "Who",
-    "agent_named",
-    "by_condition",
-    "condition_name",
-    "count",
-    "evaluate",
-    "fault_plan",
-    "fetch_first",
-    "file_name",
-    "rollout",
-]
+__all__ = ["Tasks", "by_condition", "fault_plan", "not_struck", "play", "why_failed"]
 
-_BASELINE = "do-nothing"
+_WAY_OUT = {
+    StopReason.TOKEN_LIMIT: "raise --max-turn-tokens or --max-context",
+    StopReason.TURN_LIMIT: "the environment's max_turns is too low for this agent, or the agent goes in circles",
+    StopReason.DEADLINE: "its time was up",
+}
+"""What a limit that ends episodes asks for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
-    """Who plays, as the options say it: a scripted agent or a model."""
-
-    agent: str | None
-    model: str | None
-    settings: AgentSettings
-
-    @property
-    def label(self) -> str:
-        """What the agent is called in tables."""
-        return ModelSpec.parse(self.model).label if self.model else self.agent or "expert"
-
-
-@dataclass(frozen=True, slots=True)
-class What:
+class Tasks:
     """Which tasks are played."""
 
     env: str
@@ -65,10 +38,10 @@ class What:
     split: Split
     levels: tuple[int, ...]
     seed: int
-    group: int
+    group: int = 1
 
     def episodes(self, plan: FaultPlan) -> list[EpisodeSpec]:
-        """The same for every agent; those of a group stand together."""
+        """The same for every agent; those of a group are next to each other."""
         tasks = task_set(make(self.env), self.split, self.n, seed=self.seed, levels=self.levels)
         if self.group == 1:
             return [EpisodeSpec(task, plan, seed_of(self.seed, task.id)) for task in tasks]
@@ -91,81 +64,29 @@ def fault_plan(text: str, seed: int) -> FaultPlan:
     return FaultPlan.parse(text, seed=seed)
 
 
-def condition_name(plan: str) -> str:
-    """A fault plan's one-line form, as the head of a column."""
-    body = plan.rpartition("@")[0]
-    every = {str(FaultPlan(count=n)).rpartition("@")[0]: name for n, name in ((1, "one fault"), (2, "two faults"))}
-    return every.get(body, body) or "clean"
-
-
-# ---- the commands ----------------------------------------------------------------------------------------------------
-
-
-def rollout(who: Who, what: What, faults: str, out: Path | None, *, overwrite: bool) -> None:
-    """Plays episodes and prints the success rate."""
-    if who.agent and who.model:
-        raise ConfigError("give --agent or --model, not both")
-    wanted = what.episodes(fault_plan(faults, what.seed))  # before a model is loaded for nothing
-    _check_names([who])
-    with watching() as watch:
-        what.say_if_fewer(wanted, watch)
-        agent = _agent(who, watch)
-        played = _play(agent, who, what.env, wanted, out, watch, overwrite=overwrite, group=what.group)
-    rate = success_rate(played)
-    if rate.value is None:
-        failed = next((t.error for t in played if t.error), "no reason given")
-        raise DataError(f"none of {len(played)} episodes could be judged: {visible(failed)}")
-    excluded = f"; {rate.excluded} not judged" if rate.excluded else ""
-    interval = f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
-    print(f"success {percent(rate.value)} {interval} of {count(rate.n, 'episode')}, 95% Wilson interval{excluded}")
-    if out is not None:
-        print(f"{count(len(played), 'episode')} in {out}; to read one: sparring show {out}")
-
-
-def evaluate(who: Sequence[Who], what: What, faults: Sequence[str], out: Path | None, *, overwrite: bool) -> None:
-    """Plays every condition with every agent and prints the table."""
-    if not who:
-        raise ConfigError("nobody to evaluate: give --model or --agent, e.g. --agent expert")
-    plans = list(dict.fromkeys(fault_plan(text, what.seed) for text in faults))
-    wanted = [episode for plan in plans for episode in what.episodes(plan)]
-    _check_names(who)
-    agents = [*who]
-    if not any(w.agent == _BASELINE for w in who):  # without it nobody knows what a success rate is worth
-        agents.append(replace(who[0], agent=_BASELINE, model=None))
-    labels = [w.label for w in agents]
-    if len(set(labels)) < len(labels):
-        labels = [w.model or w.label for w in agents]
-    if len(set(labels)) < len(labels):
-        raise ConfigError(f"the same agent twice: {', '.join(labels)}")
-    arms = []
-    with watching() as watch:
-        what.say_if_fewer(wanted, watch)
-        for number, (one, label) in enumerate(zip(agents, labels, strict=True), 1):
-            place = (number, len(agents))
-            path = out / f"{file_name(label)}.jsonl" if out is not None else None
-            agent = _agent(one, watch, *place)
-            agent.name = label
-            played = _play(agent, one, what.env, wanted, path, watch, *place, overwrite=overwrite)
-            arms.append(Arm(label, "", by_condition(played)))
-    baseline = labels[0] if len(who) > 1 else ""
-    show_on_terminal(text_table(arms, baseline, title=f"{what.env}, {what.split} tasks, seed {what.seed}"))
-    if out is not None:
-        print(f"Episodes are in {out}; as a page: sparring report {out}")
-
-
-def _play(
+def play(
+    player: Player,
     agent: Agent,
-    who: Who,
     env: str,
     wanted: Sequence[EpisodeSpec],
     path: Path | None,
     watch: Watch,
+    *,
     index: int = 1,
     of: int = 1,
-    *,
-    overwrite: bool,
+    overwrite: bool = False,
     group: int = 1,
 ) -> list[Trajectory]:
+    """Plays what the file does not hold yet, and shows how it goes; all episodes, in the order of `wanted`.
+
+    Args:
+        player: Whose settings are written with each episode.
+        agent: Who plays: `player`, loaded.
+        path: A file to go on with; None: nowhere.
+        index, of: The place of this stage among those of the command.
+        overwrite: Delete what the file holds.
+        group: Episodes of each task.
+    """
     watch.stage(f"{agent.name} plays {env}", index, of)
     successes = 0
 
@@ -174,68 +95,14 @@ def _play(
         successes += trajectory.success is True
         watch.progress(done, len(wanted), f"{count(successes, 'success', 'successes')}")
 
-    recorder = Recorder(path, _meta(who), _written(who), overwrite)
+    recorder = Recorder(path, player.meta, player.written, overwrite)
     played, before = play_into(recorder, env, agent, wanted, group=group, on_done=on_done)
     if before:
-        watch.say(f"{count(before, 'episode')} of {len(wanted)} stood in {path} already")
+        watch.say(f"{count(before, 'episode')} of {len(wanted)} were in {path} already")
     return played
 
 
-def _meta(who: Who) -> dict[str, Json]:
-    """What next to its weights makes a model's episodes what they are."""
-    if not who.model:
-        return {}
-    return {
-        "temperature": who.settings.temperature,
-        "max_turn_tokens": who.settings.max_turn_tokens,
-        "max_context": who.settings.max_context,
-        "tool_style": tool_style_of(who.model, who.settings.tool_style),
-        "precision": who.settings.precision,
-    }
-
-
-def _written(who: Who) -> float:
-    """When the newest file of a model's folder was written; 0 for all else."""
-    folder = Path(who.model).expanduser() if who.model else None
-    if folder is None or not folder.is_dir():
-        return 0.0
-    return max((f.stat().st_mtime for f in folder.glob("*.safetensors")), default=0.0)
-
-
-def _check_names(who: Sequence[Who]) -> None:
-    """An unknown agent is said before anything is loaded."""
-    for one in who:
-        if one.agent and one.agent not in SCRIPTED:
-            raise UnknownName("agent", one.agent, SCRIPTED)
-
-
-def agent_named(name: str, watch: Watch) -> Agent:
-    """A scripted agent or a model, with the settings that commands have by default."""
-    fetch_first(name, watch)
-    return load_agent(name)
-
-
-def _agent(who: Who, watch: Watch, index: int = 1, of: int = 1) -> Agent:
-    if not who.model:
-        return scripted(who.agent or "expert")
-    fetch_first(who.model, watch, index, of)
-    watch.stage(f"loading {who.label}", index, of)
-    return load_agent(who.model, who.settings, name=who.label)
-
-
-def fetch_first(model: str, watch: Watch, index: int = 1, of: int = 1) -> None:
-    """Fetches a known model that is not here yet, and says so. Raises for a folder or name that is no model."""
-    spec = ModelSpec.parse(model)
-    if spec.scheme != "transformers":
-        return
-    from ..agents.models import KNOWN_MODELS, fetched, resolve
-
-    if spec.place in KNOWN_MODELS and not fetched(spec.place):
-        watch.stage(f"fetching {spec.place}, once", index, of)
-    resolve(spec.place, progress=lambda what, share: watch.progress(round(100 * share), 100, what))
-
-
-def by_condition(trajectories: Sequence[Trajectory], *, several: bool = False) -> dict[str, Sequence[Trajectory]]:
+def by_condition(trajectories: Iterable[Trajectory], *, several: bool = False) -> dict[str, Sequence[Trajectory]]:
     """Episodes by their fault plans; with their environment where there are several."""
     out: dict[str, list[Trajectory]] = {}
     for t in trajectories:
@@ -244,9 +111,19 @@ def by_condition(trajectories: Sequence[Trajectory], *, several: bool = False) -
     return {**out}
 
 
-def count(n: int, one: str, many: str = "") -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"
+def why_failed(trajectories: Iterable[Trajectory]) -> str:
+    """How the failed episodes ended, commonest first, and what to do about a limit; empty where none failed."""
+    failed = [t for t in trajectories if t.success is False]
+    stops = Counter(t.stop for t in failed).most_common()
+    return ", ".join(
+        f"{stop.value} {n} of {len(failed)}" + (f" ({_WAY_OUT[stop]})" if stop in _WAY_OUT else "") for stop, n in stops
+    )
 
 
-def file_name(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "run"
+def not_struck(trajectories: Iterable[Trajectory]) -> str:
+    """Said where episodes had a fault plan, and it struck none of them; else empty."""
+    planned = [t for t in trajectories if t.faults]
+    if not planned or any(t.faults_hit for t in planned):
+        return ""
+    plans = ", ".join(dict.fromkeys(t.faults for t in planned))
+    return f"0 of {count(len(planned), 'episode')} were struck by {plans}: no call was one that it can strike"

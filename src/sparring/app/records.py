@@ -28,7 +28,7 @@ Key = tuple[str, str, int]
 
 
 def read(paths: Iterable[Path]) -> list[Trajectory]:
-    """All episodes of `.jsonl` files. Raises `DataError` for a line that is none, for an episode that stands twice in a
+    """All episodes of `.jsonl` files. Raises `DataError` for a line that is none, for an episode that is twice in a
     file, and where there are none at all."""
     out: list[Trajectory] = []
     names = [str(path) for path in paths]
@@ -46,11 +46,9 @@ def read(paths: Iterable[Path]) -> list[Trajectory]:
                 try:
                     out.append(t := Trajectory.from_json(line))
                 except DataError as error:
-                    cut = number == len(lines) and not data.endswith(b"\n")
-                    why = "cut short while it was written; the command that wrote it fixes that" if cut else error
-                    if line.lstrip().startswith(b'{"chosen"'):
-                        why = "a pair, and no episode; pairs are for: sparring train dpo --data"
-                    raise DataError(f"{name}, line {number}: {why}") from None
+                    cut = number == len(lines) and not data.endswith(b"\n") and number > 1
+                    why = "cut short while it was written; the command that wrote it fixes that"
+                    raise DataError(f"{name}, line {number}: {why if cut else _what(line, name, error)}") from None
                 if (first := seen.setdefault((t.id, t.attempt), number)) != number:
                     raise DataError(f"{name}, line {number}: the episode {t.id} of line {first} once more")
     if not out:
@@ -92,7 +90,27 @@ def _lines(file: Path) -> Iterator[Trajectory]:
                     yield trajectory(line.strip(), None)
                 except (ValueError, AttributeError) as error:
                     reason = error if isinstance(error, DataError) else "not a trajectory"
-                    raise DataError(f"{file}, line {number}: {reason}") from None
+                    raise DataError(f"{file}, line {number}: {_what(line, str(file), reason)}") from None
+
+
+def _what(line: bytes, file: str, error: object) -> str:
+    """What a line is that is no episode, and what to do with it."""
+    import orjson
+
+    try:
+        held = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        begins = line.strip()[:40].decode("utf-8", "replace")
+        return f"not a trajectory: expected a line of JSON, as `sparring rollout --out` writes it, got {begins!r}"
+    if not isinstance(held, dict):
+        return f"not a trajectory: expected a JSON object on each line, got {type(held).__name__}"
+    if {"chosen", "rejected"} <= held.keys():
+        return "a pair, and no episode; pairs are for: sparring train dpo --data"
+    forms = {"messages": "openai", "conversations": "sharegpt", "prompt": "trl"}
+    form = next((of for key, of in forms.items() if key in held and "turns" not in held), None)
+    if form is not None:
+        return f"a chat log, and no episode; to read it: sparring import {file} --from {form} --out episodes.jsonl"
+    return str(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 import re
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,28 +19,43 @@ from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, re
 from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.trajectory import Trajectory, TrajectoryGroup
 from .console import Watch, watching
-from .playing import count, fault_plan, fetch_first
+from .players import fetch_first
+from .playing import fault_plan
 from .records import read
+from .wording import count
 
 if TYPE_CHECKING:
     from ..trainers.objective import Objective
-    from ..trainers.settings import Precision, TrainSettings
+    from ..trainers.plan import Plan
+    from ..trainers.recipe import Recipe
+    from ..trainers.settings import TrainSettings
 
-__all__ = ["Given", "Start", "mixture_plans", "train"]
+__all__ = ["Given", "Start", "about_objective", "mixture_plans", "plan", "recipe_plans", "train"]
 
 _ABOUT = "command.json"
-"""What a run was started with, in its folder."""
+"""In a run's folder: what makes it this run, its data's digests included. A call that goes on with it has the same."""
+
+_COUNTED = 200
+"""Episodes whose tokens are counted for a plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """The model that training begins with."""
 
-    model: str
-    lora: int
-    tool_style: Literal["auto", "schema", "signature"]
-    precision: Precision
-    device: str | None
+    model: str = "smollm2-135m"
+    """What training begins with: a name of `sparring model list`, a folder, or a hub name."""
+    lora: int = 0
+    """Train adapters of this rank; 0 trains all weights."""
+    tool_style: Literal["auto", "schema", "signature"] = "auto"
+    """How tools are shown to the model; auto: as it was trained, else by its size."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16: float32 master weights and the work in bfloat16; fp32: all in float32."""
+    device: str | None = None
+    """cpu, cuda, cuda:1; a GPU where there is one."""
+    checkpointing: bool | None = None
+    """Keep only each layer's input, and compute the rest again: a third more time, a fraction of the memory. By default
+    where the memory is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +72,27 @@ class Given:
     """Files of episodes that are replayed."""
 
 
-def train(objective: str, settings: TrainSettings, start: Start, given: Given, out: Path, *, overwrite: bool) -> None:
+def about_objective(name: str) -> str:
+    """What an objective is, as its module says first. Does not import it, where it is a file of this package."""
+    from ..trainers.objective import OBJECTIVES
+
+    path = Path(__file__).parent.parent / "trainers" / "objectives" / f"{name.replace('-', '_')}.py"
+    if path.is_file():
+        return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    kind = OBJECTIVES.get(name)
+    return inspect.getdoc(sys.modules[kind.__module__]) or inspect.getdoc(kind) or ""
+
+
+def train(
+    objective: str,
+    settings: TrainSettings,
+    start: Start,
+    given: Given,
+    out: Path,
+    *,
+    overwrite: bool,
+    written: Callable[[Path], None],
+) -> None:
     """Trains by an objective and prints the model's folder.
 
     Args:
@@ -64,6 +102,7 @@ def train(objective: str, settings: TrainSettings, start: Start, given: Given, o
         given: The data.
         out: The run's folder.
         overwrite: Whether a run that the folder holds is deleted first.
+        written: Told of the folder before the first step.
     """
     with watching() as watch:
         watch.stage("reading the data", 1, 3)
@@ -82,7 +121,70 @@ def train(objective: str, settings: TrainSettings, start: Start, given: Given, o
             "settings": asdict(settings),
         }
         made = kind(settings, Data(episodes, pairs, replayed))
-        _train(start, out, about, watch, made, overwrite)
+        _train(start, out, about, watch, made, overwrite, written)
+
+
+def plan(objective: str, settings: TrainSettings, start: Start, given: Given) -> Plan:
+    """What a run would hold in memory, and the tokens of one step as far as its data tells. Loads no weights.
+
+    Args:
+        objective: Its name.
+        settings: Of its own kind.
+        start: The model.
+        given: The data; what an objective plays itself is not known before.
+    """
+    from ..agents.chat_format import tokens_of
+    from ..agents.loading import chat_for
+    from ..agents.models import load_tokenizer, resolve
+
+    lengths: list[int] = []
+    if given.data and not any(map(holds_pairs, given.data)):
+        source = resolve(start.model)
+        chat = chat_for(load_tokenizer(source), source, start.tool_style)
+        lengths = [len(tokens_of(chat, t)[0]) for t in read(given.data)[:_COUNTED]]
+    return _plan(objective, settings, start, lengths)
+
+
+def recipe_plans(recipe: Recipe, envs: Sequence[str]) -> dict[str, Plan]:
+    """What each stage that trains would hold in memory. Loads no weights."""
+    from ..trainers.mixture import Mixture
+    from ..trainers.objective import OBJECTIVES
+    from ..trainers.stages.train import Train
+    from ..trajectories.plain import from_plain
+
+    how = recipe.document.policy
+    start = Start(recipe.document.model, precision=how.precision)
+    plans = {}
+    for name, stage in recipe.stages.items():
+        if isinstance(stage, Train):
+            kind = OBJECTIVES.get(stage.objective)
+            played = {"parallel": how.parallel, "mixture": Mixture.of(*envs)} if kind.needs == "mixture" else {}
+            settings = from_plain(kind.Settings, {**played, **stage.settings}, f"stage {name}")
+            plans[name] = _plan(stage.objective, settings, start, [])
+    return plans
+
+
+def _plan(objective: str, settings: TrainSettings, start: Start, lengths: Sequence[int]) -> Plan:
+    """`lengths`: tokens of the episodes that are known."""
+    from ..agents.models import device_named
+    from ..trainers.objective import OBJECTIVES
+    from ..trainers.plan import Plan
+
+    needs = OBJECTIVES.get(objective).needs
+    mean = sum(lengths) / max(1, len(lengths))
+    return Plan.of(
+        start.model,
+        lora=start.lora,
+        precision=start.precision,
+        device=device_named(start.device),
+        micro_tokens=settings.optim.micro_tokens,
+        tokens=round(mean * getattr(settings, "batch", 0) * (2 if needs == "pairs" else 1)),
+        episode_tokens=max(lengths, default=None),
+        parallel=getattr(settings, "parallel", 0) if needs == "mixture" else 0,
+        max_context=settings.max_context,
+        reference=bool(getattr(settings, "kl", 0.0)),
+        checkpointing=start.checkpointing,
+    )
 
 
 def _episodes(given: Given, watch: Watch) -> Sequence[Trajectory]:
@@ -131,8 +233,15 @@ def _replay(paths: Sequence[Path], watch: Watch) -> Sequence[Trajectory]:
 
 
 def _train(
-    start: Start, out: Path, about: dict[str, Any], watch: Watch, objective: Objective[Any], overwrite: bool
+    start: Start,
+    out: Path,
+    about: dict[str, Any],
+    watch: Watch,
+    objective: Objective[Any],
+    overwrite: bool,
+    written: Callable[[Path], None],
 ) -> None:
+    from ..agents.models import device_named
     from ..trainers.loop import train as run_training
     from ..trainers.model import Lora, Policy
     from ..trainers.objective import OBJECTIVES
@@ -142,13 +251,22 @@ def _train(
     model = start.model if not Path(start.model).is_dir() else str(Path(start.model).resolve())
     about = {**about, "model": model, "lora": start.lora, "tool_style": style, "precision": start.precision}
     about = json.loads(json.dumps(about, default=str))
+    device = device_named(start.device)  # one that is not here is said before anything is deleted or fetched
     _prepare(out, about, overwrite)
     fetch_first(start.model, watch, 2, 3)
     watch.stage(f"loading {start.model}", 2, 3)
     lora = Lora(start.lora, 2 * start.lora) if start.lora else None
-    policy = Policy.load(start.model, tool_style=style, precision=start.precision, lora=lora, device=start.device)
+    policy = Policy.load(
+        start.model,
+        tool_style=style,
+        precision=start.precision,
+        lora=lora,
+        device=device,
+        checkpointing=start.checkpointing,
+    )
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
+    written(out)
 
     metric: str = OBJECTIVES.get(about["objective"]).metric
 

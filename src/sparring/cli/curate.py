@@ -1,7 +1,4 @@
-"""`sparring curate`: what it is called and takes, and what it does.
-
-Only typer and the standard library are imported at the top: help has to be there at once.
-"""
+"""`sparring curate`: training data from episodes, by named rules."""
 
 from __future__ import annotations
 
@@ -12,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import options as o
+
 if TYPE_CHECKING:
     from ..trajectories.trajectory import Task, Trajectory
 
-__all__ = ["attach", "card_path", "curate"]
+__all__ = ["card_path", "curate"]
 
 _TASKS = 1000
 """Of each environment that are held out when a split is named."""
@@ -35,10 +34,7 @@ def curate(
         Path | None,
         typer.Option("--rules", metavar="RULES.yaml", help="Rules in a file (YAML or JSON), before those of --rule."),
     ] = None,
-    env: Annotated[
-        list[str],
-        typer.Option(metavar="ENV", help="An environment of your own that the episodes name: its code may run."),
-    ] = [],  # noqa: B006  # typer copies it
+    env: o.Loaded = [],  # noqa: B006  # typer copies it
     held_out: Annotated[
         str | None,
         typer.Option(metavar="FILE|SPLIT", help="Refuse a result with tasks of these episodes, or of this split."),
@@ -66,6 +62,7 @@ def curate(
       sparring curate gold.jsonl --rule gold --rule "near_duplicates threshold=0.9" --out sft-data.jsonl
       sparring curate groups.jsonl --rule "pairs by=reward" --out pairs-data.jsonl
     """
+    from ..envs import make
     from ..trajectories.curation import curate as run
     from ..trajectories.curation import parse_rule, read_rules, write_pairs
     from ..trajectories.errors import ConfigError
@@ -78,11 +75,8 @@ def curate(
         raise ConfigError(f"--out {out} is one of the files that are read: choose another")
     in_file, its_seed = read_rules(rules_file) if rules_file is not None else ([], None)
     rules = [*in_file, *map(parse_rule, rule)]
-    if env:
-        from ..envs import make
-
-        for name in env:
-            make(name)  # loads it
+    for name in env:
+        make(name)  # loads its code
     seed = seed if seed is not None else its_seed or 0
     if not rules:
         raise ConfigError("no rule was given: --rule gold, say, or --rules RULES.yaml")
@@ -136,7 +130,7 @@ def _corrections(failed: Iterable[Trajectory], agent: str = "", tries: int = 1) 
     if not agent:
         return corrections(failed, tries=tries)
     from ..app.console import watching
-    from ..app.playing import agent_named
+    from ..app.players import agent_named
 
     with watching() as watch:
         return corrections(failed, agent_named(agent, watch), tries=tries)
@@ -147,7 +141,7 @@ def _judge(model: str, seed: int) -> Any:
     from ..agents.judge import Judge
     from ..agents.loading import AgentSettings, load_chat_model
     from ..app.console import watching
-    from ..app.playing import fetch_first
+    from ..app.players import fetch_first
 
     with watching() as watch:
         fetch_first(model, watch)
@@ -170,8 +164,3 @@ def _tasks(text: str, envs: Iterable[str]) -> list[Task]:
         raise ConfigError(f"held-out tasks are those of a file of episodes, or of {', '.join(SPLITS)}; got {text!r}")
     split: Any = text
     return [task for env in sorted(envs) for task in task_set(make_recorded(env), split, _TASKS)]
-
-
-def attach(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("curate")(curate)

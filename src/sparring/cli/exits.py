@@ -83,6 +83,9 @@ def _one_line(error: BaseException, debug: bool) -> str:
             return str(MissingExtra(package, _EXTRAS[package]))
     if isinstance(error, SparringError):
         return _flat(str(error))
+    if isinstance(error, SyntaxError) and error.filename:
+        shown = f": {error.text.strip()}" if error.text else ""
+        return _flat(f"{error.filename}, line {error.lineno} is no Python: {error.msg}{shown}")
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
         if error.errno in _FULL:

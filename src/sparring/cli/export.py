@@ -1,7 +1,4 @@
-"""`sparring export` and `sparring import`: what they are called and take, and what they do.
-
-Only typer and the standard library are imported at the top: help has to be there at once.
-"""
+"""`sparring export`: episodes in a form that another trainer reads."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-__all__ = ["attach", "export", "import_"]
+__all__ = ["export"]
 
 
 def _list_written(wanted: bool) -> None:
@@ -19,15 +16,6 @@ def _list_written(wanted: bool) -> None:
 
         for name, writer in writers().items():
             typer.echo(f"{name:<24}{(writer.rows.__doc__ or '').splitlines()[0]}")
-        raise typer.Exit
-
-
-def _list_read(wanted: bool) -> None:
-    if wanted:
-        from ..trajectories.interchange import readable
-
-        for name in readable():
-            typer.echo(name)
         raise typer.Exit
 
 
@@ -90,44 +78,3 @@ def export(
         raise DataError(f"{file}: nothing is left to write as {to}")
     writer.save(done.rows, out, settings)
     typer.echo(f"{done.report.wrote} {done.report.unit} in {out}")
-
-
-def import_(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="JSON lines; .json or .eval of inspect; Parquet of TRL's columns.", show_default=False
-        ),
-    ],
-    source: Annotated[
-        str, typer.Option("--from", metavar="FORM", help="The form; --forms lists all.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="Where the episodes go.", show_default=False)],
-    success: Annotated[
-        bool | None,
-        typer.Option("--success/--failure", help="What to take where the file does not say.  [default: not judged]"),
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be read, and count it.")] = False,
-    forms: Annotated[
-        bool, typer.Option("--forms", is_eager=True, callback=_list_read, help="List the forms, and end.")
-    ] = False,
-) -> None:
-    """Read another tool's record as episodes. What it does not say is marked as inferred.
-
-    \b
-    Example:
-      sparring import logs/run.eval --from inspect --out episodes.jsonl
-      sparring import chats.jsonl --from openai --success --out gold.jsonl
-    """
-    from ..trajectories.interchange import read, write_lines
-
-    done = read(file, source, success=success, skip_bad=skip_bad)
-    typer.echo(str(done.report), err=True)
-    write_lines((t.to_json() for t in done.trajectories), out)
-    typer.echo(f"{len(done.trajectories)} episodes in {out}; to read one: sparring show {out}")
-
-
-def attach(app: typer.Typer) -> None:
-    """Adds both commands."""
-    app.command("export")(export)
-    app.command("import")(import_)

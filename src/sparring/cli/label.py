@@ -1,21 +1,18 @@
-"""`sparring label`: what it is called and takes, and what it does.
-
-Only typer and the standard library are imported at the top: help has to be there at once.
-"""
+"""`sparring label`: people say which of two episodes went better."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import options as o
+
 if TYPE_CHECKING:
     from ..trajectories.labels import Label
 
-__all__ = ["attach", "label"]
+__all__ = ["label"]
 
 
 def label(
@@ -32,15 +29,15 @@ def label(
     seed: Annotated[int, typer.Option(help="Of order and sides. Give all labellers the same.")] = 0,
     names: Annotated[bool, typer.Option("--names", help="Show which agent played.")] = False,
     verdicts: Annotated[bool, typer.Option("--verdicts", help="Show success and reward.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
-    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+    port: o.Port = 0,
+    open_: o.OpenBrowser = True,
     summary: Annotated[
         bool, typer.Option("--summary", help="Print labels, agreement and pairs; serve nothing.")
     ] = False,
 ) -> None:
     """Say in a browser which of two episodes went better. Only this machine is served; Ctrl-C ends it.
 
-    Two of one task and fault plan stand side by side. Each answer is on the disk before the next pair is shown.
+    Two of one task and fault plan are next to each other. Each answer is on the disk before the next pair is shown.
 
     \b
     Example:
@@ -49,13 +46,14 @@ def label(
     """
     from ..trajectories.labels import LabelFile
 
-    place = labels or _beside(path)
+    place = labels or _default_file(path)
     file = LabelFile(place)
     if summary:
         _summarise(path, place, file.labels())
         return
     import getpass
 
+    from ..app.browser import open_page
     from ..app.records import episodes_in
     from ..trajectories.pages.labelling import LabelServer, label_pairs
     from ..trajectories.pages.labelling.server import LabelSession
@@ -64,19 +62,15 @@ def label(
     who = labeller or getpass.getuser()
     session = LabelSession(queue, file, labeller=who, seed=seed, names=names, verdicts=verdicts)
     server = LabelServer(session, title=path.resolve().name, port=port)
-    print(
-        f"{len(queue)} pairs of {path} at {server.url}\nlabels of {who} go to {place}  (Ctrl-C ends this)", flush=True
-    )
-    if open_ and _has_display():
-        import webbrowser
-
-        webbrowser.open(server.url)
+    typer.echo(f"{len(queue)} pairs of {path} at {server.url}\nlabels of {who} go to {place}  (Ctrl-C ends this)")
+    if open_:
+        open_page(server.url)
     try:
         server.run()
     except KeyboardInterrupt:
         own = sum(x.labeller == who for x in file.labels())
         are = f"{own} label of {who} is" if own == 1 else f"{own} labels of {who} are"
-        print(f"\n{are} in {place}; what all labels come to: sparring label {path} --summary")
+        typer.echo(f"\n{are} in {place}; what all labels come to: sparring label {path} --summary")
 
 
 def _summarise(path: Path, place: Path, labels: list[Label]) -> None:
@@ -87,43 +81,35 @@ def _summarise(path: Path, place: Path, labels: list[Label]) -> None:
     from ..trajectories.pages.report import visible
 
     if not labels:
-        print(f"no labels in {place} yet: sparring label {path}")
+        typer.echo(f"no labels in {place} yet: sparring label {path}")
         return
     found = agreement(labels)
-    print(f"{len(labels)} labels: " + ", ".join(f"{visible(name)} {count}" for name, count in found.labellers.items()))
+    typer.echo(
+        f"{len(labels)} labels: " + ", ".join(f"{visible(name)} {count}" for name, count in found.labellers.items())
+    )
     if found.same is None:
-        print("agreement: no two labellers have labelled the same pair yet")
+        typer.echo("agreement: no two labellers have labelled the same pair yet")
     else:
         interval = "" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]"
         alpha = "not measured, all answers are the same" if found.alpha is None else f"{found.alpha:.2f}{interval}"
-        print(f"agreement over {found.pairs} pairs: the same answer on {100 * found.same:.0f}%")
-        print(f"  Krippendorff's alpha {alpha}")
+        typer.echo(f"agreement over {found.pairs} pairs: the same answer on {100 * found.same:.0f}%")
+        typer.echo(f"  Krippendorff's alpha {alpha}")
         for (one, other), (kappa, both) in found.kappa.items():
             value = "not measured" if kappa is None else f"{kappa:.2f}"
-            print(f"  Cohen's kappa of {visible(one)} and {visible(other)} {value}, {both} pairs")
+            typer.echo(f"  Cohen's kappa of {visible(one)} and {visible(other)} {value}, {both} pairs")
     left, sided = found.left
     if sided:
-        print(f"the side on the left was preferred {left} times of {sided}")
+        typer.echo(f"the side on the left was preferred {left} times of {sided}")
     for tally in majority(labels):
         if tally.label == "conflict":
             votes = ", ".join(f"{name} {count}" for name, count in tally.votes.items())
-            print(f"at odds: a {visible(tally.a[0])}, b {visible(tally.b[0])}: {votes}")
+            typer.echo(f"at odds: a {visible(tally.a[0])}, b {visible(tally.b[0])}: {votes}")
     try:
-        print(f"pairs: {pairs_from_labels(labels, episodes_in(path)).card}")
+        typer.echo(f"pairs: {pairs_from_labels(labels, episodes_in(path)).card}")
     except DataError as error:
-        print(f"pairs: {error}")
+        typer.echo(f"pairs: {error}")
 
 
-def _beside(path: Path) -> Path:
+def _default_file(path: Path) -> Path:
     """Not `.jsonl` next to a file of episodes: a folder of those is read as episodes."""
     return path / "labels.jsonl" if path.is_dir() else path.with_suffix(".labels")
-
-
-def _has_display() -> bool:
-    """Not a browser of the terminal, which would take it over."""
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def attach(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("label")(label)

@@ -10,7 +10,7 @@ from . import options as o
 
 __all__ = ["mcp"]
 
-mcp = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+mcp = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 
 @mcp.callback()

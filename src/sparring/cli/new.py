@@ -1,7 +1,4 @@
-"""`sparring new`: what it is called and takes, and what it does. What it writes is in `scaffold`.
-
-Only typer and the standard library are imported at the top: help has to be there at once.
-"""
+"""`sparring new env`: begins something of your own. What it writes is in `app.scaffold`."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["attach", "env", "new"]
+__all__ = ["env", "new"]
 
-new = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+new = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 
 @new.callback()
@@ -45,8 +42,3 @@ def env(
     typer.echo(f"        sparring check {name.replace('-', '_')}:{class_name(name)}")
     typer.echo("        python -m pytest        its tests (pip install pytest, where it is missing)")
     typer.echo(f"then:   pip install -e .     and, in any folder, sparring rollout {name}")
-
-
-def attach(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.add_typer(new, name="new")

@@ -1,7 +1,4 @@
-"""`sparring replay`: what it is called and takes, and what it does.
-
-Only typer and the standard library are imported at the top: help has to be there at once.
-"""
+"""`sparring replay`: recorded episodes once more."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from ..agents.replay import Replayed
 
-__all__ = ["attach", "replay"]
+__all__ = ["replay"]
 
 _WIDTH = 200
 _BEFORE = 40
@@ -42,8 +39,8 @@ def replay(
     """
     from ..agents.replay import Replayer
     from ..app.console import watching
-    from ..app.playing import count
     from ..app.records import episodes_in
+    from ..app.wording import count
     from ..trajectories.errors import DataError, UnknownName
 
     total = _number(path) if not id else 0
@@ -72,13 +69,13 @@ def replay(
         raise UnknownName("episode", id, others) if id else DataError(f"{path}: no episode in it")
     for example in examples:
         _show(example)
-    print(f"{identical:,} identical, {different.total():,} different, {apart.total():,} not replayed")
+    typer.echo(f"{identical:,} identical, {different.total():,} different, {apart.total():,} not replayed")
     for kind, n in different.most_common():
-        print(f"  {n:,} first differ in {_WORDS[kind]}")
+        typer.echo(f"  {n:,} first differ in {_WORDS[kind]}")
     for reason, n in apart.most_common():
-        print(f"  {n:,} not replayed: {_visible(reason)}")
+        typer.echo(f"  {n:,} not replayed: {_visible(reason)}")
     if different.total() > len(examples):
-        print(f"  {count(different.total() - len(examples), 'difference')} not shown: --show {different.total()}")
+        typer.echo(f"  {count(different.total() - len(examples), 'difference')} not shown: --show {different.total()}")
     if different:
         raise typer.Exit(1)
     if not identical:  # a test that has tested nothing has not passed
@@ -96,7 +93,7 @@ _WORDS = {
 
 
 def _show(found: Replayed) -> None:
-    """A difference in a few lines: where, what stood there, what is there now."""
+    """A difference in a few lines: where, what was recorded, what is there now."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -148,8 +145,3 @@ def _number(path: Path) -> int:
         return 0
     with path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-
-
-def attach(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("replay")(replay)

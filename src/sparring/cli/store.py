@@ -1,7 +1,4 @@
-"""`sparring store ls | query | verify | seal | gc | import | export`: what is in a store of episodes, and its upkeep.
-
-Only typer and the standard library are imported here: help and usage errors are there at once.
-"""
+"""`sparring store ls | query | verify | seal | gc | import | export`: a store of episodes, and its upkeep."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import typer
 
 __all__ = ["store"]
 
-store = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+store = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 Folder = Annotated[Path, typer.Option("--store", metavar="FOLDER", envvar="SPARRING_STORE", help="The store.")]
 _DEFAULT = Path("runs/store")
@@ -42,8 +39,10 @@ def ls(folder: Folder = _DEFAULT) -> None:
     opened = Store(folder, create=False)
     sizes = opened.sizes()
     for name, episodes, size in sizes:
-        print(f"{episodes:9,}  {size / 1e6:10.2f} MB  {name}")
-    print(f"{len(opened):9,}  {sum(size for _, _, size in sizes) / 1e6:10.2f} MB  episodes in all, each counted once")
+        typer.echo(f"{episodes:9,}  {size / 1e6:10.2f} MB  {name}")
+    typer.echo(
+        f"{len(opened):9,}  {sum(size for _, _, size in sizes) / 1e6:10.2f} MB  episodes in all, each counted once"
+    )
 
 
 @store.command()
@@ -66,7 +65,7 @@ def query(
         import orjson
 
         for row in result.dicts():
-            print(orjson.dumps(row, default=str).decode())
+            typer.echo(orjson.dumps(row, default=str).decode())
         return
     from rich.table import Table
     from rich.text import Text
@@ -95,9 +94,9 @@ def verify(folder: Folder = _DEFAULT) -> None:
 
     found = Store(folder, create=False).verify()
     for problem in found.problems:
-        print(visible(problem))
+        typer.echo(visible(problem))
     damage = f"{len(found.problems)} damaged" if found.problems else "all is well"
-    print(f"{found.episodes:,} episodes in {found.parts} sealed and {found.segments} live files: {damage}")
+    typer.echo(f"{found.episodes:,} episodes in {found.parts} sealed and {found.segments} live files: {damage}")
     if found.problems:
         raise typer.Exit(1)
 
@@ -113,11 +112,11 @@ def seal(folder: Folder = _DEFAULT) -> None:
     from ..trajectories.store import Store
 
     done = Store(folder, create=False).seal()
-    print(f"sealed {done.episodes:,} episodes of {done.segments} segments, {done.repeated} copies dropped")
+    typer.echo(f"sealed {done.episodes:,} episodes of {done.segments} segments, {done.repeated} copies dropped")
     if done.busy:
-        print(f"{done.busy} segments are still being written; seal again when their writers have ended")
+        typer.echo(f"{done.busy} segments are still being written; seal again when their writers have ended")
     if done.damaged:
-        print(f"{done.damaged} damaged lines: their segments are kept in {folder / 'damaged'}")
+        typer.echo(f"{done.damaged} damaged lines: their segments are kept in {folder / 'damaged'}")
 
 
 @store.command()
@@ -138,9 +137,9 @@ def gc(
     from ..trajectories.store import Store
 
     done = Store(folder, create=False).gc(max_age_days=max_age_days, max_episodes=max_episodes)
-    print(f"dropped {done.dropped:,} episodes, rewrote {done.merged} files, removed {done.removed}")
+    typer.echo(f"dropped {done.dropped:,} episodes, rewrote {done.merged} files, removed {done.removed}")
     if done.waiting:
-        print(f"{done.waiting} files are still being read; the next clean-up removes them")
+        typer.echo(f"{done.waiting} files are still being read; the next clean-up removes them")
 
 
 @store.command("import")
@@ -180,7 +179,7 @@ def import_(
                 new += 1
     other = sum(not held[key] for key in given)
     differ = f", {other:,} not added: the store holds other episodes of their ids" if other else ""
-    print(f"{len(given):,} episodes in {file}, {new:,} of them new{differ}; {len(held):,} in {folder}")
+    typer.echo(f"{len(given):,} episodes in {file}, {new:,} of them new{differ}; {len(held):,} in {folder}")
 
 
 @store.command()
@@ -226,4 +225,4 @@ def export(
         temp.replace(file)
     finally:
         temp.unlink(missing_ok=True)
-    print(f"{count:,} episodes: {file}")
+    typer.echo(f"{count:,} episodes: {file}")

@@ -1,27 +1,69 @@
-"""`sparring train sft | dpo | grpo`: options. Defaults are those of the settings' dataclasses; a test compares."""
+"""`sparring train OBJECTIVE`: a subcommand for each objective of the registry, its options made from its settings."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import options as o
+from .root import LazyGroup, built
+from .settings import Fields, command, expanded, first_sentence, keep_in, level_numbers
 
-__all__ = ["train"]
+if TYPE_CHECKING:
+    from ..app.training import Given, Start
+    from ..trainers.settings import TrainSettings
 
-train = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+__all__ = ["SKIPPED", "train"]
 
-TrainModel = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="What training begins with: a name of `sparring model list`, a folder, or a hub name."
-    ),
-]
+SKIPPED = {
+    "mixture": "made of ENV, --faults and --levels",
+}
+"""Fields of objectives' settings that are no options, and why."""
+
+_LEAST = {
+    "steps": 1, "batch": 1, "max_context": 1, "micro_tokens": 1, "save_every": 0, "lr": 0, "warmup": 0,
+    "groups": 1, "group": 2, "redraws": 0, "beta": 0, "nll": 0, "kl": 0, "replay": 0, "replay_weight": 0,
+    "temperature": 0, "max_turn_tokens": 1, "parallel": 1, "lora": 0, "weight_decay": 0, "max_grad_norm": 0,
+}  # fmt: skip
+"""The smallest value that can be meant, of settings that several objectives have."""
+
+_START = Fields("sparring.app.training:Start", least=_LEAST)
+
+
+class _Objectives(LazyGroup):
+    """The objectives of the registry."""
+
+    def names(self) -> list[str]:
+        from ..trainers.objective import OBJECTIVES
+
+        return OBJECTIVES.names()
+
+    def load(self, name: str) -> Any:
+        from ..trainers.objective import OBJECTIVES
+
+        objective = OBJECTIVES.get(name)
+        work = {"episodes": _on_episodes, "pairs": _on_pairs, "mixture": _in_mixture}[objective.needs]
+        settings = Fields(objective.Settings, skip=SKIPPED, least=_LEAST)
+        made = expanded(work, settings=settings)
+        example = (inspect.getdoc(work) or "").partition("\n\n")[2].replace("OBJECTIVE", name)
+        made.__doc__ = f"{self.about(name)}\n\n{example}"
+        return built(name, made)
+
+    def about(self, name: str) -> str:
+        from ..app.training import about_objective
+
+        return first_sentence(about_objective(name))
+
+
+train = typer.Typer(cls=_Objectives, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
 
 @train.callback()
-def training() -> None:
+def about() -> None:
     """Train a model. A run that was stopped goes on where it was, by the same command.
 
     \b
@@ -30,173 +72,97 @@ def training() -> None:
     """
 
 
-@train.command()
-def sft(
+@command(config=True, start=_START)
+def _on_episodes(
+    ctx: typer.Context,
     data: o.Data,
     out: o.RunFolder,
-    model: TrainModel = "smollm2-135m",
     keep: Annotated[
         Literal["gold", "successes", "all"],
         typer.Option(help="gold: what went well, mistakes as context only. successes: whole. all: as it is."),
     ] = "gold",
-    steps: o.Steps = 22,
-    batch: o.Batch = 16,
-    lr: o.Lr = 1e-4,
-    schedule: o.Schedule = "linear",
-    warmup: o.Warmup = 2,
-    lora: o.Lora = 0,
-    tool_style: o.ToolStyle = "auto",
-    precision: o.Precision = "bf16",
-    device: o.Device = None,
-    max_context: Annotated[int, typer.Option(min=1, help="A longer episode is refused, in tokens.")] = 4096,
-    micro_tokens: o.MicroTokens = 2048,
-    save_every: o.SaveEvery = 20,
-    seed: o.Seed = 0,
+    *,
+    start: Start,
+    settings: TrainSettings,
+    plan: o.Plan = False,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Supervised fine-tuning on good episodes.
+    """Trains.
 
     \b
     Example:
-      sparring train sft --data gold.jsonl --model smollm2-135m --out runs/sft
+      sparring train OBJECTIVE --data gold.jsonl --model smollm2-135m --out runs/OBJECTIVE
     """
-    from ..app import training as t
-    from ..trainers import Optim, SftSettings
+    from ..app.training import Given
 
-    optim = Optim(lr=lr, schedule=schedule, warmup=warmup, micro_tokens=micro_tokens)
-    settings = SftSettings(
-        steps=steps, batch=batch, optim=optim, max_context=max_context, save_every=save_every, seed=seed
-    )
-    start = t.Start(model, lora, tool_style, precision, device)
-    t.train("sft", settings, start, t.Given(data, keep), out, overwrite=overwrite)
+    _train(ctx, settings, start, Given(data, keep), out, plan, overwrite)
 
 
-@train.command()
-def dpo(
+@command(config=True, start=_START)
+def _on_pairs(
+    ctx: typer.Context,
     data: o.Data,
     out: o.RunFolder,
-    model: TrainModel = "smollm2-135m",
     gold: o.Gold = [],  # noqa: B006  # typer copies it
     pairs: Annotated[int, typer.Option(min=1, help="At most so many pairs of one group.")] = 1,
-    steps: o.Steps = 4,
-    batch: o.Batch = 16,
-    lr: o.Lr = 3e-6,
-    beta: Annotated[float, typer.Option(min=0.0, help="How firmly the policy is held to where it began.")] = 0.1,
-    variant: Annotated[Literal["sigmoid", "ipo"], typer.Option(help="The loss.")] = "sigmoid",
-    nll: Annotated[float, typer.Option(min=0.0, help="Weight of the chosen side's cross-entropy.")] = 0.2,
-    min_chosen: Annotated[
-        float, typer.Option(help="Leave pairs out whose chosen side is less likely than this, in nats.")
-    ] = -12.0,
-    replay: Annotated[int, typer.Option(min=0, help="Episodes of --gold in each step.")] = 4,
-    replay_weight: Annotated[float, typer.Option(min=0.0, help="Their weight.")] = 0.2,
-    schedule: o.Schedule = "constant",
-    warmup: o.Warmup = 0,
-    lora: o.Lora = 0,
-    tool_style: o.ToolStyle = "auto",
-    precision: o.Precision = "bf16",
-    device: o.Device = None,
-    max_context: Annotated[int, typer.Option(min=1, help="A longer episode is refused, in tokens.")] = 4096,
-    micro_tokens: o.MicroTokens = 2048,
-    save_every: o.SaveEvery = 10,
-    seed: o.Seed = 0,
+    *,
+    start: Start,
+    settings: TrainSettings,
+    plan: o.Plan = False,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Preference training on pairs of its own episodes. `rollout --group 8` gives the groups.
+    """Trains.
 
     \b
     Example:
       sparring rollout orders --model runs/sft/model --faults count=1 --group 8 --out groups.jsonl
-      sparring train dpo --data groups.jsonl --gold gold.jsonl --model runs/sft/model --out runs/dpo
+      sparring train OBJECTIVE --data groups.jsonl --gold gold.jsonl --model runs/sft/model --out runs/OBJECTIVE
     """
-    from ..app import training as t
-    from ..trainers import DpoSettings, Optim
+    from ..app.training import Given
 
-    optim = Optim(lr=lr, schedule=schedule, warmup=warmup, micro_tokens=micro_tokens)
-    settings = DpoSettings(
-        steps=steps,
-        batch=batch,
-        beta=beta,
-        variant=variant,
-        nll=nll,
-        min_chosen=min_chosen,
-        replay=replay,
-        replay_weight=replay_weight,
-        optim=optim,
-        max_context=max_context,
-        save_every=save_every,
-        seed=seed,
-    )
-    start = t.Start(model, lora, tool_style, precision, device)
-    t.train("dpo", settings, start, t.Given(data, pairs=pairs, gold=gold), out, overwrite=overwrite)
+    _train(ctx, settings, start, Given(data, pairs=pairs, gold=gold), out, plan, overwrite)
 
 
-@train.command()
-def grpo(
-    env: o.Env,
+@command(config=True, start=_START)
+def _in_mixture(
+    ctx: typer.Context,
+    env: o.Envs,
     out: o.RunFolder,
-    model: TrainModel = "smollm2-135m",
     gold: o.Gold = [],  # noqa: B006  # typer copies it
     faults: Annotated[
         list[str], typer.Option(metavar="PLAN", help="clean, count=1, ...; repeated: in turn, twice: twice as often.")
     ] = ["clean", "count=1", "count=1", "count=2"],  # noqa: B006  # as above
     levels: o.Levels = "",
-    steps: o.Steps = 10,
-    groups: Annotated[int, typer.Option(min=1, help="Groups of one step.")] = 8,
-    group: Annotated[int, typer.Option(min=2, help="Episodes of one group.")] = 8,
-    redraws: Annotated[int, typer.Option(min=0, help="How often groups that agree are replaced by new ones.")] = 0,
-    lr: o.Lr = 5e-6,
-    kl: Annotated[float, typer.Option(min=0.0, help="Weight of KL to where the run began; 0: off.")] = 0.02,
-    estimator: Annotated[
-        Literal["grpo", "dr_grpo", "rloo"], typer.Option(help="How a group becomes advantages.")
-    ] = "grpo",
-    aggregation: Annotated[
-        Literal["token-mean", "sequence-mean", "constant"], typer.Option(help="What the loss is divided by.")
-    ] = "token-mean",
-    replay: Annotated[int, typer.Option(min=0, help="Episodes of --gold in each step.")] = 4,
-    replay_weight: Annotated[float, typer.Option(min=0.0, help="Their weight.")] = 0.1,
-    temperature: o.Temperature = 1.0,
-    max_turn_tokens: o.MaxTurnTokens = 64,
-    parallel: o.Parallel = 64,
-    schedule: o.Schedule = "constant",
-    warmup: o.Warmup = 1,
-    lora: o.Lora = 0,
-    tool_style: o.ToolStyle = "auto",
-    precision: o.Precision = "bf16",
-    device: o.Device = None,
-    micro_tokens: o.MicroTokens = 2048,
-    save_every: o.SaveEvery = 5,
-    seed: o.Seed = 0,
+    *,
+    start: Start,
+    settings: Callable[..., TrainSettings],
+    plan: o.Plan = False,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Reinforcement learning under faults. The reward is that of the whole episode.
+    """Trains.
 
     \b
     Example:
-      sparring train grpo orders --model runs/sft/model --gold gold.jsonl --out runs/grpo
+      sparring train OBJECTIVE orders --model runs/sft/model --gold gold.jsonl --out runs/OBJECTIVE
+      sparring train OBJECTIVE 2*orders shop --model runs/sft/model --out runs/two-worlds
     """
-    from ..app import training as t
-    from ..envs.registry import make
-    from ..trainers import GrpoSettings, Mixture, Optim
+    from ..app.training import Given, mixture_plans
+    from ..envs import make
+    from ..trainers.mixture import Mixture
 
-    make(env)  # a wrong name is said before a model is loaded
-    optim = Optim(lr=lr, schedule=schedule, warmup=warmup, micro_tokens=micro_tokens)
-    settings = GrpoSettings(
-        mixture=Mixture.of(env, faults=t.mixture_plans(faults), levels=o.levels(levels)),
-        steps=steps,
-        groups=groups,
-        group=group,
-        redraws=redraws,
-        kl=kl,
-        estimator=estimator,
-        aggregation=aggregation,
-        replay=replay,
-        replay_weight=replay_weight,
-        temperature=temperature,
-        max_turn_tokens=max_turn_tokens,
-        parallel=parallel,
-        optim=optim,
-        save_every=save_every,
-        seed=seed,
-    )
-    start = t.Start(model, lora, tool_style, precision, device)
-    t.train("grpo", settings, start, t.Given(gold=gold), out, overwrite=overwrite)
+    mixture = Mixture.of(*env, faults=mixture_plans(faults), levels=level_numbers(levels))
+    for part in mixture.parts:
+        make(part.env)  # a wrong name is said before a model is loaded
+    _train(ctx, settings(mixture=mixture), start, Given(gold=gold), out, plan, overwrite)
+
+
+def _train(
+    ctx: typer.Context, settings: TrainSettings, start: Start, given: Given, out: Path, plan: bool, overwrite: bool
+) -> None:
+    from ..app import training
+
+    name = str(ctx.command.name)
+    if plan:
+        typer.echo(training.plan(name, settings, start, given))
+        return
+    training.train(name, settings, start, given, out, overwrite=overwrite, written=lambda folder: keep_in(ctx, folder))

@@ -1,23 +1,20 @@
-"""`sparring view`: what it is called and takes, and what it does.
-
-Only typer and the standard library are imported at the top: help has to be there at once.
-"""
+"""`sparring view`: episodes in a browser, as they are written."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from . import options as o
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..trajectories.trajectory import Trajectory
 
-__all__ = ["attach", "view"]
+__all__ = ["view"]
 
 
 def view(
@@ -25,13 +22,13 @@ def view(
         Path,
         typer.Argument(metavar="PATH", help="A store, a file of episodes, or a run's folder.", show_default=False),
     ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    port: o.Port = 0,
     newest: Annotated[int, typer.Option(min=1, help="About how many episodes are kept.")] = 5_000,
     tokenizer: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Of a model: what tokens say.  [default: a model's in PATH, if any]"),
     ] = None,
-    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+    open_: o.OpenBrowser = True,
 ) -> None:
     """Look at episodes in a browser, as they are written. Only this machine is served; Ctrl-C ends it.
 
@@ -40,6 +37,7 @@ def view(
       sparring view runs/store
       sparring view runs/orders-quick --no-open
     """
+    from ..app.browser import open_page
     from ..trajectories.pages.live import LiveView, ViewServer
     from ..trajectories.pages.report.tokenizer import find_tokenizer, token_texts
 
@@ -48,19 +46,17 @@ def view(
     live = LiveView(path, place=_place(), newest=newest, decode=decode)
     server = ViewServer(live, title=path.resolve().name, port=port)
     try:
-        print(f"{path} at {server.url}  (Ctrl-C ends this)", flush=True)
-        if open_ and _has_display():
-            import webbrowser
-
-            webbrowser.open(server.url)
+        typer.echo(f"{path} at {server.url}  (Ctrl-C ends this)")
+        if open_:
+            open_page(server.url)
         server.run()
     except KeyboardInterrupt:
-        print("\nended")
+        typer.echo("\nended")
 
 
 def _place() -> Callable[[str, Trajectory], tuple[str, str]]:
     """Arms and conditions as a report has them; in a recipe's folder, `STAGE/ARM/CONDITION` and `STAGE/episodes`."""
-    from ..app.playing import condition_name
+    from ..app.wording import condition_name
 
     envs: list[str] = []
 
@@ -87,13 +83,3 @@ def _short(plan: str) -> str:
         return plan
     words = {"count=1": "one fault", "count=2": "two faults"}
     return f"{words.get(number, number)} of {kinds.count(',') + 1} kinds"
-
-
-def _has_display() -> bool:
-    """Not a browser of the terminal, which would take it over."""
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def attach(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("view")(view)

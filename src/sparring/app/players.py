@@ -1,0 +1,82 @@
+"""Who plays: an agent from the options of a command. Models are fetched and loaded here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..agents.agent import Agent
+from ..agents.loading import AgentSettings, ModelSpec, load_agent, tool_style_of
+from ..agents.scripts import SCRIPTED, scripted
+from ..trajectories.errors import ConfigError, UnknownName
+from ..trajectories.messages import Json
+from .console import Watch
+
+__all__ = ["Player", "agent_named", "fetch_first"]
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """A scripted agent or a model, as the options say it."""
+
+    agent: str | None = None
+    model: str | None = None
+    settings: AgentSettings = field(default_factory=AgentSettings)
+
+    def __post_init__(self) -> None:
+        if self.agent and self.model:
+            raise ConfigError("give --agent or --model, not both")
+        if self.agent and self.agent not in SCRIPTED:  # said before anything is loaded
+            raise UnknownName("agent", self.agent, SCRIPTED)
+
+    @property
+    def label(self) -> str:
+        """What the agent is called in tables."""
+        return ModelSpec.parse(self.model).label if self.model else self.agent or "expert"
+
+    @property
+    def meta(self) -> dict[str, Json]:
+        """What makes a model's episodes what they are, next to its weights."""
+        if not self.model:
+            return {}
+        return {
+            "temperature": self.settings.temperature,
+            "max_turn_tokens": self.settings.max_turn_tokens,
+            "max_context": self.settings.max_context,
+            "tool_style": tool_style_of(self.model, self.settings.tool_style),
+            "precision": self.settings.precision,
+        }
+
+    @property
+    def written(self) -> float:
+        """When the newest file of a model's folder was written, in seconds since the epoch; 0 for all else."""
+        folder = Path(self.model).expanduser() if self.model else None
+        if folder is None or not folder.is_dir():
+            return 0.0
+        return max((f.stat().st_mtime for f in folder.glob("*.safetensors")), default=0.0)
+
+    def load(self, watch: Watch, index: int = 1, of: int = 1) -> Agent:
+        """The agent. A model that is not here yet is fetched."""
+        if not self.model:
+            return scripted(self.agent or "expert")
+        fetch_first(self.model, watch, index, of)
+        watch.stage(f"loading {self.label}", index, of)
+        return load_agent(self.model, self.settings, name=self.label)
+
+
+def agent_named(name: str, watch: Watch) -> Agent:
+    """A scripted agent or a model, with the settings that commands have by default."""
+    fetch_first(name, watch)
+    return load_agent(name)
+
+
+def fetch_first(model: str, watch: Watch, index: int = 1, of: int = 1) -> None:
+    """Fetches a known model that is not here yet, and says so. Raises for a folder or name that is no model."""
+    spec = ModelSpec.parse(model)
+    if spec.scheme != "transformers":
+        return
+    from ..agents.models import KNOWN_MODELS, fetched, resolve
+
+    if spec.place in KNOWN_MODELS and not fetched(spec.place):
+        watch.stage(f"fetching {spec.place}, once", index, of)
+    resolve(spec.place, progress=lambda what, share: watch.progress(round(100 * share), 100, what))

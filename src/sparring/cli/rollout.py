@@ -1,0 +1,80 @@
+"""`sparring rollout`: plays episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import options as o
+from .settings import Fields, command, level_numbers
+
+if TYPE_CHECKING:
+    from ..agents.loading import AgentSettings
+
+__all__ = ["AGENT", "rollout"]
+
+AGENT = Fields("sparring.agents.loading:AgentSettings", least={"max_turn_tokens": 1, "max_context": 1, "parallel": 1,
+                                                            "temperature": 0.0})  # fmt: skip
+"""How a model plays, as options."""
+
+
+@command(config=True, settings=AGENT)
+def rollout(
+    env: o.Env,
+    agent: o.AgentName = None,
+    model: o.Model = None,
+    n: o.TaskLimit = 16,
+    split: o.SplitName = "train",
+    levels: o.Levels = "",
+    faults: o.Faults = "",
+    group: Annotated[int, typer.Option(min=1, help="Episodes of each task, under the same faults.")] = 1,
+    seed: o.Seed = 0,
+    *,
+    settings: AgentSettings,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Write each episode as it ends, one line of JSON each.")
+    ] = None,
+    overwrite: o.Overwrite = False,
+) -> None:
+    """Play episodes, and print the success rate. A call that was stopped goes on where it was.
+
+    \b
+    Example:
+      sparring rollout orders --agent expert --n 200 --out gold.jsonl
+      sparring rollout orders --model smollm2-135m --faults count=1 --n 4
+    """
+    from ..app.console import watching
+    from ..app.players import Player
+    from ..app.playing import Tasks, fault_plan, not_struck, play, why_failed
+    from ..app.wording import count
+    from ..trajectories.errors import ConfigError, DataError
+    from ..trajectories.metrics import success_rate
+    from ..trajectories.pages.report import visible
+    from ..trajectories.pages.report.wording import percent
+
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; expected a file, such as {out / 'episodes.jsonl'}")
+    player = Player(agent, model, settings)
+    tasks = Tasks(env, n, split, level_numbers(levels), seed, group)
+    wanted = tasks.episodes(fault_plan(faults, seed))  # before a model is loaded for nothing
+    with watching() as watch:
+        if not agent and not model:
+            watch.say("no --agent and no --model was given: the expert plays")
+        tasks.say_if_fewer(wanted, watch)
+        loaded = player.load(watch)
+        played = play(player, loaded, env, wanted, out, watch, overwrite=overwrite, group=group)
+    rate = success_rate(played)
+    if rate.value is None:
+        failed = next((t.error for t in played if t.error), "no reason given")
+        raise DataError(f"none of {len(played)} episodes could be judged: {visible(failed)}")
+    excluded = f"; {rate.excluded} not judged" if rate.excluded else ""
+    interval = f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
+    typer.echo(f"success {percent(rate.value)} {interval} of {count(rate.n, 'episode')}, 95% Wilson interval{excluded}")
+    if why := why_failed(played):
+        typer.echo(f"failed episodes ended by: {why}")
+    if note := not_struck(played):
+        typer.echo(f"note: {note}")
+    if out is not None:
+        typer.echo(f"{count(len(played), 'episode')} in {out}; to read one: sparring show {out}")
