@@ -26,6 +26,7 @@ help:  ## List the commands.
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)$$/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.ready-train  ## Teach a small language model to recover from failing tools, and report (minutes).
+	$(BIN)/sparring watch orders --faults count=1:tool_removed@0
 	$(BIN)/sparring recipe orders --profile quick $(ARGS)
 
 demo-full: $(VENV)/.ready-train  ## The same with all levels and faults (hours on a CPU; stopped, it goes on where it was).

@@ -802,3 +802,14 @@ def test_a_plan_of_training_loads_and_writes_nothing(
     assert stages.count("peak ") == len(re.findall(r"^[a-z-]+$", stages, re.MULTILINE)) >= 3
     assert not (here / "x").exists()
     assert not (here / "runs").exists()
+
+
+def test_two_agents_meet_the_same_failure(here: Path) -> None:
+    """The expert goes round a tool that is gone, the other one gives up: both are shown, and how they ended."""
+    shown = run("watch orders --faults count=1:tool_removed").output
+    expert, give_up = shown.split("=== give-up")
+    assert expert.count("fault tool_removed") == give_up.count("fault tool_removed") == 1
+    assert "stopped: finished" in expert
+    assert "stopped: declined" in give_up
+    assert "(tool_removed). expert: success, give-up: failure." in shown
+    assert "strike none of 4 tasks of echo" in fails("watch echo --faults count=1:stale_id")

@@ -42,7 +42,7 @@ _USAGE: type[BaseException] = typer.BadParameter.__mro__[2]  # ClickException: t
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 _NO_COMMANDS = ("exits", "options", "root", "settings")
 """Modules of this package that other modules use."""
-_FIRST = ("envs", "check", "rollout", "evaluate", "train", "recipe", "report", "show", "view", "compare")
+_FIRST = ("envs", "watch", "check", "rollout", "evaluate", "train", "recipe", "report", "show", "view", "compare")
 """Commands that help lists first, in the order in which one needs them."""
 
 
