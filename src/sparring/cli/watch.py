@@ -10,16 +10,16 @@ from . import options as o
 
 __all__ = ["watch"]
 
+_AGENTS = ["expert", "give-up"]
 _TRIED = 40
 """Tasks of which one has to be struck."""
 
 
 def watch(
     env: o.Env,
-    agent: Annotated[list[str], typer.Option(metavar="NAME", help="A scripted agent or a model; may be repeated.")] = [
-        "expert",
-        "give-up",
-    ],  # noqa: B006  # typer copies it
+    agent: Annotated[
+        list[str], typer.Option(metavar="NAME", help="A scripted agent or a model; may be repeated.")
+    ] = _AGENTS,
     faults: o.Faults = "count=1",
     seed: o.Seed = 0,
 ) -> None:
