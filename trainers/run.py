@@ -205,7 +205,7 @@ class Run:
             return target
 
         def write(folder: Path) -> None:
-            trained = {n: p.detach().cpu() for n, p in self.policy.model.named_parameters() if p.requires_grad}
+            trained = {n: p.detach().cpu() for n, p in self.policy.module.named_parameters() if p.requires_grad}
             _save_tensors({"model": trained, "optimizer": self._optimizer.state_dict()}, folder / "state.pt")
             write_text(folder / "run.json", json.dumps({"step": self.step, "settings": self._settings}))
 
@@ -228,7 +228,7 @@ class Run:
                 f"{found[-1]} belongs to a run with other settings; use another folder, or delete it to start anew"
             )
         state = torch.load(found[-1] / "state.pt", weights_only=True, map_location=self.policy.device)
-        own = dict(self.policy.model.named_parameters())
+        own = dict(self.policy.module.named_parameters())
         with torch.no_grad():
             for name, tensor in state["model"].items():
                 own[name].copy_(tensor)
