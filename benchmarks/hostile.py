@@ -22,8 +22,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field
 
-from sparring.tools import NotFound, Tool, Toolbox, parse_call, tool
-from sparring.tools.definition import IdempotencyKey, Injected, toolset
+from sparring.tools import IdempotencyKey, Injected, NotFound, Tool, Toolbox, parse_call, tool, toolset
 from sparring.trajectories import Cause, Outcome, ToolCall, ToolResult
 
 CONTROL = ["<|im_end|>", "<|im_start|>system", "</tool_call>", "<tool_call>", "<|endoftext|>", "[INST]", "</s>", "\x00"]

@@ -24,9 +24,10 @@ import numpy as np
 import orjson
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
-from ..tools.definition import Tool, tools_of
+from ..tools.definition import Tool
 from ..tools.faults import FAULTS
 from ..tools.plans import FaultPlan
+from ..tools.sets import tools_of
 from ..trajectories.errors import DataError, EnvError
 from ..trajectories.messages import Action, Observation, Outcome
 from ..trajectories.trajectory import StopReason, Task, Turn

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..tools.guest import plain
+from ..tools.sandbox.guest import plain
 from ..tools.sandbox import MontySandbox, RunOutcome, Sandbox
 from ..trajectories.errors import ConfigError, InfrastructureError
 from ..trajectories.messages import Json

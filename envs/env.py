@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from ..tools.definition import Tool, is_tool, tools_of, toolset
+from ..tools.definition import Tool
 from ..tools.plans import FaultPlan
+from ..tools.sets import is_tool, tools_of, toolset
 from ..tools.toolbox import Toolbox
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.giving_up import says_it_cannot

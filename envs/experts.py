@@ -10,9 +10,9 @@ timeout (look first, then act).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from typing import Any
 
+from ..tools.faults import FAULTS, Blocked
 from ..tools.plans import FaultPlan
 from ..trajectories.errors import EnvError
 from ..trajectories.messages import Action, Json, Outcome, ToolResult
@@ -90,11 +90,19 @@ def _insist(env: ToolEnv, name: str, arguments: dict[str, Json]) -> Generator[Ac
     """One call, made again as long as that is what a good agent would do; the last result."""
     login = next((t.name for t in env.toolbox.tools.values() if t.logs_in), None)
     wait = next((t.name for t in env.toolbox.tools.values() if t.waits), None)
-    pages: list[Json] = []
     errors = 0
-    result = yield Action.call(name, **_as_named_now(env, name, arguments))
+    result = yield Action.call(name, **_as_told(env, name, arguments))
+    blocked = Blocked(name, arguments, env.toolbox.tools, result)
     for _ in range(_MOST_ATTEMPTS):
+        then = None
+        if result.fault in FAULTS:  # what is known of this kind comes first
+            blocked.result = result
+            then = yield from FAULTS[result.fault].way_out(blocked)
+            if isinstance(then, ToolResult):
+                return then
         match result.outcome:
+            case _ if then == "again":
+                pass
             case Outcome.UNAVAILABLE | Outcome.CRASHED:
                 pass
             case Outcome.RATE_LIMITED if result.retry_after is not None and wait is not None:
@@ -108,27 +116,19 @@ def _insist(env: ToolEnv, name: str, arguments: dict[str, Json]) -> Generator[Ac
                         break
                     if entered.outcome is Outcome.RATE_LIMITED and wait is not None:
                         yield Action.call(wait)  # refused too, but time passes
-            case Outcome.INVALID_ARGUMENTS if result.fault == "schema_drift":
-                pass
-            case Outcome.OK if result.fault == "partial_page":
-                pages += result.value["page"]
-                if "more" not in result.value:
-                    return replace(result, value=pages)
-            # Only the expert knows that these answers are wrong. That asking again is worth it can be seen in them.
-            case Outcome.OK if result.fault is not None:
-                pass
             case _:
                 return result
-        result = yield Action.call(name, **_as_named_now(env, name, arguments))
+        result = yield Action.call(name, **_as_told(env, name, arguments))
     return result
 
 
-def _as_named_now(env: ToolEnv, name: str, arguments: dict[str, Json]) -> dict[str, Json]:
-    """Arguments under the names that the agent has been told of."""
+def _as_told(env: ToolEnv, name: str, arguments: dict[str, Json]) -> dict[str, Json]:
+    """Arguments as the faults that are in force have told the agent to write them."""
     faults = env.episode.faults
-    drifted = faults.memory.get("schema_drift", {}) if faults else {}
-    old, new = drifted.get(name, ("", ""))
-    return {new if key == old else key: value for key, value in arguments.items()}
+    if faults is not None:
+        for kind in faults.memory:
+            arguments = FAULTS[kind].told(name, arguments, faults)
+    return arguments
 
 
 Asked = Generator[tuple[str, dict[str, Json]], ToolResult, Any]

@@ -23,7 +23,9 @@ from typing import Any
 
 import orjson
 
-from ..tools.definition import Tool, ToolError, tools_of
+from ..tools.definition import Tool
+from ..tools.errors import ToolError
+from ..tools.sets import tools_of
 from ..tools.toolbox import Validation
 from ..trajectories.messages import Json, ToolCall, ToolResult, ToolSpec
 from ..trajectories.trajectory import Task

@@ -22,8 +22,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..tools.definition import NotFound, tool, tools_of
+from ..tools.definition import tool
+from ..tools.errors import NotFound
 from ..tools.plans import FaultPlan
+from ..tools.sets import tools_of
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.messages import Json, Observation
 from ..trajectories.trajectory import Task

@@ -28,7 +28,8 @@ from sparring.tools import (
     ToolTimeout,
     Unavailable,
 )
-from sparring.tools.mcp import UnknownTool, mcp_tools
+from sparring.tools.errors import UnknownTool
+from sparring.tools.mcp import mcp_tools
 from sparring.trajectories import ConfigError, EnvError, InfrastructureError, Outcome, ToolCall
 
 OFFICIAL = '''

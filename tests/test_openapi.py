@@ -39,6 +39,8 @@ from sparring.tools import (
     Unavailable,
 )
 from sparring.tools.openapi import openapi_tools
+from sparring.tools.openapi.document import Operation, Parameter
+from sparring.tools.openapi.encoding import request_of
 from sparring.trajectories import ConfigError, EnvError, Outcome, ToolCall
 
 CANARY = "canary-7c1f/9 +b"
@@ -309,14 +311,12 @@ def test_requests_are_what_the_document_says(service: Service) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=20).filter(lambda t: t.encode("utf-8", "ignore").decode() == t))
 def test_no_argument_leaves_its_place_in_the_path(text: str) -> None:
-    from sparring.tools.openapi import _Operation, _Parameter, _request
-
-    operation = _Operation("op", "get", "/a/{id}/b", {"id": _Parameter("id", "path", {}, True, "simple")})
+    operation = Operation("op", "get", "/a/{id}/b", {"id": Parameter("id", "path", {}, True, "simple")})
     if text in (".", ".."):
         with pytest.raises(InvalidArguments):
-            _request(operation, {"id": text})
+            request_of(operation, {"id": text})
         return
-    path = _request(operation, {"id": text}).path
+    path = request_of(operation, {"id": text}).path
     assert unquote(urlsplit("http://h" + path).path) == f"/a/{text}/b"
     assert path.count("/") == 3
     assert not set(path) & set("?#\\ \r\n")

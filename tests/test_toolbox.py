@@ -22,9 +22,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring.envs import ToolEnv
-from sparring.tools import FaultPlan, NotFound, Tool, Toolbox, ToolTimeout, Unavailable, parse_call, tool
-from sparring.tools.deadline import GRACE, MAX_PAYLOAD, run_async, run_forked
-from sparring.tools.definition import IdempotencyKey, Injected
+from sparring.tools import (
+    FaultPlan,
+    IdempotencyKey,
+    Injected,
+    NotFound,
+    Tool,
+    Toolbox,
+    ToolTimeout,
+    Unavailable,
+    parse_call,
+    tool,
+)
+from sparring.tools.background import run_async
+from sparring.tools.deadline import GRACE, MAX_PAYLOAD, run_forked
 from sparring.trajectories import (
     Action,
     Cause,

@@ -36,9 +36,9 @@ from sparring.tools import (
     parse_call,
     tool,
     tools_of,
+    toolset,
 )
 from sparring.tools.calls import MAX_CALL_BYTES, MAX_DEPTH
-from sparring.tools.definition import toolset
 from sparring.trajectories import Cause, EnvError, Outcome, Task, ToolCall, ToolResult, ToolSpec, UnknownName
 
 

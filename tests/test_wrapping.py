@@ -38,8 +38,19 @@ from sparring.envs import (
 )
 from sparring.envs.spaces import ActionSpace
 from sparring.envs.task import tasks_from
-from sparring.tools import Conflict, FaultPlan, Injected, NotFound, Tool, Toolbox, merge, tool, tools_of, toolset
-from sparring.tools.definition import methods
+from sparring.tools import (
+    Conflict,
+    FaultPlan,
+    Injected,
+    NotFound,
+    Tool,
+    Toolbox,
+    merge,
+    methods,
+    tool,
+    tools_of,
+    toolset,
+)
 from sparring.trajectories import (
     Action,
     Cause,

@@ -1,28 +1,23 @@
 """What an agent can do: tools, their execution, and failure on purpose."""
 
 from .calls import parse_call
-from .definition import (
+from .definition import Tool, tool
+from .errors import (
     Conflict,
     Forbidden,
     Gone,
-    IdempotencyKey,
-    Injected,
     InvalidArguments,
     NotFound,
     RateLimited,
-    Tool,
     ToolError,
     ToolTimeout,
     Unauthenticated,
     Unavailable,
-    merge,
-    methods,
-    tool,
-    tools_of,
-    toolset,
 )
-from .faults import FAULTS, Fault, FaultState
+from .faults import FAULTS, Fault, FaultState, fault
 from .plans import Curriculum, FaultPlan
+from .sets import merge, methods, tools_of, toolset
+from .signature import IdempotencyKey, Injected
 from .toolbox import Toolbox, Validation
 
 __all__ = [
@@ -46,6 +41,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Validation",
+    "fault",
     "merge",
     "methods",
     "parse_call",

@@ -1,13 +1,11 @@
-"""Where a call runs that may not end: a process that can be killed with all that it started, and a private event loop.
+"""Where a call runs that may not end: a process that can be killed with all that it started.
 
-Defines `run_forked`, `run_async`, and `CallEnd`. Not a sandbox: a forked call sees all that this process sees. It is
-for tools that are trusted and may hang, spin, crash, or leave processes behind; model-written code runs elsewhere.
+Defines `run_forked` and `CallEnd`. Not a sandbox: a forked call sees all that this process sees. It is for
+tools that are trusted and may hang, spin, crash, or leave processes behind; model-written code runs elsewhere.
 """
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import contextlib
 import ctypes
 import faulthandler
@@ -17,23 +15,21 @@ import signal
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn
 
-__all__ = ["GRACE", "MAX_PAYLOAD", "CallEnd", "run_async", "run_forked"]
+from .quiet import quiet
+
+__all__ = ["GRACE", "MAX_PAYLOAD", "CallEnd", "run_forked"]
 
 GRACE = 0.5
 """Seconds after a deadline within which everything that the call started is gone."""
 MAX_PAYLOAD = 64 * 2**20
 """Bytes that may come back from a forked call."""
 
-T = TypeVar("T")
 _HEADER = 8
-_PATIENCE = 0.05
-"""Seconds after which an event loop that has not turned is blocked. Taking a busy one for it costs a thread."""
 _LOOK = 20
 """Milliseconds between looks where the system cannot tell when a process ends."""
 _SIGNALLED = 128
@@ -128,11 +124,27 @@ def _close(*fds: int) -> None:
 
 
 def _fork() -> int:
-    with warnings.catch_warnings():
-        # Python 3.12 warns where other threads live, whose locks nobody will release in the child. A child that waits
-        # for one is killed at its deadline like any other.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    if sys.version_info < (3, 12):
         return os.fork()
+    # Python 3.12 warns where other threads live, whose locks nobody will release in the child. A child that waits for
+    # one is killed at its deadline like any other.
+    with quiet(DeprecationWarning):
+        return os.fork()
+
+
+def _forget() -> None:
+    """In a forked child: the calls that run in other threads of its parent are none of its own."""
+    global _pipes
+    _pipes = threading.RLock()
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _pipes.acquire(), after_in_parent=lambda: _pipes.release(), after_in_child=_forget
+    )
 
 
 def _receive(out: int, pid: int, end: float) -> tuple[bytearray, int | None]:
@@ -319,94 +331,3 @@ def _libc() -> Any:
 def _prctl(option: int, value: int) -> None:
     if _libc() is not None:
         _libc().prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3)
-
-
-# ---- a private event loop --------------------------------------------------------------------------------------------
-
-
-class _Loop:
-    """An event loop on a thread of its own, which ends with the program."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.callers = 0
-        """Threads that wait for something that runs on it."""
-        self.thread = threading.Thread(target=self._serve, name="sparring-tools", daemon=True)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        try:
-            self.loop.run_forever()
-        finally:
-            self.loop.set_exception_handler(lambda loop, context: None)  # tasks that never ended are told of elsewhere
-            self.loop.close()
-
-    def blocked(self) -> bool:
-        """Whether something that runs on it does not let go of it."""
-        turned = threading.Event()
-        self.loop.call_soon_threadsafe(turned.set)
-        return not turned.wait(_PATIENCE)
-
-    def stop(self, patience: float = 0.0) -> None:
-        """Stops the loop as soon as nothing blocks it. Waits `patience` seconds for that."""
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(patience)
-
-
-_lock = threading.Lock()
-_current: _Loop | None = None
-
-
-def run_async(main: Coroutine[Any, Any, T], limit: float | None = None) -> T:
-    """Runs `main` to its end on the private loop, also where this thread has a running loop, and returns its result.
-
-    All calls, from all threads, share one loop, so that clients and locks made in one call work in the next. Raises
-    `TimeoutError` when `main` has not ended after `limit` seconds. Where it blocks the loop, that is given up for a new
-    one, and ends when nobody waits for it any more.
-    """
-    global _current
-    with _lock:
-        if _current is None or not _current.thread.is_alive():
-            _current = _Loop()
-        own = _current
-        if threading.current_thread() is own.thread:
-            own = _Loop()  # a tool that calls a tool: waiting for one's own loop would never end
-        own.callers += 1
-    future = asyncio.run_coroutine_threadsafe(main, own.loop)
-    try:
-        return future.result(limit)
-    except BaseException as error:
-        if not future.done():
-            future.cancel()
-            if isinstance(error, TimeoutError) and own.blocked():
-                with _lock:
-                    _current = None if _current is own else _current
-        raise
-    finally:
-        with _lock:
-            own.callers -= 1
-            unused = own is not _current and not own.callers
-        if unused:
-            own.stop()
-
-
-@atexit.register
-def _stop() -> None:
-    if _current is not None:
-        _current.stop(patience=1.0)
-
-
-def _forget() -> None:
-    """In a forked child, where the loop's thread does not exist, nor those that wait for forked calls."""
-    global _current, _lock, _pipes
-    _current, _lock, _pipes = None, threading.Lock(), threading.RLock()
-    for fd in _held:
-        os.close(fd)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _pipes.acquire(), after_in_parent=lambda: _pipes.release(), after_in_child=_forget
-    )

@@ -26,7 +26,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -39,26 +39,15 @@ from pydantic import ValidationError
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError, MissingExtra, SparringError
 from ..trajectories.messages import Json, Outcome, ToolSpec
 from .background import Background
-from .definition import (
-    Conflict,
-    Forbidden,
-    Gone,
-    InvalidArguments,
-    NotFound,
-    RateLimited,
-    Tool,
-    ToolError,
-    ToolTimeout,
-    Unauthenticated,
-    Unavailable,
-)
+from .definition import Tool
+from .errors import BY_OUTCOME, InvalidArguments, RateLimited, ToolError, ToolTimeout, UnknownTool
 
 if TYPE_CHECKING:
     import httpx2
     from mcp import Client, MCPError, types
     from mcp.client import Transport
 
-__all__ = ["META", "UnknownTool", "mcp_tools"]
+__all__ = ["META", "mcp_tools"]
 
 META = "sparring/result"
 """Key in a result's `_meta` under which a served Sparring environment says how the call ended."""
@@ -78,12 +67,6 @@ _TAIL = 2000
 _REFUSED: ContextVar[list[int]] = ContextVar("refused")
 """HTTP statuses by which something other than the MCP server answered this call. (The client carries the caller's
 context to where the request is sent.)"""
-
-
-class UnknownTool(ToolError):
-    """The server has no such tool (any more)."""
-
-    outcome = Outcome.UNKNOWN_TOOL
 
 
 class _Lost(Exception):
@@ -707,19 +690,10 @@ def _text(result: types.CallToolResult) -> str:
     return "\n".join(parts).encode("utf-8", "replace").decode()
 
 
-_CHILDREN: dict[str, Callable[..., ToolError]] = {
-    cls.outcome.value: cls
-    for cls in (
-        Conflict, Forbidden, Gone, InvalidArguments, NotFound, RateLimited, ToolError, ToolTimeout, Unauthenticated,
-        Unavailable, UnknownTool,
-    )
-}  # fmt: skip
-
-
 def _typed(result: types.CallToolResult) -> ToolError | None:
     """The failure as a served Sparring environment describes it; None from any other server."""
     meta = (result.meta or {}).get(META)
-    child = _CHILDREN.get(str(meta.get("outcome"))) if isinstance(meta, dict) else None
+    child = BY_OUTCOME.get(str(meta.get("outcome"))) if isinstance(meta, dict) else None
     if child is None or not isinstance(meta, dict):
         return None
     message, hint = _text(result), ""

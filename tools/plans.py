@@ -13,7 +13,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +22,10 @@ import orjson
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.trajectory import Task
 from .definition import Tool
-from .faults import FAULTS, FaultState, Target, World, call_range, target_of
+from .faults import FAULTS, FaultHooks, FaultState, Target, call_range, target_of
 
 __all__ = ["Curriculum", "FaultPlan"]
 
-_SOLVABLE = tuple(kind for kind in FAULTS if kind != "impossible")
 _FORMS = (
     "'count=1', 'count=2:unavailable,stale_id', 'unavailable:0.2,stale_id:0.1' or 'unavailable@refund#2-5:0.2', with "
     "'@SEED' at the end if wanted, or a file that ends in .yaml or .json"
@@ -38,6 +37,11 @@ _PLAN_KEYS = ("seed", "count", "faults")
 _ENTRY_KEYS = ("kind", "rate", "number", "tools", "calls")
 
 
+def _solvable() -> tuple[str, ...]:
+    """The kinds after which the task can still be done: what a plan draws from that names none."""
+    return tuple(kind for kind, one in FAULTS.items() if one.solvable)
+
+
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
     """Which faults an episode meets.
@@ -46,7 +50,7 @@ class FaultPlan:
     Where a kind stands, an entry narrowed to tools and calls may stand too: see `Target`.
     """
 
-    kinds: tuple[str, ...] = _SOLVABLE
+    kinds: tuple[str, ...] = field(default_factory=_solvable)
     """Entries that `count` draws from; empty where there is no count. One that stands twice may be drawn twice."""
     count: int = 0
     """How many faults strike an episode, kinds drawn without repetition while they last."""
@@ -96,7 +100,7 @@ class FaultPlan:
         try:
             if body.startswith("count="):
                 count, _, entries = body.removeprefix("count=").partition(":")
-                chosen = tuple(e.strip() for e in entries.split(",") if e.strip()) or _SOLVABLE
+                chosen = tuple(e.strip() for e in entries.split(",") if e.strip()) or _solvable()
                 return cls(chosen, int(count), (), seed)
             rates = [part.split(":") for part in body.split(",") if part.strip()]
             return cls((), 0, tuple((entry.strip(), float(rate)) for entry, rate in rates), seed)
@@ -152,7 +156,7 @@ class FaultPlan:
         if "count" in data:
             if any(rate is not None or number is not None for _, rate, number in read):
                 raise ConfigError("a plan with a count draws from its faults: they have no rate and no number")
-            return cls(tuple(entry for entry, _, _ in read) or _SOLVABLE, count, (), seed)
+            return cls(tuple(entry for entry, _, _ in read) or _solvable(), count, (), seed)
         if any(number is not None for _, _, number in read):
             if not all(number is not None and rate is None for _, rate, number in read):
                 raise ConfigError("the faults of a plan have either numbers or rates, all of them the same")
@@ -182,16 +186,16 @@ class FaultPlan:
             body = f"count={self.count}:{','.join(self.kinds)}"  # spelt out: a new kind must not change a replay
         return f"{body}@{self.seed}"
 
-    def begin(self, task: Task, tools: Mapping[str, Tool], world: World) -> FaultState:
+    def begin(self, task: Task, tools: Mapping[str, Tool], hooks: FaultHooks) -> FaultState:
         """The faults that this plan holds for `task`: the same for every agent. A count is drawn from the kinds that
         can strike in this environment. Raises `UnknownName` for a tool that there is none of, and `ConfigError` where
         the tools that an entry names cannot be struck by its kind."""
         for entry in (*self.kinds, *(entry for entry, _ in self.rates)):
             if (target := target_of(entry)).tools:
-                _check_tools(target, tools, world)
+                _check_tools(target, tools, hooks)
         key = f"{self.seed}/{task.id}"
         state = FaultState(rates=dict(self.rates), key=key)
-        able = [entry for entry in self.kinds if FAULTS[target_of(entry).kind].fits(tools, world)]
+        able = [entry for entry in self.kinds if FAULTS[target_of(entry).kind].fits(tools, hooks)]
         if self.count and able:
             rng = random.Random(f"{key}/plan")
             drawn: list[str] = []
@@ -205,12 +209,12 @@ class FaultPlan:
         return state
 
 
-def _check_tools(target: Target, tools: Mapping[str, Tool], world: World) -> None:
+def _check_tools(target: Target, tools: Mapping[str, Tool], hooks: FaultHooks) -> None:
     for name in target.tools:
         if name not in tools:
             raise UnknownName("tool in the fault plan", name, tools)
     fault = FAULTS[target.kind]
-    able = [name for name, tool in tools.items() if fault.suits(tool)] if fault.fits(tools, world) else []
+    able = [name for name, tool in tools.items() if fault.suits(tool)] if fault.fits(tools, hooks) else []
     if not set(able) & set(target.tools):
         raise ConfigError(
             f"the fault {target.kind} cannot strike {' or '.join(target.tools)} here; it can strike "

@@ -23,10 +23,12 @@ from pydantic import BaseModel, ValidationError
 
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Cause, Json, Outcome, ToolCall, ToolResult, ToolSpec
-from .background import Lane
-from .deadline import GRACE, MAX_PAYLOAD, run_async, run_forked
-from .definition import Form, RateLimited, Tool, ToolError, merge
-from .faults import FaultState, Injection, World
+from .background import Lane, run_async
+from .deadline import GRACE, MAX_PAYLOAD, run_forked
+from .definition import Form, Tool
+from .errors import RateLimited, ToolError
+from .faults import FaultHooks, FaultState, Injection
+from .sets import merge
 
 __all__ = ["Toolbox", "ToolboxState", "Validation"]
 
@@ -119,7 +121,7 @@ class Toolbox:
     def __init__(
         self,
         tools: Sequence[Tool],
-        world: World,
+        world: FaultHooks,
         *,
         validation: Validation = "schema",
         hint_level: int = 3,

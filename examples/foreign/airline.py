@@ -9,8 +9,7 @@ from typing import Any
 import airline_suite as suite  # next to this file; a real suite is installed
 
 from sparring.envs import Others, Solution, Task, ToolEnv, ToolRules, User, Verdict
-from sparring.tools import Conflict, NotFound
-from sparring.tools.definition import methods
+from sparring.tools import Conflict, NotFound, methods
 
 
 def passenger(env: Any, said: str) -> str | None:

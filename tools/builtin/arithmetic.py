@@ -11,7 +11,8 @@ import operator
 from collections.abc import Callable
 
 from ...trajectories.messages import Json
-from ..definition import InvalidArguments, Tool
+from ..definition import Tool
+from ..errors import InvalidArguments
 
 __all__ = ["calculate", "calculator"]
 

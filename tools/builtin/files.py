@@ -19,7 +19,8 @@ from pathlib import Path
 
 from ...trajectories.errors import ConfigError
 from ...trajectories.messages import Json
-from ..definition import Conflict, Forbidden, InvalidArguments, NotFound, Tool, ToolError
+from ..definition import Tool
+from ..errors import Conflict, Forbidden, InvalidArguments, NotFound, ToolError
 
 __all__ = ["files_tools"]
 

@@ -23,19 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...trajectories.errors import ConfigError, MissingExtra
 from ...trajectories.messages import Json
-from ..definition import (
-    Conflict,
-    Forbidden,
-    Gone,
-    InvalidArguments,
-    NotFound,
-    RateLimited,
-    Tool,
-    ToolError,
-    ToolTimeout,
-    Unauthenticated,
-    Unavailable,
-)
+from ..definition import Tool
+from ..errors import BY_STATUS, Forbidden, InvalidArguments, RateLimited, ToolError, ToolTimeout, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -154,7 +143,7 @@ class _Call:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within, the deadline shuts the sockets down, whatever is waited for."""
+        """Within, the deadline shuts the sockets down."""
         timer = threading.Timer(self.left, self._stop)
         timer.daemon = True
         timer.start()
@@ -354,16 +343,6 @@ def _meaning(status: int, text: str, headers: Mapping[str, str], call: _Call) ->
     """What an error status tells the agent."""
     told = f"status {status}" + (f": {text[:300]}" if text.strip() else "")
     match status:
-        case 401:
-            return Unauthenticated(told)
-        case 403:
-            return Forbidden(told)
-        case 404:
-            return NotFound(told)
-        case 409 | 412:
-            return Conflict(told)
-        case 410:
-            return Gone(told)
         case 429:
             return RateLimited(told, retry_after=_retry_after(headers.get("retry-after", "")))
         case 408 | 504:
@@ -372,7 +351,7 @@ def _meaning(status: int, text: str, headers: Mapping[str, str], call: _Call) ->
             return Unavailable(told, hint="try again", took_effect=call.took_effect)
         case _ if status >= 500 or status < 400:
             return ToolError(told, took_effect=call.took_effect)
-    return InvalidArguments(told)
+    return BY_STATUS.get(status, InvalidArguments)(told)
 
 
 def _retry_after(text: str) -> int:

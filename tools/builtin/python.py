@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...trajectories.messages import Json
-from ..definition import Tool, ToolError, ToolTimeout
+from ..definition import Tool
+from ..errors import ToolError, ToolTimeout
 from ..sandbox import DEADLINE, MEMORY, RunOutcome, Sandbox
 
 __all__ = ["python_tool"]

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from ...trajectories.errors import ConfigError
 from ...trajectories.messages import Json
-from ..definition import InvalidArguments, Tool
+from ..definition import Tool
+from ..errors import InvalidArguments
 
 __all__ = ["Bm25", "search_tool"]
 

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...trajectories.messages import Json
-from ..definition import Conflict, Forbidden, InvalidArguments, Tool, ToolError, ToolTimeout, Unavailable
+from ..definition import Tool
+from ..errors import Conflict, Forbidden, InvalidArguments, ToolError, ToolTimeout, Unavailable
 
 __all__ = ["sql_tools"]
 

@@ -1,15 +1,7 @@
-"""Where model-written code runs: a `Sandbox` runs one piece of Python, within limits, apart from this process.
+"""`BubblewrapSandbox`: real CPython in namespaces of its own (program `bwrap`; Linux).
 
-It is no place for trusted code that needs the host, and no judge: what a sandbox reports was said by the code in it.
-Defines `Sandbox`, `SandboxResult`, `RunOutcome`, `Limits`, and two implementations:
-
-- `MontySandbox`: an interpreter for a subset of Python in worker processes (package `pydantic-monty`). Starts at once,
-  needs no privileges, runs anywhere; no third-party packages, few modules of the standard library.
-- `BubblewrapSandbox`: real CPython in namespaces of its own (program `bwrap`; Linux): no network, no host files but
-  `/usr`, no privileges, system calls that allocate beyond the limits refused.
-
-Each run starts from nothing: no state is shared between runs. A sandbox that cannot be made raises
-`InfrastructureError` or `MissingExtra`; there is no fallback to a plain process.
+It has no network, no host files but `/usr`, and no privileges. System calls that allocate beyond the limits are
+refused.
 """
 
 from __future__ import annotations
@@ -26,370 +18,22 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, Self
+from pathlib import Path
 
 import orjson
 
-from ..trajectories.errors import ConfigError, InfrastructureError, MissingExtra, SparringError
-from ..trajectories.messages import Json
+from ...trajectories.errors import InfrastructureError
 from . import guest
+from .protocol import ERROR_WIDTH, MIB, CheckedSandbox, Limits, RunOutcome, SandboxResult, finished, kind, to_bytes
 
-__all__ = ["BubblewrapSandbox", "Limits", "MontySandbox", "RunOutcome", "Sandbox", "SandboxResult"]
+__all__ = ["BubblewrapSandbox"]
 
-MIB = 1024 * 1024
-DEADLINE = 5.0
-MEMORY = 256 * MIB
-MAX_CODE = 256 * 1024
-"""Bytes of code that a run accepts; longer code is an error of the code."""
-ERROR_WIDTH = 4000
-"""Characters of an error, or of a value that only `repr` can show."""
-GRACE = 0.25
-"""Seconds past the deadline that a sandbox may use to end by itself before it is killed."""
 POLL = 0.05
 """Seconds between two looks at what the sandbox's processes use."""
-
-
-class RunOutcome(StrEnum):
-    """How a run ended."""
-
-    OK = "ok"
-    ERROR = "error"
-    """The code raised, or is no Python."""
-    TIMEOUT = "timeout"
-    MEMORY = "memory"
-    OUTPUT = "output"
-    """It printed, or returned, more than the limit."""
-    CRASHED = "crashed"
-    """The process in the sandbox ended without a result: a segmentation fault, `os._exit`."""
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxResult:
-    """What one run came to. All of it was said by the code: data, never a verdict."""
-
-    outcome: RunOutcome
-    stdout: str = ""
-    """What it printed, on both streams, up to the limit."""
-    value: Json = None
-    """Value of the last expression; its `repr` where it is no JSON."""
-    error: str = ""
-    """Empty exactly when the outcome is ok."""
-    seconds: float = 0.0
-    """Wall clock, from the moment the code was handed over."""
-
-    @property
-    def ok(self) -> bool:
-        return self.outcome is RunOutcome.OK
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a run may use besides time and memory."""
-
-    output: int = 64 * 1024
-    """Bytes printed, and bytes of the value, each."""
-    disk: int = 16 * MIB
-    """Bytes of all files in a writable folder; nothing of them outlives the run."""
-    entries: int = 4096
-    """Files and folders made."""
-    processes: int = 16
-    """Processes and threads at one time (bubblewrap; Monty has none)."""
-    open_files: int = 64
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"limit {name!r} has to be at least 1, not {getattr(self, name)}")
-
-
-class Sandbox(Protocol):
-    """Runs Python that nobody trusts. Safe to call from several threads."""
-
-    def run(
-        self,
-        code: str,
-        *,
-        files: Mapping[str, str | bytes] | None = None,
-        deadline: float = DEADLINE,
-        memory: int = MEMORY,
-    ) -> SandboxResult:
-        """Runs `code` in a fresh world.
-
-        Args:
-            code: Python; the value of its last expression is the value of the run.
-            files: Relative path -> content, laid into the working directory before.
-            deadline: Seconds of wall clock; the run has ended at the latest one second after.
-            memory: Bytes.
-
-        Raises:
-            ConfigError: limits or file names that cannot be meant.
-            InfrastructureError: the sandbox itself failed; the code is not to blame.
-        """
-
-    def close(self) -> None:
-        """Ends all processes. Closing twice is fine; a run after it raises `InfrastructureError`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @staticmethod
-    def auto(*, cpython: bool = False, limits: Limits | None = None) -> Sandbox:
-        """The first sandbox that works here, tried by a run: Monty, then bubblewrap; with `cpython` bubblewrap alone.
-
-        Raises `InfrastructureError`, with the reason for each, when none does.
-        """
-        kinds: list[type[MontySandbox] | type[BubblewrapSandbox]] = [] if cpython else [MontySandbox]
-        reasons = []
-        for kind in [*kinds, BubblewrapSandbox]:
-            try:
-                return kind(limits=limits)
-            except SparringError as error:
-                reasons.append(f"{kind.__name__}: {error}")
-        raise InfrastructureError("no sandbox works here, and code is never run without one: " + "; ".join(reasons))
-
-
-def _checked(code: str, files: Mapping[str, str | bytes] | None, deadline: float, memory: int, limits: Limits) -> str:
-    """What is wrong with the code as text, or "". Raises `ConfigError` for what the caller got wrong."""
-    if not (math.isfinite(deadline) and 0 < deadline <= 3600):
-        raise ConfigError(f"a deadline is seconds above 0 and up to 3600, not {deadline}")
-    if memory < 32 * MIB:
-        raise ConfigError(f"a run needs at least 32 MiB of memory ({32 * MIB}), not {memory}")
-    total = 0
-    for name, content in (files or {}).items():
-        path = PurePosixPath(name)
-        if not name or path.is_absolute() or ".." in path.parts or path == PurePosixPath(".") or "\0" in name:
-            raise ConfigError(f"a file's name is a relative path without '..', not {name!r}")
-        total += len(_bytes(content))
-    if total > limits.disk or len(files or {}) > limits.entries:
-        raise ConfigError(f"{len(files or {})} files of {total} bytes are over the limits ({limits})")
-    if "\0" in code:
-        return "SyntaxError: source code cannot contain null bytes"
-    try:
-        size = len(code.encode())
-    except UnicodeEncodeError:
-        return "SyntaxError: source code holds half of a surrogate pair"
-    return f"SyntaxError: {size} bytes of code; at most {MAX_CODE} are run" if size > MAX_CODE else ""
-
-
-def _bytes(content: str | bytes) -> bytes:
-    return content if isinstance(content, bytes) else content.encode("utf-8", "replace")
-
-
-def _finished(raw: Json, stdout: str, seconds: float, limits: Limits) -> SandboxResult:
-    """A result from what the sandbox said, when it fits the limits."""
-    try:
-        size = len(orjson.dumps(raw))
-    except (TypeError, ValueError):  # deeper than JSON goes, or integers beyond 64 bits
-        raw = repr(raw)[:ERROR_WIDTH]
-        size = len(raw.encode("utf-8", "replace"))
-    if size > limits.output:
-        told = f"the value has {size} bytes of JSON; at most {limits.output} are taken"
-        return SandboxResult(RunOutcome.OUTPUT, stdout, None, told, seconds)
-    return SandboxResult(RunOutcome.OK, stdout, raw, "", seconds)
-
-
-def _clean(text: str) -> str:
-    """The text without lone surrogates, which no record could hold."""
-    return text.encode("utf-8", "replace").decode()
-
-
-# ---------------------------------------------------------------------------------------------------------------- Monty
-
-
-class MontySandbox(Sandbox):
-    """A subset of Python, interpreted in worker processes that have no way to the host at all.
-
-    Each run has a worker of its own, which ends with it. `time.sleep` sleeps, and counts towards the deadline.
-    """
-
-    def __init__(self, *, limits: Limits | None = None, workers: int | None = None) -> None:
-        """
-        Args:
-            limits: What a run may use.
-            workers: Runs at one time, at most; by default one per CPU. More wait, for a minute at most.
-        """
-        try:
-            import pydantic_monty
-        except ImportError:
-            raise MissingExtra("pydantic-monty", "sandbox") from None
-        self.limits = limits or Limits()
-        self._monty = pydantic_monty
-        self._empty = tempfile.TemporaryDirectory(prefix="sparring-sandbox-")
-        self._closed = False
-        try:
-            self._pool = pydantic_monty.Monty(
-                min_processes=1,
-                max_processes=workers or os.cpu_count() or 1,
-                checkout_timeout=60.0,
-                max_checkouts_per_worker=1,
-                feed_duration_limit_grace=GRACE,
-            )
-            self._pool.__enter__()
-        except (OSError, RuntimeError, pydantic_monty.MontyError) as error:
-            self._empty.cleanup()
-            raise InfrastructureError(f"the Monty workers cannot be started: {error}") from error
-        try:
-            probe = self.run("6 * 7")
-            if probe.value != 42:
-                raise InfrastructureError(f"the Monty workers do not work: {probe.error or probe.value!r}")
-        except BaseException:
-            self.close()
-            raise
-
-    def run(
-        self,
-        code: str,
-        *,
-        files: Mapping[str, str | bytes] | None = None,
-        deadline: float = DEADLINE,
-        memory: int = MEMORY,
-    ) -> SandboxResult:
-        wrong = _checked(code, files, deadline, memory, self.limits)
-        if self._closed:
-            raise InfrastructureError("this sandbox is closed: make another")
-        if wrong:
-            return SandboxResult(RunOutcome.ERROR, error=wrong)
-        if not files:
-            return self._run(code, self._empty.name, deadline, memory)
-        with tempfile.TemporaryDirectory(prefix="sparring-sandbox-") as folder:
-            for name, content in files.items():
-                path = Path(folder, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(_bytes(content))
-            return self._run(code, folder, deadline, memory)
-
-    def _run(self, code: str, folder: str, deadline: float, memory: int) -> SandboxResult:
-        printed: list[str] = []
-        room = self.limits.output
-
-        def take(stream: str, text: str) -> None:
-            nonlocal room
-            data = text.encode("utf-8", "replace")
-            printed.append(data[:room].decode("utf-8", "ignore") if room > 0 else "")
-            room -= len(data)
-            if room < 0 and watch is not None:
-                watch.kill()  # an exception from here would reach the code only after its end
-
-        def ask_host(*, name: str, args: tuple[Any, ...], **_: Any) -> Any:
-            """Sleeping is all that the host does for the code, and never past the deadline."""
-            if name not in ("time.sleep", "asyncio.sleep"):
-                return self._monty.NOT_HANDLED
-            wanted = float(args[0]) if args else 0.0
-            time.sleep(max(0.0, min(wanted, end - time.monotonic())))
-            if time.monotonic() >= end:
-                raise TimeoutError("the deadline has passed")
-            return args[1] if len(args) > 1 else None
-
-        def result(outcome: RunOutcome, error: str) -> SandboxResult:
-            stdout = _clean("".join(printed))
-            return SandboxResult(outcome, stdout, None, _clean(error)[-ERROR_WIDTH:], time.monotonic() - began)
-
-        began = time.monotonic()
-        end = began + deadline
-        watch: _Watch | None = None
-        try:
-            with (
-                self._monty.MountDir(
-                    host_path=folder,
-                    virtual_path=guest.WORKSPACE,
-                    mode="overlay",
-                    write_bytes_limit=self.limits.disk,
-                    memory_usage_limit=2 * self.limits.disk,
-                ) as mount,
-                self._pool.checkout(
-                    script_name=guest.NAME,
-                    limits={
-                        "max_feed_duration_secs": deadline,
-                        "max_memory": memory,
-                        "max_recursion_depth": 1000,
-                        "max_suspensions": 2 * self.limits.entries,
-                    },
-                    os_policy={"sleep": "call_host"},
-                ) as session,
-            ):
-                began = time.monotonic()  # waiting for a worker is not the code's time
-                end = began + deadline
-                watch = _Watch(session.worker_pid, deadline + GRACE)
-                value = session.feed_run(code, print_callback=take, mount=mount, os=ask_host)
-        except self._monty.MontyCrashedError as error:
-            if room < 0:
-                return result(RunOutcome.OUTPUT, f"printed more than {self.limits.output} bytes")
-            if watch is not None and (error.timed_out or time.monotonic() >= end):
-                return result(RunOutcome.TIMEOUT, f"stopped after {deadline:g} s")
-            return result(RunOutcome.CRASHED, f"the interpreter died: {error}")
-        except self._monty.MontyError as error:
-            if room < 0:
-                return result(RunOutcome.OUTPUT, f"printed more than {self.limits.output} bytes")
-            if time.monotonic() >= end:
-                return result(RunOutcome.TIMEOUT, f"stopped after {deadline:g} s")
-            kind = error.exception()
-            # An uncaught MemoryError is the limit at work unless the code raised it, which comes to the same.
-            outcome = RunOutcome.MEMORY if isinstance(kind, MemoryError) else RunOutcome.ERROR
-            told = error.display() if hasattr(error, "display") else str(error)
-            return result(outcome, told)
-        except (OSError, RuntimeError) as error:  # no worker came free, or the pool is gone
-            raise InfrastructureError(f"the Monty workers failed: {error}") from error
-        finally:
-            if watch is not None:
-                watch.cancel()
-        if room < 0:
-            return result(RunOutcome.OUTPUT, f"printed more than {self.limits.output} bytes")
-        if time.monotonic() >= end:
-            return result(RunOutcome.TIMEOUT, f"stopped after {deadline:g} s")
-        stdout, seconds = _clean("".join(printed)), time.monotonic() - began
-        return _finished(guest.plain(value, ERROR_WIDTH), stdout, seconds, self.limits)
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._pool.__exit__(None, None, None)
-            self._empty.cleanup()
-
-
-class _Watch:
-    """Kills one process when its time is over, whatever it is doing: the last of the limits."""
-
-    def __init__(self, pid: int | None, seconds: float) -> None:
-        if pid is None:
-            raise RuntimeError("the worker has ended")
-        self._pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
-        self._pid = pid
-        self._lock = threading.Lock()
-        self._timer: threading.Timer | None = threading.Timer(seconds, self.kill)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def kill(self) -> None:
-        with self._lock, contextlib.suppress(ProcessLookupError):
-            if self._timer is None:
-                return
-            if self._pidfd is not None:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            else:
-                os.kill(self._pid, signal.SIGKILL)
-
-    def cancel(self) -> None:
-        with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-                if self._pidfd is not None:
-                    os.close(self._pidfd)
-
-
-# ----------------------------------------------------------------------------------------------------------- bubblewrap
-
 NOBODY = 65534
 START = 20.0
 """Seconds that a sandbox may take until it is ready; measured: 0.05."""
@@ -422,12 +66,15 @@ except OSError:
 _ISOLATED = [NOBODY, guest.WORKSPACE, False, "read-only", ["lo"]]
 
 
-class BubblewrapSandbox(Sandbox):
+@kind
+class BubblewrapSandbox(CheckedSandbox):
     """Real CPython, with its standard library, in namespaces of its own.
 
     Each run has a sandbox of its own, which ends with it; the next one is started beforehand, so that a run does not
     wait for it. When the host is root, the sandbox runs as nobody: limits on processes do not hold for root.
     """
+
+    cpython = True
 
     def __init__(self, *, limits: Limits | None = None, program: str = "bwrap", warm: bool = True) -> None:
         """
@@ -436,9 +83,8 @@ class BubblewrapSandbox(Sandbox):
             program: Bubblewrap's program, by name or path.
             warm: Keep one sandbox started for each thread that runs code.
         """
-        self.limits = limits or Limits()
+        super().__init__(limits=limits)
         self.warm = warm
-        self._closed = False
         self._lock = threading.Lock()
         self._boxes: set[_Box] = set()
         # By thread: a sandbox dies with the thread that started it, not with the process alone.
@@ -461,19 +107,7 @@ class BubblewrapSandbox(Sandbox):
             self.close()
             raise
 
-    def run(
-        self,
-        code: str,
-        *,
-        files: Mapping[str, str | bytes] | None = None,
-        deadline: float = DEADLINE,
-        memory: int = MEMORY,
-    ) -> SandboxResult:
-        wrong = _checked(code, files, deadline, memory, self.limits)
-        if self._closed:
-            raise InfrastructureError("this sandbox is closed: make another")
-        if wrong:
-            return SandboxResult(RunOutcome.ERROR, error=wrong)
+    def _run(self, code: str, files: Mapping[str, str | bytes], deadline: float, memory: int) -> SandboxResult:
         limits = {
             "RLIMIT_AS": memory,
             "RLIMIT_CORE": 0,
@@ -485,7 +119,7 @@ class BubblewrapSandbox(Sandbox):
         }
         job = {
             "code": code,
-            "files": {name: base64.b64encode(_bytes(content)).decode() for name, content in (files or {}).items()},
+            "files": {name: base64.b64encode(to_bytes(content)).decode() for name, content in files.items()},
             "limits": limits,
             "width": ERROR_WIDTH,
         }
@@ -551,7 +185,7 @@ class BubblewrapSandbox(Sandbox):
 
 
 def _interpreter(user: int | None) -> tuple[str, str]:
-    """(program, folder that it needs besides /usr or ""): this process's Python, or the system's where nobody may
+    """(program, folder that it needs next to /usr or ""): this process's Python, or the system's where nobody may
     read ours. Raises `InfrastructureError`."""
     own = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
     prefix = os.path.realpath(sys.base_prefix)
@@ -670,8 +304,8 @@ class _Box:
         if not ready:
             raise InfrastructureError(f"bubblewrap was not ready after {START:g} s")
         if os.read(self._answer, 1) != b"R":
-            said = self._stdout.read(4096) or b""
-            raise InfrastructureError(f"bubblewrap failed: {said.decode('utf-8', 'replace').strip()}")
+            told = self._stdout.read(4096) or b""
+            raise InfrastructureError(f"bubblewrap failed: {told.decode('utf-8', 'replace').strip()}")
         try:
             self._pid = int(json.loads(os.read(self._info, 4096))["child-pid"])
             self._init = os.pidfd_open(self._pid)
@@ -814,13 +448,13 @@ class _Box:
 def _read_answer(answer: bytes, stdout: str, seconds: float, limits: Limits) -> SandboxResult:
     """The result in what the sandbox wrote last: untrusted bytes."""
     try:
-        said = orjson.loads(answer)
-        outcome, error = RunOutcome(said["outcome"]), str(said["error"])
-        value = said["value"]
+        answered = orjson.loads(answer)
+        outcome, error = RunOutcome(answered["outcome"]), str(answered["error"])
+        value = answered["value"]
     except (orjson.JSONDecodeError, TypeError, KeyError, ValueError):
         told = "it ended without a result" if len(answer) <= limits.output else "its result is too long"
         outcome = RunOutcome.CRASHED if len(answer) <= limits.output else RunOutcome.OUTPUT
         return SandboxResult(outcome, stdout, None, told, seconds)
     if outcome is RunOutcome.OK:
-        return _finished(value, stdout, seconds, limits)
+        return finished(value, stdout, seconds, limits)
     return SandboxResult(outcome, stdout, None, error[-ERROR_WIDTH:] or outcome.value, seconds)

@@ -1,0 +1,356 @@
+"""Tools that call an HTTP service, one for each operation of its OpenAPI document. Defines `openapi_tools`.
+
+    with openapi_tools("shop.yaml", base_url="http://127.0.0.1:8000", auth={"token": secret}) as tools:
+        box = Toolbox(tools, world)
+
+An operation's parameters (path, query, header, cookie) and the properties of its body form one flat schema; names that
+clash get their place in front (`path_id`, `body_id`). GET, HEAD and OPTIONS have no effect; PUT and DELETE are
+idempotent. No request is ever sent twice and no redirect is followed. Credentials are added below everything that logs
+or records, and struck out of whatever comes back.
+
+    400 422         InvalidArguments        409 412         Conflict
+    401             Unauthenticated         410             Gone
+    403             Forbidden               429             RateLimited, by Retry-After (a second is a tick)
+    404             NotFound                502 503 504     Unavailable, as is a connection refused or reset
+    no answer within the deadline, 408      ToolTimeout
+    any other status but 2xx                ToolError
+
+An effect may have took_effect (`took_effect=None`) where no answer, or a gateway's or server's failure, came back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode, urlsplit
+
+import orjson
+from pydantic import SecretStr
+
+from ...trajectories.errors import ConfigError, EnvError, InfrastructureError, MissingExtra
+from ...trajectories.messages import Json, ToolSpec
+from ..background import Background
+from ..definition import Tool
+from ..errors import BY_STATUS, InvalidArguments, RateLimited, ToolError, ToolTimeout, Unavailable
+from .document import SAFE, Document, Operation, is_json, read_document
+from .encoding import Request, request_of, scalar
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["openapi_tools"]
+
+_IDEMPOTENT = (*SAFE, "put", "delete")
+_SNIPPET = 500
+"""Characters of an error answer that the agent is told."""
+_CONNECT_S = 10.0
+_STRUCK = "***"
+
+
+@contextmanager
+def openapi_tools(
+    document: Mapping[str, Json] | str | Path,
+    *,
+    base_url: str = "",
+    auth: Mapping[str, str | SecretStr] | None = None,
+    headers: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+    prefix: str = "",
+    timeout: float = 30.0,
+    max_bytes: int = 1 << 20,
+) -> Iterator[tuple[Tool, ...]]:
+    """The tools of one HTTP service, while its connections are open.
+
+    Args:
+        document: The OpenAPI document, or its file (JSON or YAML). Its references must stay inside it.
+        base_url: Where the service is; the document's first server by default.
+        auth: Security scheme of the document -> credential: a token, an API key, or `user:password` for basic. Appears
+            in no result, error or log; a service that sends it back finds it struck out.
+        headers: Sent with each request; treated like credentials.
+        only: Names of the tools to take (before the prefix); all by default.
+        prefix: Put before each tool's name.
+        timeout: Seconds for one call, from the connection to the last byte of the answer.
+        max_bytes: A larger answer is an error.
+
+    Raises:
+        ConfigError: No such file, no address, a scheme that the document does not name.
+        EnvError: The document is not OpenAPI 3, or has an operation that cannot be described. Of operations that need
+            something unsupported (a file upload, say) only those named in `only` raise; others are left out, with a
+            warning in the log.
+        MissingExtra: A package is missing.
+    """
+    try:
+        import httpx  # noqa: F401  # only whether it is there
+    except ImportError as error:
+        raise MissingExtra("httpx", "openapi") from error
+    api = Document(read_document(document))
+    secrets = {name: _reveal(value) for name, value in (auth or {}).items()}
+    api.check_schemes(secrets)
+    service = Service(
+        base_url or api.server(),
+        {name: (api.schemes[name], secret) for name, secret in secrets.items()},
+        dict(headers or {}),
+        timeout,
+        max_bytes,
+    )
+    try:
+        tools: dict[str, Tool] = {}
+        for made in api.operations(only, frozenset(secrets)):
+            operation, spec = made
+            if operation.name in tools:
+                raise EnvError(f"two operations come to the name {operation.name!r}: give them different operationIds")
+            tools[operation.name] = _tool(service, operation, spec, prefix)
+        for wanted in only or ():
+            if wanted not in tools:
+                raise ConfigError(
+                    f"the document has no operation {wanted!r}; it has: {', '.join(api.names()) or 'none'}"
+                )
+        yield tuple(tools.values())
+    finally:
+        service.close()
+
+
+def _tool(service: Service, operation: Operation, spec: ToolSpec, prefix: str) -> Tool:
+    def run(**arguments: Json) -> Json:
+        return service.call(operation, arguments)
+
+    named = ToolSpec(prefix + spec.name, spec.description, spec.parameters)
+    try:
+        idempotent = operation.method in _IDEMPOTENT
+        return Tool(named, run, effect=operation.effect, idempotent=idempotent, blocking=True)
+    except (ValueError, RecursionError) as error:  # what the fast validator refuses and the reference does not
+        raise EnvError(f"tool {named.name!r} has a wrong JSON Schema: {error}") from None
+
+
+def _reveal(value: str | SecretStr) -> str:
+    secret = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not secret:
+        raise ConfigError("a credential is empty: leave its scheme out of `auth`, or set it")
+    return secret
+
+
+class Service:
+    """An HTTP service: its address, credentials and connections."""
+
+    def __init__(
+        self,
+        base_url: str,
+        auth: dict[str, tuple[dict[str, Json], str]],
+        headers: dict[str, str],
+        timeout: float,
+        max_bytes: int,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"base_url has to be an http or https address, got {base_url!r}")
+        if parts.username or parts.password or parts.query:
+            raise ConfigError("base_url holds credentials or a query: give credentials by `auth`")
+        self.base = base_url.rstrip("/")
+        self.auth = {name: _credential(scheme, name, secret) for name, (scheme, secret) in auth.items()}
+        self.headers, self.timeout, self.max_bytes = headers, timeout, max_bytes
+        self.secrets = _spellings([*(secret for _, secret in auth.values()), *headers.values()])
+        self.background = Background("sparring-openapi")
+        self.client: httpx.AsyncClient | None = None
+
+    def close(self) -> None:
+        async def end() -> None:
+            if self.client is not None:
+                await self.client.aclose()
+
+        with suppress(RuntimeError, TimeoutError):
+            self.background.run(end(), 5.0)
+        self.background.close()
+
+    def call(self, operation: Operation, arguments: dict[str, Json]) -> Json:
+        """Sends one request, once. Raises `ToolError`, as the module says."""
+        request = request_of(operation, arguments)
+        if self.background.closed:
+            raise InfrastructureError("the connection to the service is closed; use its tools inside `with`")
+        try:
+            status, headers, body = self.background.run(self._send(operation, request), self.timeout + 5.0)
+        except TimeoutError:
+            raise ToolTimeout(
+                f"no answer in {self.timeout:g} s", took_effect=None if operation.effect else False
+            ) from None
+        if not 200 <= status < 300:
+            raise self._failure(operation, status, headers, self._said(headers, body))
+        return self._value(operation, status, headers, body)
+
+    async def _send(self, operation: Operation, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+        import httpx
+
+        if self.client is None:
+            # Credentials are added below the client, whose log names the address of each request.
+            self.client = httpx.AsyncClient(
+                transport=_signing_transport(),
+                timeout=httpx.Timeout(None, connect=min(self.timeout, _CONNECT_S)),
+                follow_redirects=False,
+                trust_env=False,
+            )
+        headers = {"accept": "application/json, */*;q=0.5", "accept-encoding": "identity", **request.headers}
+        if request.cookies:
+            headers["cookie"] = "; ".join(request.cookies)
+        url = self.base + request.path + (f"?{urlencode(request.query, quote_via=quote)}" if request.query else "")
+        secret = [("header", name, value) for name, value in self.headers.items()]
+        secret += [self.auth[name] for name in operation.security]
+        maybe = None if operation.effect else False
+        async with asyncio.timeout(self.timeout):
+            try:
+                async with self.client.stream(
+                    operation.method.upper(), url, headers=headers, content=request.content,
+                    extensions={"sparring_auth": secret},
+                ) as answer:  # fmt: skip
+                    return answer.status_code, answer.headers, await self._body(operation, answer)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                raise Unavailable("the service cannot be reached") from None
+            except httpx.TransportError as error:
+                raise Unavailable(f"the connection broke ({type(error).__name__})", took_effect=maybe) from None
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
+                raise InvalidArguments("the arguments do not make an address") from None
+
+    async def _body(self, operation: Operation, answer: httpx.Response) -> bytes:
+        took_effect = operation.effect and answer.is_success
+        if answer.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+            raise ToolError("the answer is compressed, which was not asked for", took_effect=took_effect)
+        body = bytearray()
+        async for chunk in answer.aiter_raw():
+            body += chunk
+            if len(body) > self.max_bytes:
+                if not answer.is_success:
+                    break  # of an error, the beginning will do
+                raise ToolError(f"the answer is larger than {self.max_bytes} bytes", took_effect=took_effect)
+        return bytes(body[: self.max_bytes])
+
+    def _failure(self, operation: Operation, status: int, headers: Mapping[str, str], said: str) -> ToolError:
+        message = f"HTTP {status}{': ' if said else ''}{said}"
+        maybe = None if operation.effect else False
+        if status == 429:
+            return RateLimited(message, retry_after=_retry_after(headers))
+        if status in (502, 503, 504):
+            return Unavailable(message, took_effect=False if status == 503 else maybe)
+        if status == 408:
+            return ToolTimeout(message, took_effect=maybe)
+        if 300 <= status < 400:
+            return ToolError(f"HTTP {status}: a redirect, which is not followed", took_effect=maybe)
+        if status >= 500:
+            return ToolError(message, took_effect=maybe)
+        return BY_STATUS.get(status, ToolError)(message)
+
+    def _value(self, operation: Operation, status: int, headers: Mapping[str, str], body: bytes) -> Json:
+        if not body:
+            return {"status": status}
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind and is_json(kind):
+            try:
+                value = orjson.loads(body)
+                return self._strike_json(value) if self.secrets else value
+            except (orjson.JSONDecodeError, RecursionError):
+                raise ToolError("the answer is no valid JSON", took_effect=operation.effect) from None
+        if kind and not kind.startswith("text/") and b"\0" in body[:1024]:
+            return f"[{kind}, {len(body)} bytes]"
+        return self._strike(body.decode("utf-8", "replace"))
+
+    def _said(self, headers: Mapping[str, str], body: bytes) -> str:
+        """What an error answer says, in one line: its message where it is JSON that has one."""
+        text, kind = body.decode("utf-8", "replace"), headers.get("content-type", "").lower()
+        if "html" in kind:
+            return ""  # markup tells an agent nothing
+        if kind and is_json(kind):
+            with suppress(orjson.JSONDecodeError):
+                told = orjson.loads(body)
+                for key in ("message", "detail", "error_description", "error", "title"):
+                    if isinstance(told, dict) and told.get(key):
+                        text = scalar(told[key])
+                        break
+        return " ".join(self._strike(text).split())[:_SNIPPET]  # cut last: half a secret is one too
+
+    def _strike(self, text: str) -> str:
+        for secret in self.secrets:
+            text = text.replace(secret, _STRUCK)
+        return text
+
+    def _strike_json(self, value: Json) -> Json:
+        if isinstance(value, str):
+            return self._strike(value)
+        if isinstance(value, list):
+            return [self._strike_json(v) for v in value]
+        if isinstance(value, dict):
+            return {self._strike(k): self._strike_json(v) for k, v in value.items()}
+        if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in self.secrets:
+            return _STRUCK
+        return value
+
+
+def _signing_transport() -> httpx.AsyncBaseTransport:
+    """Adds credentials to a request at the last moment."""
+    import httpx
+
+    class Signing(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            extensions = dict(request.extensions)
+            secret = extensions.pop("sparring_auth", ())
+            signed = httpx.Request(
+                request.method, request.url, headers=request.headers, stream=request.stream, extensions=extensions
+            )
+            for place, name, value in secret:
+                if place == "query":
+                    signed.url = signed.url.copy_merge_params({name: value})
+                elif place == "cookie":
+                    signed.headers["cookie"] = "; ".join(
+                        part for part in (signed.headers.get("cookie", ""), f"{name}={value}") if part
+                    )
+                else:
+                    signed.headers[name] = value
+            return await super().handle_async_request(signed)
+
+    return Signing()
+
+
+def _credential(scheme: dict[str, Json], name: str, secret: str) -> tuple[str, str, str]:
+    """(header | query | cookie, name, value) by which a security scheme sends a credential."""
+    kind, http = str(scheme.get("type")), str(scheme.get("scheme", "")).lower()
+    if not secret.isprintable():
+        raise ConfigError(f"the credential for {name!r} holds a line break or a control character")
+    if kind == "apiKey":
+        return str(scheme.get("in")), str(scheme.get("name")), secret
+    if kind == "http" and http == "basic":
+        if ":" not in secret:
+            raise ConfigError(f"the credential for {name!r} is for basic authentication: write user:password")
+        return "header", "Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}"
+    if (kind == "http" and http == "bearer") or kind in ("oauth2", "openIdConnect"):
+        return "header", "Authorization", f"Bearer {secret}"
+    raise ConfigError(f"security scheme {name!r} is of a kind that is not supported: {kind} {http}".rstrip())
+
+
+def _spellings(secrets: list[str]) -> tuple[str, ...]:
+    """The forms in which a service may send a secret back, longest first."""
+    forms: set[str] = set()
+    for secret in secrets:
+        forms |= {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1]}
+        forms.add(base64.b64encode(secret.encode()).decode())
+        if ":" in secret:
+            forms.add(secret.split(":", 1)[1])  # the password of basic authentication
+        if " " in secret:
+            forms.add(secret.split(" ", 1)[1])  # the token of a header that names its kind
+    return tuple(sorted((f for f in forms if f), key=lambda f: (-len(f), f)))
+
+
+def _retry_after(headers: Mapping[str, str]) -> int:
+    """Seconds, by the service's own clock where it tells it."""
+    told = headers.get("retry-after", "").strip()
+    if told.isdigit():
+        return min(int(told), 10**9)
+    with suppress(ValueError, TypeError):
+        until = parsedate_to_datetime(told).timestamp()
+        now = time.time()
+        with suppress(ValueError, TypeError):
+            now = parsedate_to_datetime(headers.get("date", "")).timestamp()
+        return max(0, min(round(until - now), 10**9))
+    return 1
