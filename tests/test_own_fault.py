@@ -1,4 +1,4 @@
-"""A kind of fault of one's own is one class: it strikes in a rollout, and plans, metrics, the table and the expert know it."""
+"""A kind of fault of one's own is one class: it strikes in a rollout, and plans, metrics, table and expert know it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sparring import Action, FaultPlan, Outcome, Task, ToolEnv, tool
-from sparring.agents import ExpertAgent, rollout
+from sparring.agents import EpisodeSpec, rollout, scripted
 from sparring.tools import FAULTS, Fault, fault
 from sparring.tools.errors import Forbidden
 from sparring.tools.faults import Blocked, Injection, Struck, WayOut, fault_rows
@@ -67,7 +67,7 @@ class Door(ToolEnv):
         """Knock at the door."""
         return "somebody comes"
 
-    def success(self) -> bool:
+    def success(self, task: Task) -> bool:
         return self.state["in"]
 
     def solve(self, task: Task) -> Any:
@@ -76,8 +76,7 @@ class Door(ToolEnv):
 
 
 def test_one_class_is_known_everywhere(toy: str) -> None:
-    env = Door()
-    (played,) = rollout(env, ExpertAgent(), n=1, faults="count=1:toy@3")
+    (played,) = rollout(Door, scripted("expert"), [EpisodeSpec(Task("Go in."), FaultPlan.parse("count=1:toy@3"))])
     assert played.faults_hit == ("toy",)
     assert [call.name for turn in played.turns for call in turn.action.tool_calls] == ["enter", "knock", "enter"]
     assert played.turns[0].results[0].outcome is Outcome.FORBIDDEN
@@ -93,7 +92,7 @@ def test_one_class_is_known_everywhere(toy: str) -> None:
 
 def test_without_its_own_way_out_the_expert_fails(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(FAULTS["toy"]), "way_out", Fault.way_out)
-    (played,) = rollout(Door(), ExpertAgent(), n=1, faults="count=1:toy@3")
+    (played,) = rollout(Door, scripted("expert"), [EpisodeSpec(Task("Go in."), FaultPlan.parse("count=1:toy@3"))])
     assert played.success is False
 
 

@@ -63,7 +63,7 @@ def _key(parameters: dict[str, Json]) -> bytes | None:
         key = orjson.dumps(parameters, option=_PLAIN_JSON)
     except TypeError:  # orjson's error for all that it refuses; whether it is a schema is found out below
         return None
-    if b"null" in key and not _finite(parameters):  # orjson writes them as null
+    if key.count(b"null") > key.count(b'"null"') and not _finite(parameters):  # orjson writes them as null
         raise ValueError("it holds a number that is not finite, and JSON has none")
     return key
 
@@ -89,9 +89,9 @@ def _finite(node: Any) -> bool:
     if kind is str:
         return True
     if kind is dict:
-        return all([_finite(inner) for inner in node.values() if type(inner) is not str])
+        return all(map(_finite, node.values()))
     if kind is list or kind is tuple:
-        return all([_finite(inner) for inner in node])
+        return all(map(_finite, node))
     return kind is not float or math.isfinite(node)
 
 

@@ -426,7 +426,7 @@ class MalformedOutput(_WrongAnswer):
 
 @fault
 class SilentWrongValue(_WrongAnswer):
-    """Another record's data. The environment chooses it (`FaultHooks.distort`), so that an attentive agent can see it."""
+    """Another record's data. The environment chooses it (`FaultHooks.distort`): an attentive agent can see it."""
 
     kind, shows, recovers = "silent_wrong_value", "silent", "compare with what was asked for; ask again"
     right = ("retry_same", "retry_changed", "alternative")
