@@ -76,7 +76,7 @@ class Door(ToolEnv):
 
 
 def test_one_class_is_known_everywhere(toy: str) -> None:
-    (played,) = rollout(Door, scripted("expert"), [EpisodeSpec(Task("Go in."), FaultPlan.parse("count=1:toy@3"))])
+    (played,) = rollout(Door, scripted("expert"), [EpisodeSpec(Task("Go in."), FaultPlan.parse("count=1:toy@enter@3"))])
     assert played.faults_hit == ("toy",)
     assert [call.name for turn in played.turns for call in turn.action.tool_calls] == ["enter", "knock", "enter"]
     assert played.turns[0].results[0].outcome is Outcome.FORBIDDEN
@@ -92,7 +92,7 @@ def test_one_class_is_known_everywhere(toy: str) -> None:
 
 def test_without_its_own_way_out_the_expert_fails(toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(FAULTS["toy"]), "way_out", Fault.way_out)
-    (played,) = rollout(Door, scripted("expert"), [EpisodeSpec(Task("Go in."), FaultPlan.parse("count=1:toy@3"))])
+    (played,) = rollout(Door, scripted("expert"), [EpisodeSpec(Task("Go in."), FaultPlan.parse("count=1:toy@enter@3"))])
     assert played.success is False
 
 
