@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..tools.sandbox.guest import plain
 from ..tools.sandbox import MontySandbox, RunOutcome, Sandbox
+from ..tools.sandbox.guest import plain
 from ..trajectories.errors import ConfigError, InfrastructureError
 from ..trajectories.messages import Json
 from ..trajectories.trajectory import Task

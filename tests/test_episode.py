@@ -32,8 +32,7 @@ from sparring.envs import (
 )
 from sparring.envs.experts import expert_turns_for
 from sparring.envs.rewards import Ended, false_success, wrong_give_up
-from sparring.tools import FaultPlan, tool
-from sparring.tools import methods
+from sparring.tools import FaultPlan, methods, tool
 from sparring.trajectories import Action, ConfigError, EnvError, StopReason, Task, Trajectory
 from sparring.trajectories.giving_up import says_it_cannot
 

@@ -13,7 +13,8 @@ from sparring.tools import FAULTS, Fault, fault
 from sparring.tools.errors import Forbidden
 from sparring.tools.faults import Blocked, Injection, Struck, WayOut, fault_rows
 from sparring.trajectories.errors import EnvError
-from sparring.trajectories.metrics import RIGHT, incidents, right_strategy
+from sparring.trajectories.metrics import RIGHT, right_strategy
+from sparring.trajectories.metrics.recovery import blockages
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_one_class_is_known_everywhere(toy: str) -> None:
     assert played.turns[0].results[0].outcome is Outcome.FORBIDDEN
     assert played.success is True
 
-    (one,) = incidents(played)
+    (one,) = blockages(played)
     assert (one.fault, one.action, one.right) == ("toy", "other_tool", True)
     assert right_strategy([played], fault="toy").value == 1
     assert any(row.startswith("| `toy` | is told | until somebody knocks |") for row in fault_rows())
@@ -103,7 +104,7 @@ def test_a_class_that_lacks_a_part_is_refused() -> None:
         class Half(Fault):
             kind, recovers, right = "half", "call again", ("retry_same",)
 
-    with pytest.raises(EnvError, match="names the action 'dance'"):
+    with pytest.raises(EnvError, match="got dance"):
 
         @fault
         class Odd(Fault):

@@ -7,6 +7,7 @@ import datetime
 import enum
 import functools
 import json
+import math
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from sparring.tools import (
     Conflict,
     Forbidden,
     Gone,
+    Injected,
     NotFound,
     RateLimited,
     Tool,
@@ -851,3 +853,92 @@ def test_parsing_never_raises(raw: str) -> None:
         text.encode()
     if call.arguments is not None:
         orjson.dumps(call.arguments)
+
+
+# Hints: only those that a schema needs, with what they say
+
+
+def test_names_that_no_schema_needs_may_be_missing() -> None:
+    space: dict[str, Any] = {"tool": tool, "Injected": Injected, "Annotated": Annotated}
+    exec(  # as under `from __future__ import annotations`, with names of `if TYPE_CHECKING`
+        "def total(n: 'int', db: 'Annotated[Database, Injected]') -> 'Decimal':\n    'Adds.'\n    return n + db\n",
+        space,
+    )
+    (made,) = toolset(space["total"])
+    assert list(made.spec.parameters["properties"]) == ["n"]
+    assert list(made.injects) == ["db"]
+
+
+def test_a_class_of_the_enclosing_function_is_found() -> None:
+    class Colour(enum.Enum):
+        RED = "red"
+
+    def paint(colour: Colour) -> str:
+        """Paint it."""
+        return colour.name
+
+    class Painter:
+        @tool
+        def brush(self, colour: Colour) -> str:
+            """Brush it."""
+            return colour.name
+
+    for made in toolset(paint, Painter()):
+        assert made.arguments is not None
+        assert made.validator.is_valid({"colour": "red"})
+        assert not made.validator.is_valid({"colour": "blue"})
+
+
+def test_a_shown_schema_accepts_its_own_default() -> None:
+    nothing: Any = None
+
+    def search(
+        limit: int = nothing,
+        below: float = math.inf,
+        least: Annotated[int, pydantic.Field(ge=1)] = 0,
+        word: str = "a",
+    ) -> str:
+        """Search."""
+        return ""
+
+    (made,) = toolset(search)
+    shown = made.spec.parameters["properties"]
+    assert made.validator.is_valid({"limit": None})
+    assert made.validator.is_valid({name: value["default"] for name, value in shown.items() if "default" in value})
+    assert [name for name, value in shown.items() if "default" in value] == ["limit", "word"]
+    json.dumps(made.spec.parameters, allow_nan=False)
+
+
+def test_texts_in_annotated_describe() -> None:
+    class Doc:
+        def __init__(self, documentation: str) -> None:
+            self.documentation = documentation
+
+    def send(
+        to: Annotated[str, "whom"], about: Annotated[str, Doc("what of")], tags: list[Annotated[str, "one word"]]
+    ) -> str:
+        """Send it."""
+        return ""
+
+    (made,) = toolset(send)
+    shown = made.spec.parameters["properties"]
+    assert (shown["to"]["description"], shown["about"]["description"]) == ("whom", "what of")
+    assert shown["tags"]["items"]["description"] == "one word"
+
+
+def test_a_definition_made_anew_is_read_once_and_another_is_not() -> None:
+    def made(choices: Any, default: Any = "a") -> Any:
+        def pick(kind: choices = default) -> str:
+            """Pick."""
+            return ""
+
+        (one,) = toolset(pick)
+        return one
+
+    one, two = made(Literal["a", "b"]), made(Literal["a", "b"])
+    assert one.validator is two.validator
+    assert one.spec is two.spec
+    assert made(Literal["b", "a"]).spec.parameters["properties"]["kind"]["enum"] == ["b", "a"]
+    assert made(Literal["a", "b"], "b").spec.parameters["properties"]["kind"]["default"] == "b"
+    assert made(int, 1).spec.parameters["properties"]["kind"]["default"] == 1
+    assert made(float, 1.0).spec.parameters["properties"]["kind"]["type"] == "number"

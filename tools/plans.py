@@ -22,7 +22,7 @@ import orjson
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.trajectory import Task
 from .definition import Tool
-from .faults import FAULTS, FaultHooks, FaultState, Target, call_range, target_of
+from .faults import FAULTS, FaultSite, FaultState, Target, call_range, target_of
 
 __all__ = ["Curriculum", "FaultPlan"]
 
@@ -186,16 +186,16 @@ class FaultPlan:
             body = f"count={self.count}:{','.join(self.kinds)}"  # spelt out: a new kind must not change a replay
         return f"{body}@{self.seed}"
 
-    def begin(self, task: Task, tools: Mapping[str, Tool], hooks: FaultHooks) -> FaultState:
+    def begin(self, task: Task, tools: Mapping[str, Tool], site: FaultSite) -> FaultState:
         """The faults that this plan holds for `task`: the same for every agent. A count is drawn from the kinds that
         can strike in this environment. Raises `UnknownName` for a tool that there is none of, and `ConfigError` where
         the tools that an entry names cannot be struck by its kind."""
         for entry in (*self.kinds, *(entry for entry, _ in self.rates)):
             if (target := target_of(entry)).tools:
-                _check_tools(target, tools, hooks)
+                _check_tools(target, tools, site)
         key = f"{self.seed}/{task.id}"
         state = FaultState(rates=dict(self.rates), key=key)
-        able = [entry for entry in self.kinds if FAULTS[target_of(entry).kind].fits(tools, hooks)]
+        able = [entry for entry in self.kinds if FAULTS[target_of(entry).kind].fits(tools, site)]
         if self.count and able:
             rng = random.Random(f"{key}/plan")
             drawn: list[str] = []
@@ -209,12 +209,12 @@ class FaultPlan:
         return state
 
 
-def _check_tools(target: Target, tools: Mapping[str, Tool], hooks: FaultHooks) -> None:
+def _check_tools(target: Target, tools: Mapping[str, Tool], site: FaultSite) -> None:
     for name in target.tools:
         if name not in tools:
             raise UnknownName("tool in the fault plan", name, tools)
     fault = FAULTS[target.kind]
-    able = [name for name, tool in tools.items() if fault.suits(tool)] if fault.fits(tools, hooks) else []
+    able = [name for name, tool in tools.items() if fault.suits(tool)] if fault.fits(tools, site) else []
     if not set(able) & set(target.tools):
         raise ConfigError(
             f"the fault {target.kind} cannot strike {' or '.join(target.tools)} here; it can strike "

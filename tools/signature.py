@@ -22,7 +22,6 @@ from operator import or_
 from typing import Annotated, Any
 
 import docstring_parser
-import typing_extensions
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
@@ -222,6 +221,8 @@ class _Scope:
             return _mark_of(hint)
         try:
             node = ast.parse(hint.strip(), mode="eval").body
+            if isinstance(node, ast.Constant):  # a hint in quotes, in a module whose hints are texts anyway
+                return self.mark(node.value) if isinstance(node.value, str) else None
             if not isinstance(node, ast.Subscript) or not isinstance(node.slice, ast.Tuple):
                 return _mark_of(self.resolved(hint))
             for part in node.slice.elts[1:]:
@@ -353,7 +354,7 @@ def _described(hint: Any) -> Any:
     if not inner or typing.get_origin(hint) is typing.Literal:
         return hint
     if hasattr(hint, "__metadata__"):
-        texts = [m.documentation if isinstance(m, _DOCS) else m for m in hint.__metadata__]
+        texts = [_documentation(m) for m in hint.__metadata__]
         known = any(isinstance(m, FieldInfo) and m.description for m in texts)
         marks = [m for m in texts if not isinstance(m, str)]
         text = next((m for m in texts if isinstance(m, str) and m.strip()), "")
@@ -364,7 +365,10 @@ def _described(hint: Any) -> Any:
     return _rebuilt(hint, inner, tuple(map(_described, inner)))
 
 
-_DOCS = tuple({typing_extensions.Doc, getattr(typing, "Doc", typing_extensions.Doc)})
+def _documentation(mark: Any) -> Any:
+    """The text of a `Doc("...")`, from whichever package it is; any other mark as it is."""
+    text = getattr(mark, "documentation", None)
+    return text if isinstance(text, str) and type(mark).__name__ == "Doc" else mark
 
 
 def _rebuilt(hint: Any, before: tuple[Any, ...], after: tuple[Any, ...]) -> Any:

@@ -27,7 +27,7 @@ from .background import Lane, run_async
 from .deadline import GRACE, MAX_PAYLOAD, run_forked
 from .definition import Form, Tool
 from .errors import RateLimited, ToolError
-from .faults import FaultHooks, FaultState, Injection
+from .faults import FaultSite, FaultState, Injection
 from .sets import merge
 
 __all__ = ["Toolbox", "ToolboxState", "Validation"]
@@ -121,7 +121,7 @@ class Toolbox:
     def __init__(
         self,
         tools: Sequence[Tool],
-        world: FaultHooks,
+        world: FaultSite,
         *,
         validation: Validation = "schema",
         hint_level: int = 3,

@@ -1,7 +1,7 @@
 """Failure on purpose: kinds of fault, and what of them is in force in an episode. Which may strike, a plan tells."""
 
 from . import kinds
-from .fault import FAULTS, Blocked, Fault, FaultHooks, FaultMemory, Injection, Struck, WayOut, fault, fault_rows
+from .base import FAULTS, Blocked, Fault, FaultMemory, FaultSite, Injection, Struck, WayOut, fault, fault_rows
 from .state import FaultState
 from .target import Target, call_range, target_of
 
@@ -9,8 +9,8 @@ __all__ = [
     "FAULTS",
     "Blocked",
     "Fault",
-    "FaultHooks",
     "FaultMemory",
+    "FaultSite",
     "FaultState",
     "Injection",
     "Struck",

@@ -20,7 +20,7 @@ from ..errors import (
     Unauthenticated,
     Unavailable,
 )
-from .fault import Blocked, Fault, FaultHooks, FaultMemory, Injection, Struck, WayOut, fault
+from .base import Blocked, Fault, FaultMemory, FaultSite, Injection, Struck, WayOut, fault
 
 __all__: list[str] = []
 
@@ -32,7 +32,7 @@ class _LostRoute(Fault):
 
     lasts, wrong = "for good", "call it again"
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
         return any(t.alternative for t in tools.values())
 
     def suits(self, tool: Tool) -> bool:
@@ -88,14 +88,14 @@ class SessionExpired(Fault):
     right = ("login",)
     lasts = "until logged in"
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
         return any(t.logs_in for t in tools.values()) and not all(t.logs_in for t in tools.values())
 
     def suits(self, tool: Tool) -> bool:
         return not tool.logs_in
 
     def strike(self, call: Struck) -> Injection | None:
-        if call.tool.logs_in or not self.fits(call.tools, call.hooks):
+        if call.tool.logs_in or not self.fits(call.tools, call.site):
             return None
         self.left(call.state)[""] = True
         return self.holds(call)
@@ -118,7 +118,7 @@ class Impossible(Fault):
     right = ("give_up", "alternative")
     lasts = "for good"
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
         return any(t.effect for t in tools.values())
 
     def suits(self, tool: Tool) -> bool:
@@ -144,14 +144,14 @@ class RateLimitedFault(Fault):
     right = ("wait",)
     lasts = "until some ticks have passed"
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
         return any(t.waits for t in tools.values()) and not all(t.waits for t in tools.values())
 
     def suits(self, tool: Tool) -> bool:
         return not tool.waits
 
     def strike(self, call: Struck) -> Injection | None:
-        if call.tool.waits or not self.fits(call.tools, call.hooks):
+        if call.tool.waits or not self.fits(call.tools, call.site):
             return None
         self.left(call.state)[call.tool.name] = call.state.ticks + 1
         return self.holds(call)
@@ -252,7 +252,7 @@ class SchemaDrift(Fault):
     right = ("retry_changed",)
     lasts = "for good"
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
         return any(t.spec.parameters.get("properties") for t in tools.values())
 
     def suits(self, tool: Tool) -> bool:
@@ -292,15 +292,15 @@ class StaleId(Fault):
     kind, recovers, wrong = "stale_id", "look the id up again, redo what depends on it", "retry the old id"
     right = ("other_tool", "alternative")
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
-        return "rotate_id" in hooks.hooks and any(t.ids for t in tools.values())
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
+        return "rotate_id" in site.hooks and any(t.ids for t in tools.values())
 
     def suits(self, tool: Tool) -> bool:
         return bool(tool.ids)
 
     def strike(self, call: Struck) -> Injection | None:
         stale = next((call.arguments[name] for name in call.tool.ids if name in call.arguments), None)
-        if stale is None or not call.hooks.rotate_id(call.tool.name, call.arguments):
+        if stale is None or not call.site.rotate_id(call.tool.name, call.arguments):
             return None
         return Injection(self.kind, Conflict(f"{stale} is stale", hint="look it up again"))
 
@@ -309,7 +309,7 @@ class StaleId(Fault):
 
 
 class _Timeout(Fault):
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
         return any(t.effect for t in tools.values())
 
     def suits(self, tool: Tool) -> bool:
@@ -345,7 +345,7 @@ class _WrongAnswer(Fault):
 
     effect = "applied"
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
         return any(not t.effect for t in tools.values())
 
     def suits(self, tool: Tool) -> bool:
@@ -426,17 +426,17 @@ class MalformedOutput(_WrongAnswer):
 
 @fault
 class SilentWrongValue(_WrongAnswer):
-    """Another record's data. The environment chooses it (`FaultHooks.distort`): an attentive agent can see it."""
+    """Another record's data. The environment chooses it (`FaultSite.distort`): an attentive agent can see it."""
 
     kind, shows, recovers = "silent_wrong_value", "silent", "compare with what was asked for; ask again"
     right = ("retry_same", "retry_changed", "alternative")
     wrong = "trust it"
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
-        return "distort" in hooks.hooks
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
+        return "distort" in site.hooks
 
     def alter(self, call: Struck, text: str, value: Json) -> tuple[str, Json] | None:
-        other = call.hooks.distort(call.tool.name, call.arguments, value)
+        other = call.site.distort(call.tool.name, call.arguments, value)
         return None if other is None else _shown(other)
 
 

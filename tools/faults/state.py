@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ...trajectories.messages import Json
 from ..definition import Tool
-from .fault import FAULTS, FaultHooks, FaultMemory, Injection, Struck
+from .base import FAULTS, FaultMemory, FaultSite, Injection, Struck
 from .target import target_of
 
 __all__ = ["FaultState"]
@@ -55,13 +55,13 @@ class FaultState(FaultMemory):
         return arguments
 
     def before(
-        self, tool: Tool, arguments: dict[str, Json], tools: Mapping[str, Tool], hooks: FaultHooks
+        self, tool: Tool, arguments: dict[str, Json], tools: Mapping[str, Tool], site: FaultSite
     ) -> Injection | None:
         """What is in this call's way; None lets it run. Called once for each valid call."""
         index, self.calls = self.calls, self.calls + 1
         self.ticks += 1
         nth = self.per_tool[tool.name] = self.per_tool.get(tool.name, 0) + 1
-        call = Struck(tool, arguments, tools, hooks, self, nth)
+        call = Struck(tool, arguments, tools, site, self, nth)
         if self.memory:
             for fault in FAULTS.values():
                 injection = fault.holds(call) if fault.kind in self.memory else None

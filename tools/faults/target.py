@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ...trajectories.errors import ConfigError, UnknownName
-from .fault import FAULTS
+from .base import FAULTS
 
 __all__ = ["Target", "call_range", "target_of"]
 

@@ -35,8 +35,8 @@ __all__ = [
     "Alter",
     "Blocked",
     "Fault",
-    "FaultHooks",
     "FaultMemory",
+    "FaultSite",
     "Injection",
     "Struck",
     "WayOut",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-class FaultHooks(Protocol):
+class FaultSite(Protocol):
     """What a fault may ask of the environment it strikes."""
 
     @property
@@ -86,7 +86,7 @@ class Struck:
     """Valid ones: a wrong call reaches no fault."""
     tools: Mapping[str, Tool]
     """All tools by name."""
-    hooks: FaultHooks
+    site: FaultSite
     state: FaultMemory
     nth: int
     """How often this tool has been called, this call included."""
@@ -161,7 +161,7 @@ class Fault:
     solvable: ClassVar[bool] = True
     """Whether the task can still be done. Plans that name no kinds draw from those that are."""
 
-    def fits(self, tools: Mapping[str, Tool], hooks: FaultHooks) -> bool:
+    def fits(self, tools: Mapping[str, Tool], site: FaultSite) -> bool:
         """Whether there is anything in this environment that it could strike."""
         return True
 
