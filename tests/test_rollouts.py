@@ -34,7 +34,8 @@ from sparring.agents.rollouts import inline, may_wait, play_episode
 from sparring.app.records import Recorder, play_into
 from sparring.envs import User, expert_turns, make, register, task_set
 from sparring.envs.rewards import Ended, RewardTerm
-from sparring.tools.deadline import run_async, run_forked
+from sparring.tools.background import run_async
+from sparring.tools.deadline import run_forked
 from sparring.trajectories import ConfigError, EnvError, InfrastructureError, Outcome, ToolCall
 
 TASKS = [Task(f"Wait {i}.", {"n": i}) for i in range(64)]

@@ -176,8 +176,8 @@ def run_async(main: Coroutine[Any, Any, _T], limit: float | None = None) -> _T:
     """Runs `main` to its end on the loop that all tools share, also where this thread has a running loop.
 
     One loop for all, so that clients and locks made in one call work in the next. Raises `TimeoutError` when `main` has
-    not ended after `limit` seconds. Where it blocks the loop, that is given up for a new one, and ends when nobody waits
-    for it any more.
+    not ended after `limit` seconds. Where it blocks the loop, that is given up for a new one, and ends when nobody
+    waits for it any more.
     """
     global _shared
     with _shared_lock:
