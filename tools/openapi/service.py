@@ -123,7 +123,8 @@ def _tool(service: Service, operation: Operation, spec: ToolSpec, prefix: str) -
 
     named = ToolSpec(prefix + spec.name, spec.description, spec.parameters)
     try:
-        return Tool(named, run, effect=operation.effect, idempotent=operation.method in _IDEMPOTENT, blocking=True)
+        idempotent = operation.method in _IDEMPOTENT
+        return Tool(named, run, effect=operation.effect, idempotent=idempotent, blocking=True)
     except (ValueError, RecursionError) as error:  # what the fast validator refuses and the reference does not
         raise EnvError(f"tool {named.name!r} has a wrong JSON Schema: {error}") from None
 
