@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import math
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +26,7 @@ from ..envs.episode import Snapshot
 from ..envs.experts import play
 from ..envs.registry import make
 from ..tools.background import Background, Lane
+from ..tools.definition import Tool
 from ..tools.plans import FaultPlan
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Json, Message, Observation
@@ -446,6 +447,9 @@ class _Seat:
         self._shared = shared
         self._envs: dict[tuple[str, str], ToolEnv] = {}
         self._lane: Lane | None = None
+        self._tools: Mapping[str, Tool] = {}
+        self._waits = False
+        """Whether the environment with these tools may wait."""
 
     async def env(self, name: str, of: str = "agent") -> ToolEnv:
         """The environment that the agent (or the expert) of this seat plays in."""
@@ -460,9 +464,11 @@ class _Seat:
 
     async def run(self, env: ToolEnv, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls a function of `env` where that is run."""
-        if may_wait(env):  # asked anew: tools come and go
+        if env.toolbox.tools is not self._tools:  # asked anew: tools come and go
+            self._tools, self._waits = env.toolbox.tools, may_wait(env)
+        if self._waits:
             return await self._in_thread(fn, *args, **kwargs)
-        return await inline(fn, *args, **kwargs)
+        return _called(fn, *args, **kwargs)
 
     def leave(self) -> None:
         """Gives up the thread and the environments: a call that still runs there goes on alone, and nobody waits."""

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparring.tools.sandbox import BubblewrapSandbox, Limits, MontySandbox, RunOutcome, Sandbox, SandboxResult
+from sparring.tools.sandbox import BubblewrapSandbox, MontySandbox, RunOutcome, Sandbox, SandboxLimits, SandboxResult
 from sparring.trajectories import ConfigError, InfrastructureError, MissingExtra, SparringError
 
 MIB = 1024 * 1024
@@ -53,7 +53,11 @@ def processes() -> set[int]:
     found: set[int] = set()
     todo = [os.getpid()]
     while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+        try:
+            tasks = list(Path(f"/proc/{todo.pop()}/task").glob("*/children"))
+        except OSError:  # it has ended meanwhile
+            continue
+        for task in tasks:
             try:
                 children = {int(word) for word in task.read_text().split()}
             except OSError:
@@ -286,7 +290,7 @@ def test_bombs_end_in_time_and_leave_nothing(sandbox: Sandbox, bomb: str) -> Non
     result = sandbox.run(BOMBS[bomb], deadline=DEADLINE, memory=128 * MIB)
     took = time.monotonic() - began
     assert took < DEADLINE + 1
-    assert len(result.stdout.encode()) <= Limits().output
+    assert len(result.stdout.encode()) <= SandboxLimits().output
     assert len(result.error) <= 4000
     assert result.ok == (bomb in FINE and isinstance(sandbox, BubblewrapSandbox))
     assert sandbox.run("6 * 7").value == 42
@@ -476,4 +480,4 @@ def test_limits_that_cannot_be_meant(sandbox: Sandbox, arguments: dict[str, obje
     with pytest.raises(ConfigError):
         sandbox.run("1", **arguments)  # type: ignore[arg-type]  # the test is of wrong ones
     with pytest.raises(ConfigError, match="output"):
-        Limits(output=0)
+        SandboxLimits(output=0)

@@ -9,15 +9,15 @@ Each run starts from nothing: no state is shared between runs. A sandbox that ca
 
 from .bubblewrap import BubblewrapSandbox
 from .monty import MontySandbox
-from .protocol import DEADLINE, MEMORY, Limits, RunOutcome, Sandbox, SandboxResult
+from .protocol import DEADLINE, MEMORY, RunOutcome, Sandbox, SandboxLimits, SandboxResult
 
 __all__ = [
     "DEADLINE",
     "MEMORY",
     "BubblewrapSandbox",
-    "Limits",
     "MontySandbox",
     "RunOutcome",
     "Sandbox",
+    "SandboxLimits",
     "SandboxResult",
 ]

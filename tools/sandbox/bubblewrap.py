@@ -28,7 +28,17 @@ import orjson
 
 from ...trajectories.errors import InfrastructureError
 from . import guest
-from .protocol import ERROR_WIDTH, MIB, CheckedSandbox, Limits, RunOutcome, SandboxResult, finished, kind, to_bytes
+from .protocol import (
+    ERROR_WIDTH,
+    MIB,
+    CheckedSandbox,
+    RunOutcome,
+    SandboxLimits,
+    SandboxResult,
+    finished,
+    kind,
+    to_bytes,
+)
 
 __all__ = ["BubblewrapSandbox"]
 
@@ -76,7 +86,7 @@ class BubblewrapSandbox(CheckedSandbox):
 
     cpython = True
 
-    def __init__(self, *, limits: Limits | None = None, program: str = "bwrap", warm: bool = True) -> None:
+    def __init__(self, *, limits: SandboxLimits | None = None, program: str = "bwrap", warm: bool = True) -> None:
         """
         Args:
             limits: What a run may use.
@@ -208,7 +218,7 @@ def _open_to_all(path: str) -> bool:
     return all(step.stat().st_mode & 0o001 for step in steps)
 
 
-def _view(interpreter: tuple[str, str], limits: Limits) -> list[str]:
+def _view(interpreter: tuple[str, str], limits: SandboxLimits) -> list[str]:
     """Bubblewrap's arguments for what the sandbox sees, without the program that runs in it."""
     _, prefix = interpreter
     view = ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
@@ -313,7 +323,7 @@ class _Box:
             raise InfrastructureError(f"bubblewrap's process is gone: {error}") from error
         self._ready = True
 
-    def run(self, job: bytes, deadline: float, memory: int, limits: Limits) -> SandboxResult:
+    def run(self, job: bytes, deadline: float, memory: int, limits: SandboxLimits) -> SandboxResult:
         """Hands the job over and waits for what comes first: the result, the end of the sandbox, or a limit."""
         began = time.monotonic()
         end = began + deadline
@@ -390,7 +400,7 @@ class _Box:
             room -= len(data)
         return rest
 
-    def _over(self, memory: int, limits: Limits) -> str:
+    def _over(self, memory: int, limits: SandboxLimits) -> str:
         """What all processes together use too much of, or "". One process's limits hold by themselves."""
         page = os.sysconf("SC_PAGE_SIZE")
         total = 0
@@ -445,7 +455,7 @@ class _Box:
             self._stdout.close()
 
 
-def _read_answer(answer: bytes, stdout: str, seconds: float, limits: Limits) -> SandboxResult:
+def _read_answer(answer: bytes, stdout: str, seconds: float, limits: SandboxLimits) -> SandboxResult:
     """The result in what the sandbox wrote last: untrusted bytes."""
     try:
         answered = orjson.loads(answer)

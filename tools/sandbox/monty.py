@@ -18,7 +18,17 @@ from typing import Any
 
 from ...trajectories.errors import InfrastructureError, MissingExtra
 from . import guest
-from .protocol import ERROR_WIDTH, CheckedSandbox, Limits, RunOutcome, SandboxResult, clean, finished, kind, to_bytes
+from .protocol import (
+    ERROR_WIDTH,
+    CheckedSandbox,
+    RunOutcome,
+    SandboxLimits,
+    SandboxResult,
+    clean,
+    finished,
+    kind,
+    to_bytes,
+)
 
 __all__ = ["MontySandbox"]
 
@@ -33,7 +43,7 @@ class MontySandbox(CheckedSandbox):
     Each run has a worker of its own, which ends with it. `time.sleep` sleeps, and counts towards the deadline.
     """
 
-    def __init__(self, *, limits: Limits | None = None, workers: int | None = None) -> None:
+    def __init__(self, *, limits: SandboxLimits | None = None, workers: int | None = None) -> None:
         """
         Args:
             limits: What a run may use.

@@ -1,7 +1,7 @@
 """What a sandbox is: it runs one piece of Python that nobody trusts, within limits, apart from this process.
 
-Defines `Sandbox`, `SandboxResult`, `RunOutcome` and `Limits`, and what all kinds of sandbox share: `CheckedSandbox`, a
-base whose `run` checks what it is given, and `KINDS`, from which `Sandbox.auto` chooses.
+Defines `Sandbox`, `SandboxResult`, `RunOutcome` and `SandboxLimits`, and what all kinds of sandbox share:
+`CheckedSandbox`, a base whose `run` checks what it is given, and `KINDS`, from which `Sandbox.auto` chooses.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = [
     "MEMORY",
     "MIB",
     "CheckedSandbox",
-    "Limits",
     "RunOutcome",
     "Sandbox",
+    "SandboxLimits",
     "SandboxResult",
     "clean",
     "finished",
@@ -78,7 +78,7 @@ class SandboxResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """What a run may use, next to time and memory."""
 
     output: int = 64 * 1024
@@ -131,7 +131,7 @@ class Sandbox(Protocol):
         self.close()
 
     @staticmethod
-    def auto(*, cpython: bool = False, limits: Limits | None = None) -> Sandbox:
+    def auto(*, cpython: bool = False, limits: SandboxLimits | None = None) -> Sandbox:
         """The first sandbox that works here, tried by a run: Monty, then bubblewrap; with `cpython` bubblewrap alone.
 
         Raises `InfrastructureError`, with the reason for each, when none does.
@@ -153,11 +153,11 @@ class CheckedSandbox(Sandbox):
 
     cpython: ClassVar[bool] = False
     """Whether it runs real CPython, with all of its standard library."""
-    limits: Limits
+    limits: SandboxLimits
     _closed: bool
 
-    def __init__(self, *, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
+    def __init__(self, *, limits: SandboxLimits | None = None) -> None:
+        self.limits = limits or SandboxLimits()
         self._closed = False
 
     def run(
@@ -192,7 +192,9 @@ def kind(made: K) -> K:
     return made
 
 
-def _checked(code: str, files: Mapping[str, str | bytes] | None, deadline: float, memory: int, limits: Limits) -> str:
+def _checked(
+    code: str, files: Mapping[str, str | bytes] | None, deadline: float, memory: int, limits: SandboxLimits
+) -> str:
     """What is wrong with the code as text, or "". Raises `ConfigError` for what the caller got wrong."""
     if not (math.isfinite(deadline) and 0 < deadline <= 3600):
         raise ConfigError(f"a deadline is seconds above 0 and up to 3600, not {deadline}")
@@ -219,7 +221,7 @@ def to_bytes(content: str | bytes) -> bytes:
     return content if isinstance(content, bytes) else content.encode("utf-8", "replace")
 
 
-def finished(raw: Json, stdout: str, seconds: float, limits: Limits) -> SandboxResult:
+def finished(raw: Json, stdout: str, seconds: float, limits: SandboxLimits) -> SandboxResult:
     """A result from what the sandbox reports, when it fits the limits."""
     try:
         size = len(orjson.dumps(raw))
