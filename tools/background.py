@@ -1,7 +1,6 @@
-"""Between threads and event loops.
+"""Between threads and event loops: `Background` does async work for plain code, `Lane` plain work for async code.
 
-Defines `Background`, an event loop in a thread of its own; `run_async`, on the loop that all tools share, with a limit
-on the wait; and `Lane`, a thread for plain work that async code awaits.
+`run_async` does async work on the loop that all tools share.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ __all__ = ["Background", "Lane", "run_async"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_PATIENCE = 0.05
+"""Seconds after which an event loop that has not turned is blocked. Taking a busy one for it costs a thread."""
 _END_S = 1.0
 """Seconds that cancelled work may take to end when its loop is closed."""
 
@@ -51,9 +52,9 @@ class Background:
         """Whether the caller is on the loop's own thread, where waiting for it would never end."""
         return threading.current_thread() is self._thread
 
-    def run(self, work: Coroutine[Any, Any, _T], seconds: float | None = None) -> _T:
-        """Waits for `work`, from any thread but the loop's own. Raises `TimeoutError` after `seconds`, `RuntimeError`
-        when closed; in both cases, and when the caller is interrupted, `work` is cancelled."""
+    def run(self, work: Coroutine[Any, Any, _T], seconds: float | None) -> _T:
+        """Waits for `work`, from any thread but the loop's own. Raises `TimeoutError` after `seconds` (None: never),
+        `RuntimeError` when closed; in both cases, and when the caller is interrupted, `work` is cancelled."""
         with self._lock:
             closed = self.closed
             self._waiting += not closed
@@ -78,6 +79,15 @@ class Background:
                 ends = self._retired and not self._waiting
             if ends:
                 self._stop()
+
+    def blocked(self) -> bool:
+        """Whether something that runs on the loop does not let go of it."""
+        turned = threading.Event()
+        try:
+            self.loop.call_soon_threadsafe(turned.set)
+        except RuntimeError:  # closed meanwhile
+            return True
+        return not turned.wait(_PATIENCE)
 
     def retire(self) -> None:
         """Takes no more work, and ends when nobody waits for any: for a loop that may be blocked, while other threads
@@ -166,8 +176,8 @@ def run_async(main: Coroutine[Any, Any, _T], limit: float | None = None) -> _T:
     """Runs `main` to its end on the loop that all tools share, also where this thread has a running loop.
 
     One loop for all, so that clients and locks made in one call work in the next. Raises `TimeoutError` when `main` has
-    not ended after `limit` seconds. The loop, which it may block, is then given up for a new one; what other threads
-    still wait for on it goes on.
+    not ended after `limit` seconds. Where it blocks the loop, that is given up for a new one, and ends when nobody
+    waits for it any more.
     """
     global _shared
     with _shared_lock:
@@ -183,7 +193,8 @@ def run_async(main: Coroutine[Any, Any, _T], limit: float | None = None) -> _T:
     try:
         return own.run(main, limit)
     except _Late:
-        own.retire()
+        if own.blocked():
+            own.retire()
         raise
 
 

@@ -67,35 +67,15 @@ def run_forked(work: Callable[[], bytes], seconds: float) -> CallEnd:
     """
     end = time.monotonic() + seconds
     _libc()  # loaded before the fork: nothing is imported after it
-    fds: list[int] = []
-    with _lock:  # a child that another thread forks meanwhile would keep the pipes of this call open
-        try:
-            fds += os.pipe()
-            fds += os.pipe()
-            pid = _fork()
-        except OSError as error:
-            for fd in fds:
-                os.close(fd)
-            return CallEnd("no_process", detail=str(error))
-        out, out_end, told, told_end = fds
-        if pid == 0:
-            try:
-                os.close(out)
-                os.close(told_end)
-                _supervise(work, out_end, told)
-            finally:
-                os._exit(1)
-        os.close(out_end)
-        os.close(told)
-        _pipes.update((out, told_end))
+    try:
+        pid, out, told_end = _started(work)
+    except OSError as error:
+        return CallEnd("no_process", detail=str(error))
     status: int | None = None
     try:
         got, status = _receive(out, pid, end)
     finally:
-        with _lock:
-            _pipes.difference_update((out, told_end))
-            os.close(told_end)  # the supervisor ends everything
-            os.close(out)
+        _close(told_end, out)  # the supervisor ends everything
         if status is None:
             _reap(pid)
     if _missing(got) == 0:
@@ -105,10 +85,42 @@ def run_forked(work: Callable[[], bytes], seconds: float) -> CallEnd:
     return CallEnd("late") if status is None else CallEnd("died", detail=_cause_of_death(status))
 
 
-_lock = threading.Lock()
-_pipes: set[int] = set()
-"""Ends of the pipes of calls that run now, in this process. A supervisor is told to end everything by the end of its
-pipe, and so no other process may hold that open."""
+_pipes = threading.RLock()
+"""Held while pipes come and go, and at every fork of this process: a child closes those of the calls that run in other
+threads. With a copy of one open, a supervisor would not be told to end its worker, not even by this process's death."""
+_held: set[int] = set()
+"""This process's ends of the pipes of all forked calls that run now."""
+
+
+def _started(work: Callable[[], bytes]) -> tuple[int, int, int]:
+    """The supervisor's pid, the pipe by which the result comes, and the one whose end tells the supervisor to end.
+    Raises `OSError` where the system gives no pipe or process."""
+    fds: list[int] = []
+    with _pipes:
+        try:
+            fds += os.pipe()
+            fds += os.pipe()
+            out, out_end, told, told_end = fds
+            _held.update((out, told_end))
+            pid = _fork()
+        except OSError:
+            _close(*fds)
+            raise
+        if pid == 0:  # `_held` has been closed here, see `_forget`
+            try:
+                _supervise(work, out_end, told)
+            finally:
+                os._exit(1)
+        os.close(out_end)
+        os.close(told)
+    return pid, out, told_end
+
+
+def _close(*fds: int) -> None:
+    with _pipes:
+        for fd in fds:
+            _held.discard(fd)
+            os.close(fd)
 
 
 def _fork() -> int:
@@ -122,16 +134,17 @@ def _fork() -> int:
 
 def _forget() -> None:
     """In a forked child: the calls that run in other threads of its parent are none of its own."""
-    global _lock
-    _lock = threading.Lock()
-    for fd in _pipes:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-    _pipes.clear()
+    global _pipes
+    _pipes = threading.RLock()
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(
+        before=lambda: _pipes.acquire(), after_in_parent=lambda: _pipes.release(), after_in_child=_forget
+    )
 
 
 def _receive(out: int, pid: int, end: float) -> tuple[bytearray, int | None]:
