@@ -113,9 +113,9 @@ def examples() -> list[str]:
             walk(child, [*path, name])
 
     walk(get_command(app), [])
-    needs = ("model", "envs", "check", "new", "rollout orders --agent", "rollout orders --model smollm2", "train sft",
-             "rollout", "train", "curate", "evaluate", "compare", "show", "report", "export", "store import",
-             "store query", "store", "import", "replay", "view", "label", "mcp", "recipe")  # fmt: skip
+    needs = ("model", "envs", "check", "new", "watch", "rollout orders --agent", "rollout orders --model smollm2",
+             "train sft", "rollout", "train", "curate", "evaluate", "compare", "show", "report", "export",
+             "store import", "store query", "store", "import", "replay", "view", "label", "mcp", "recipe")  # fmt: skip
     return sorted(dict.fromkeys(found), key=lambda line: next(i for i, n in enumerate(needs) if line[9:].startswith(n)))
 
 
@@ -676,11 +676,22 @@ def test_a_rate_says_why(here: Path, tiny_qwen3: Path) -> None:
     shown = run("rollout orders --agent give-up --faults count=1 --n 12").stdout
     assert re.search(r"\nfailed episodes ended by: declined \d+ of (\d+), finished 1 of \1\n", shown)
     result = run("rollout echo --model tiny-qwen3 --max-turn-tokens 2 --n 9")
-    limit = "failed episodes ended by: token_limit 4 of 4 (raise --max-turn-tokens or --max-context)"
-    assert limit in result.stdout
+    limit = "token_limit 4 of 4 (raise --max-turn-tokens or --max-context, or --tokens if it was given)"
+    assert f"failed episodes ended by: {limit}\n" in result.stdout
     assert "echo has 4 train tasks: each is played once, not 9" in result.stderr
     assert "failed episodes of do-nothing ended by: finished 8 of 8" in run("evaluate echo --agent expert").stdout
     assert "no --agent and no --model was given: the expert plays" in run("rollout echo").stderr
+
+
+def test_limits_of_an_episode_are_options(here: Path) -> None:
+    shown = run("rollout orders --agent expert --n 4 --turns 1 --out a.jsonl").stdout
+    assert "ended by: turn_limit 4 of 4 (the environment's max_turns, or --turns if it was given)" in shown
+    assert {len(t.turns) for t in read(here / "a.jsonl")} == {1}
+    assert "other limits" in fails("rollout orders --agent expert --n 4 --turns 2 --out a.jsonl")
+    run("rollout orders --turns 0", 2)
+    assert "a number above 0" in fails("rollout orders --seconds 0")
+    run("evaluate orders --agent expert --n 2 --turns 1 --out eval")
+    assert {len(t.turns) for t in read(here / "eval/expert.jsonl")} == {1}
 
 
 def test_a_plan_that_strikes_nobody_says_so(here: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
-from ..agents.rollouts import EpisodeSpec
+from ..agents.rollouts import EpisodeSpec, Limits
 from ..envs import make, task_set
 from ..envs.task import Split
 from ..tools.plans import FaultPlan
@@ -22,8 +22,8 @@ from .wording import condition_name, count
 __all__ = ["Tasks", "by_condition", "fault_plan", "not_struck", "play", "why_failed"]
 
 _WAY_OUT = {
-    StopReason.TOKEN_LIMIT: "raise --max-turn-tokens or --max-context",
-    StopReason.TURN_LIMIT: "the environment's max_turns is too low for this agent, or the agent goes in circles",
+    StopReason.TOKEN_LIMIT: "raise --max-turn-tokens or --max-context, or --tokens if it was given",
+    StopReason.TURN_LIMIT: "the environment's max_turns, or --turns if it was given",
     StopReason.DEADLINE: "its time was up",
 }
 """What a limit that ends episodes asks for."""
@@ -74,6 +74,7 @@ def play(
     *,
     index: int = 1,
     of: int = 1,
+    limits: Limits | None = None,
     overwrite: bool = False,
     group: int = 1,
 ) -> list[Trajectory]:
@@ -84,6 +85,7 @@ def play(
         agent: Who plays: `player`, loaded.
         path: A file to go on with; None: nowhere.
         index, of: The place of this stage among those of the command.
+        limits: When episodes are cut.
         overwrite: Delete what the file holds.
         group: Episodes of each task.
     """
@@ -96,7 +98,7 @@ def play(
         watch.progress(done, len(wanted), f"{count(successes, 'success', 'successes')}")
 
     recorder = Recorder(path, player.meta, player.written, overwrite)
-    played, before = play_into(recorder, env, agent, wanted, group=group, on_done=on_done)
+    played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
     if before:
         watch.say(f"{count(before, 'episode')} of {len(wanted)} were in {path} already")
     return played

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .rollout import AGENT
+from .rollout import AGENT, LIMITS
 from .settings import command, keep_in, level_numbers
 
 if TYPE_CHECKING:
     from ..agents.loading import AgentSettings
+    from ..agents.rollouts import Limits
 
 __all__ = ["evaluate"]
 
 _BASELINE = "do-nothing"
 
 
-@command(config=True, settings=AGENT)
+@command(config=True, settings=AGENT, limits=LIMITS)
 def evaluate(
     ctx: typer.Context,
     env: o.Env,
@@ -34,6 +35,7 @@ def evaluate(
     seed: o.Seed = 0,
     *,
     settings: AgentSettings,
+    limits: Limits,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write the episodes here, a file for each agent.")
     ] = None,
@@ -77,7 +79,18 @@ def evaluate(
             path = out / f"{file_name(label)}.jsonl" if out is not None else None
             loaded = player.load(watch, number, len(players))
             loaded.name = label
-            played = play(player, loaded, env, wanted, path, watch, index=number, of=len(players), overwrite=overwrite)
+            played = play(
+                player,
+                loaded,
+                env,
+                wanted,
+                path,
+                watch,
+                index=number,
+                of=len(players),
+                limits=limits,
+                overwrite=overwrite,
+            )
             arms.append(Arm(label, "", by_condition(played)))
             if out is not None:  # now that what the folder held has turned out to be of this very call
                 keep_in(ctx, out)

@@ -12,15 +12,19 @@ from .settings import Fields, command, level_numbers
 
 if TYPE_CHECKING:
     from ..agents.loading import AgentSettings
+    from ..agents.rollouts import Limits
 
-__all__ = ["AGENT", "rollout"]
+__all__ = ["AGENT", "LIMITS", "rollout"]
 
 AGENT = Fields("sparring.agents.loading:AgentSettings", least={"max_turn_tokens": 1, "max_context": 1, "parallel": 1,
                                                             "temperature": 0.0})  # fmt: skip
 """How a model plays, as options."""
 
+LIMITS = Fields("sparring.agents.rollouts:Limits", least={"turns": 1, "tokens": 1})
+"""When episodes are cut, as options."""
 
-@command(config=True, settings=AGENT)
+
+@command(config=True, settings=AGENT, limits=LIMITS)
 def rollout(
     env: o.Env,
     agent: o.AgentName = None,
@@ -33,6 +37,7 @@ def rollout(
     seed: o.Seed = 0,
     *,
     settings: AgentSettings,
+    limits: Limits,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl", help="Write each episode as it ends, one line of JSON each.")
     ] = None,
@@ -64,7 +69,7 @@ def rollout(
             watch.say("no --agent and no --model was given: the expert plays")
         tasks.say_if_fewer(wanted, watch)
         loaded = player.load(watch)
-        played = play(player, loaded, env, wanted, out, watch, overwrite=overwrite, group=group)
+        played = play(player, loaded, env, wanted, out, watch, limits=limits, overwrite=overwrite, group=group)
     rate = success_rate(played)
     if rate.value is None:
         failed = next((t.error for t in played if t.error), "no reason given")
