@@ -32,8 +32,8 @@ __all__ = ["LazyGroup", "app", "built", "main"]
 
 # What loads a model would otherwise print bars and advice of its own, phone home, and fork after threads were started.
 _ENVIRONMENT = {
-    # Threads that wait for each other sleep. By default they spin: next to other busy processes work on two threads took
-    # ten times as long. Read when torch is loaded.
+    # Threads that wait for each other sleep. By default they spin: next to other busy processes work on two threads
+    # took ten times as long. Read when torch is loaded.
     "OMP_WAIT_POLICY": "passive",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
