@@ -230,6 +230,27 @@ def test_the_recipe_gets_what_was_asked_for(here: Path, monkeypatch: pytest.Monk
     assert "report.html" in result.stdout
 
 
+def test_a_recipe_may_name_its_environments(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparring.trainers import recipe
+
+    asked: list[Any] = []
+
+    def fake(env: list[str], profile: str, *, folder: Path, **_: Any) -> Any:
+        asked.append((env, folder))
+        return recipe.RecipeResult([], here / "report.html", "", 1.0)
+
+    monkeypatch.setattr(recipe, "run_recipe", fake)
+    text = (ROOT / "trainers" / "recipes" / "recover.yaml").read_text("utf-8")
+    (here / "mine.yaml").write_text(f"envs: [2*echo, calendar]\n{text}", "utf-8")
+    run("recipe --recipe mine.yaml --profile smoke --model tiny-qwen3")
+    run("recipe orders --recipe mine.yaml --profile smoke --model tiny-qwen3")
+    assert asked == [
+        (["2*echo", "calendar"], Path("runs/2-echo-calendar-smoke")),
+        (["orders"], Path("runs/orders-smoke")),
+    ]
+    assert "names no environment" in fails("recipe --profile smoke")
+
+
 # ---- playing episodes ------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,12 @@ class Recipe:
         document = from_plain(_Document, data, f"recipe {name}")
         return cls(Path(name).stem, profile, document, _stages(document, name))
 
+    def envs(self, asked: Sequence[str]) -> list[str]:
+        """What it trains on: what is asked for, else what it names. Raises `ConfigError` where that is nothing."""
+        if envs := list(asked) or list(self.document.envs):
+            return envs
+        raise ConfigError(f"the recipe {self.name} names no environment: say which to train on")
+
 
 @dataclass(frozen=True, slots=True)
 class RecipeResult:
@@ -147,11 +153,8 @@ def run_recipe(
         watcher: Is told how it goes.
     """
     loaded = Recipe.load(recipe, profile, model=model)
-    envs = [env] if isinstance(env, str) else list(env)
-    envs = [e for e in envs if e] or list(loaded.document.envs)
-    if not envs:
-        raise ConfigError(f"the recipe {recipe} names no environment: say which to train on")
-    parts = [Part.parse(text) for text in envs]
+    asked = [env] if isinstance(env, str) else env
+    parts = [Part.parse(text) for text in loaded.envs([e for e in asked if e])]
     if held_out is None:
         held_out = loaded.document.held_out.get(parts[0].env, "")
     started = time.monotonic()

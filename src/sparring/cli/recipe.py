@@ -16,7 +16,7 @@ __all__ = ["recipe"]
 @command(config=True)
 def recipe(
     ctx: typer.Context,
-    env: o.Envs,
+    env: o.Envs = [],  # noqa: B006  # typer copies it
     profile: Annotated[
         str, typer.Option(metavar="NAME", help="smoke: does it run; quick: minutes; full: hours on a CPU.")
     ] = "quick",
@@ -50,7 +50,10 @@ def recipe(
     if held_out:
         make(held_out)
     from ..trainers.mixture import Part
+    from ..trainers.recipe import Recipe, run_recipe
 
+    loaded = Recipe.load(recipe, profile, model=model)
+    env = loaded.envs(env)
     for text in env:
         make(Part.parse(text).env)  # a name that is wrong is said before a model is loaded
     trained_on = ", ".join(env)
@@ -58,10 +61,8 @@ def recipe(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; expected a folder for the stages and the report")
     from ..agents.models import TINY_MODELS
-    from ..trainers.recipe import Recipe, run_recipe
     from ..trainers.run import only_process_in
 
-    loaded = Recipe.load(recipe, profile, model=model)
     if plan:
         from ..app.training import recipe_plans
 
