@@ -657,6 +657,14 @@ def test_the_table_of_faults_is_the_code() -> None:
     assert [line for line in lines if re.match(r"\| `\w+` \| (is told|has to notice)", line)] == fault_rows()
 
 
+def test_every_obvious_place_exists() -> None:
+    """Each path in CONTRIBUTING's table is there; of `envs/<name>/`, the folder."""
+    table = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## One obvious place")[2].partition("\n## ")[0]
+    places = re.findall(r"`([\w.-]+/[^`\s]*)`", table)
+    assert len(places) > 20
+    assert [place for place in places if not (ROOT / place.partition("<")[0]).exists()] == []
+
+
 def test_the_readme_shows_the_example() -> None:
     example = (ROOT / "examples" / "library.py").read_text("utf-8")
     assert example in python_blocks((ROOT / "README.md").read_text("utf-8"))
