@@ -93,8 +93,6 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     """Standing instructions, in the system prompt next to the tools."""
     max_turns: int = 24
     """An episode is cut here. Rollouts may be asked to cut it earlier."""
-    hint_level: ClassVar[int] = 3
-    """How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair."""
     blocking: ClassVar[bool] = False
     """Whether a call may take long without computing: a tool, the user, a hook or the judge waits for a network, a
     process, a model. Rollouts then run the environment in a thread, next to generation. Async tools, tools with a
@@ -346,7 +344,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return Toolbox(
             tools,
             self._world,
-            hint_level=self.hint_level,
+            hint_level=rules.hint_level,
             validation=rules.validation,
             max_output=rules.max_output,
             render=rules.render,

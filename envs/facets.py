@@ -113,6 +113,8 @@ class ToolRules(_Facet):
     """schema (extra arguments refused), binding (names only), or off."""
     max_output: int = 4000
     """Characters of a result that the agent sees, from 1."""
+    hint_level: int = 3
+    """How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair."""
     render: Callable[[Any], str] | None = None
     """The text of a result. By default a string is its own text, and anything else compact JSON."""
     is_error: Callable[[Any], ToolError | str | bool | None] | None = None
@@ -125,6 +127,7 @@ class ToolRules(_Facet):
         *,
         validation: Validation | None = None,
         max_output: int | None = None,
+        hint_level: int | None = None,
         render: Callable[[Any], str] | None = None,
         is_error: Callable[[Any], ToolError | str | bool | None] | None = None,
         errors: Mapping[type[Exception], type[ToolError]] | None = None,
@@ -137,6 +140,7 @@ class ToolRules(_Facet):
         Args:
             validation: In place of the class's own setting, like all others. None: the class's.
             max_output: Characters.
+            hint_level: 0 to 3.
             render: From a tool's value to its text.
             is_error: From a tool's value to the error that it is.
             errors: Exception -> `ToolError`.
@@ -145,7 +149,8 @@ class ToolRules(_Facet):
             injected: Values of `Injected` parameters.
             after_call: Told of each call.
         """
-        self._give(validation=validation, max_output=max_output, render=render, is_error=is_error, errors=errors)
+        self._give(validation=validation, max_output=max_output, hint_level=hint_level)
+        self._give(render=render, is_error=is_error, errors=errors)
         self._give(offered=offered, announce=announce, injected=injected, after_call=after_call)
 
     def offered(self, env: Any) -> Iterable[Any]:

@@ -43,7 +43,7 @@ def test_an_author_has_few_names_to_know() -> None:
     own = {n for n in dir(ToolEnv) if not n.startswith("_")} - set(dir(gymnasium.Env))
     own |= {n for n in ToolEnv.__annotations__ if not n.startswith("_")} - {"metadata"}
     assert own == {
-        "tasks", "setup", "success", "solve", "prompt", "system", "max_turns", "hint_level", "blocking", "state",
+        "tasks", "setup", "success", "solve", "prompt", "system", "max_turns", "blocking", "copyable", "state",
         "keeps_before", "default_faults", "user", "others", "fault_hooks", "tool_rules", "reward_terms", "knobs",
         "toolbox", "episode", "start", "act", "judge", "snapshot", "restore",
     }  # fmt: skip
