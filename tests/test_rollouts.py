@@ -311,7 +311,7 @@ def test_processes_threads_and_coroutines_of_eight_episodes_do_not_meet() -> Non
         assert values == [v for turn in range(3) for v in ([(n + turn) ** 2], [n], [n**3, turn**3], ["there"])]
         assert t.turns[12].results[0].outcome is Outcome.TIMEOUT
         assert t.success
-    assert took < 20
+    assert took < 60  # a worker that was not told to end would sleep for minutes; a large process forks slowly
     assert sleepers() == 0
     assert abs(len(os.listdir("/proc/self/fd")) - before) <= 8  # those of the private loops
 
@@ -326,12 +326,14 @@ def test_a_forked_call_ends_at_once_though_others_run() -> None:
         assert run_forked(lambda: time.sleep(30) or b"", seconds).how == "late"  # type: ignore[func-returns-value]
         took.append(time.monotonic() - start - seconds)
 
+    late(0.3)
+    alone = took.pop()  # what the fork of a process as large as this one costs
     threads = [threading.Thread(target=late, args=(0.3 + 0.3 * i,)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert max(took) < 0.4  # GRACE is 0.5: nobody had to be killed for not listening
+    assert max(took) < alone + 0.45  # GRACE is 0.5: nobody had to be killed for not listening
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
