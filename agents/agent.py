@@ -96,7 +96,6 @@ class LLMAgent:
         self.name = name
         self.sampling = Sampling(temperature, max_turn_tokens, chat.stop_ids)
         wanted = engine.max_context if max_context is None else max_context
-        wanted = engine.max_context if max_context is None else max_context
         self.max_context = context_within(wanted, engine.max_context, "the engine")
         self.parallel = parallel
         self._sessions = itertools.count()

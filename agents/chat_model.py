@@ -70,7 +70,6 @@ class EngineChat:
         self.engine = engine
         self.chat = chat
         wanted = engine.max_context if max_context is None else max_context
-        wanted = engine.max_context if max_context is None else max_context
         self.max_context = context_within(wanted, engine.max_context, "the engine")
         self._single = itertools.count()
 

@@ -5,9 +5,7 @@ A model folder in the cache is complete or absent: it is built under a temporary
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,19 +15,17 @@ from pathlib import Path
 import orjson
 from platformdirs import user_cache_path
 
-from ...trajectories.errors import ConfigError, InfrastructureError, SparringError
+from ...trajectories.errors import ConfigError, InfrastructureError, SparringError, is_full_disk
 from .known import KNOWN_MODELS
 from .packages import need
 
-__all__ = ["NO_SPACE_TEXT", "building", "fetched", "home", "model_folder", "no_space", "publish"]
+__all__ = ["building", "fetched", "home", "model_folder", "no_space", "publish"]
 
-NO_SPACE_TEXT = re.compile(r"no space left|disk quota exceeded|file too large|not enough space", re.IGNORECASE)
 """How programs say it."""
 
 _MARKER = "sparring-model.json"
 _FORMAT = 1  # raised when the conversion changes, so that older folders are built anew
 _TINY_BYTES = 2_000_000
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def home() -> Path:
@@ -77,19 +73,13 @@ def building(name: str) -> Iterator[Path]:
         try:
             yield work
         except Exception as error:
-            if not isinstance(error, SparringError) and _is_no_space(error):
+            if not isinstance(error, SparringError) and is_full_disk(error):
                 raise no_space(name, models) from None
             raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
     finally:
         lock.release()
-
-
-def _is_no_space(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _NO_SPACE
-    return bool(NO_SPACE_TEXT.search(str(error)))  # safetensors raises an error of its own, without a number
 
 
 def no_space(name: str, where: Path) -> InfrastructureError:

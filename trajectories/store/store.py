@@ -17,7 +17,6 @@ Defines `Store`, `Result`, `Sealed`, `Cleaned`, `Verified`, `StoreWriteError`.
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError, MissingExtra
+from ..errors import ConfigError, DataError, MissingExtra, is_full_disk
 from ..trajectory import Trajectory
 from . import parts as sealed_parts
 from .files import locked, try_lock
@@ -373,8 +372,7 @@ class Store:
         except OSError as error:
             if isinstance(error, DataError):
                 raise
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            hint = "make room and do it again" if full else "do it again once that is fixed"
+            hint = "make room and do it again" if is_full_disk(error) else "do it again once that is fixed"
             said = error.strerror or str(error)
             failure = StoreWriteError(f"{self.path}: cannot {what}: {said}; what was stored before is safe, {hint}")
             failure.errno = error.errno

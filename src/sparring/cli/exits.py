@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import shutil
@@ -29,7 +28,6 @@ _EXTRAS = {
 }
 """Package -> the extra that brings it."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _RESUMABLE = ("recipe", "train")
 _RESUMABLE_WITH_OUT = ("evaluate", "rollout")
 
@@ -75,7 +73,7 @@ def _stopped(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
 
 
 def _one_line(error: BaseException, debug: bool) -> str:
-    from ..trajectories.errors import MissingExtra, SparringError
+    from ..trajectories.errors import MissingExtra, SparringError, is_full_disk
 
     if isinstance(error, ImportError) and not isinstance(error, SparringError):
         package = (error.name or "").split(".")[0]
@@ -88,7 +86,7 @@ def _one_line(error: BaseException, debug: bool) -> str:
         return _flat(f"{error.filename}, line {error.lineno} is no Python: {error.msg}{shown}")
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
-        if error.errno in _FULL:
+        if is_full_disk(error):
             return f"no space left on the device{where}; what was complete is saved, make room and run it again"
         return _flat(f"{error.strerror}{where}")
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be loaded
