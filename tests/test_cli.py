@@ -156,6 +156,8 @@ def test_every_example_works(here: Path, tiny_qwen3: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SPARRING_HOME", str(here / "home"))
     shutil.copytree(tiny_qwen3, here / "home" / "models" / "smollm2-135m")
     shutil.copytree(ROOT / "examples", here / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    for example in (here / "examples").rglob("*.py"):  # other tests have loaded the originals: a second one is refused
+        monkeypatch.delitem(sys.modules, example.stem, raising=False)
     ran = []
     for line in examples():
         command = line.removeprefix("sparring ")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import random
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,15 +122,31 @@ def test_the_memory_that_is_available() -> None:
     available = runtime.available_memory(device)
     assert available is not None
     assert 1e8 < available < 1e13
-    if hasattr(ctypes.CDLL(None), "mallinfo2"):
-        runtime.keep_memory()
-        block = torch.ones(600_000_000 // 4)
-        taken = runtime._kept()
-        del block
-        kept = runtime._kept()
-        assert kept - taken > 400e6  # freed, kept by glibc, and so available
-        runtime.release_memory()
-        assert runtime._kept() < kept - 400e6
+
+
+FREED = """
+import torch
+from sparring.agents import runtime
+
+runtime.keep_memory()
+block = torch.ones(600_000_000 // 4)
+taken = runtime._kept()
+del block
+kept = runtime._kept()
+runtime.release_memory()
+print(taken, kept, runtime._kept())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc tells what it keeps since 2.33")
+def test_memory_that_was_freed_is_available(repository: Path) -> None:
+    """In a process of its own: what one that has run for long gives back depends on what it did before."""
+    environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FREED]
+    done = subprocess.run(command, env=environment, timeout=120, check=True, capture_output=True, text=True)
+    taken, kept, released = map(int, done.stdout.split())
+    assert kept - taken > 400e6  # freed, kept by glibc, and so available
+    assert released < kept - 400e6
 
 
 # --- LoRA over a base in its own precision -----------------------------------------------------------------------
