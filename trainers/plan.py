@@ -66,6 +66,7 @@ class _Shape:
 
     @classmethod
     def of(cls, config: Any) -> _Shape:
+        config = config.get_text_config(decoder=True)
         heads = int(config.num_attention_heads)
         return cls(
             layers=int(config.num_hidden_layers),
