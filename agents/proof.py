@@ -78,7 +78,7 @@ def prove(model: Any, ours: Computed, path: str, *, exact: bool = True) -> None:
         _keep(structure)
     if not _known(own):
         longest = max((w for w in _windows(model.config).values() if w <= _LONGEST), default=0) + 24
-        _compare(model, ours, _rows(model, (longest, 17, 11)), exact=exact, asked=model)
+        _compare(model, ours, _rows(model, (longest, 13)), exact=exact, asked=model)
         _keep(own)
     use_layouts(model)
 

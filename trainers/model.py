@@ -178,7 +178,10 @@ class Policy:
         model.eval()
         prove(model, _computed, "trainer", exact=precision == "fp32")
         _keep_residual_wide(model)
+        plain = {name: weight.shape for name, weight in model.state_dict().items()}
         self.module = PolicyModule(_adapted(model, lora) if lora else model, precision, checkpointing, self._unknown)
+        if lora and {name: weight.shape for name, weight in self.weights()} != plain:
+            raise ConfigError(f"{type(model).__name__} with adapters cannot be merged and saved: train it without LoRA")
         self._engine: TransformersEngine | None = None
         self._reference: PolicyModule | None = None
         self._saved_heads: dict[str, Tensor] = {}
@@ -317,15 +320,16 @@ class Policy:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors as the bare model has them, one after the other, adapters merged in. The tensors are the
         policy's own, or merged in float32 when their turn comes: who keeps them must copy them. No heads."""
+        # An adapter on fused experts wraps a parameter, several on one module wrap each other.
         merged = {
-            f"{name}.base_layer.weight": module
+            f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}": module
             for name, module in self._bare.named_modules()
             if hasattr(module, "lora_A")
         }
         for name, tensor in self._bare.state_dict().items():
             if "lora_" not in name:
-                module = merged.get(name)
-                yield name.replace(".base_layer.", "."), tensor if module is None else _merged(tensor, module)
+                module = merged.get(_plain(name))
+                yield _plain(name), tensor if module is None else _merged(tensor, module)
 
     def save(self, folder: Path) -> None:
         """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, adapters and heads next to
@@ -356,7 +360,7 @@ class Policy:
             twin: Any = type(base)(copy.deepcopy(base.config))
         twin = twin.to(_dtype_of(self.precision)).to_empty(device=self.device).requires_grad_(False)
         twin.tie_weights()
-        own = dict(base.named_buffers())
+        own = {_plain(name): buffer for name, buffer in base.named_buffers()}
         for name, buffer in twin.named_buffers():  # rotary frequencies: in bfloat16 they would be off at each position
             buffer.data = own[name].clone()
         twin.generation_config = copy.deepcopy(base.generation_config)
@@ -377,7 +381,7 @@ class Policy:
         shapes, seen = {}, set()
         for name, tensor in base.state_dict().items():
             if "lora_" not in name and tensor.data_ptr() not in seen:  # tied weights are written once
-                shapes[name.replace(".base_layer.", ".")] = list(tensor.shape)
+                shapes[_plain(name)] = list(tensor.shape)
                 seen.add(tensor.data_ptr())
         _write_tensors(folder / "model.safetensors", shapes, self.weights())
 
@@ -495,6 +499,11 @@ def _layers_of(model: Any) -> list[Any]:
 def _keep_residual_wide(model: Any) -> Any:
     """The residual stream is float32 under autocast, whatever the weights are in. Returns the hook."""
     return model.get_input_embeddings().register_forward_hook(lambda module, given, out: out.float())
+
+
+def _plain(name: str) -> str:
+    """Of a weight, as the model without adapters has it."""
+    return name.replace(".base_layer", "")
 
 
 @torch.no_grad()

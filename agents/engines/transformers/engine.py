@@ -306,18 +306,18 @@ def _computed(model: Any, rows: list[list[int]], exact: bool) -> list[torch.Tens
     held = [0] * len(rows)
     found: list[list[torch.Tensor]] = [[] for _ in rows]
     head = Head.of(model)
-    step = 0
-    while any(n < len(row) for n, row in zip(held, rows, strict=True)):
+    for step in range(len(rows) + 3):
         new: list[NewTokens] = []
         for i, row in enumerate(rows[: step + 1]):
-            if i and not held[i]:  # as a row that enters: what it shares with the first one is copied
+            if i and step == i:  # as a row that enters: what it shares with the first one is copied
                 held[i] = max(0, _common(rows[0][: held[0]], row) - 1)
                 cache.copy(0, i, held[i])
-            size = len(row) // 2 if step == i else 7 if step % 3 == 2 else 1
-            if step > 12:
-                size = len(row)  # what is left, at once
-            if (n := min(size, len(row) - held[i])) > 0:
+            size = (len(row) // 2, 1, 7)[step - i] if step - i < 3 else 1
+            n = min(size if step < len(rows) + 2 else len(row), len(row) - held[i])
+            if n > 0:
                 new.append(NewTokens(i, held[i], n))
+        if not new:
+            continue
         layout = CacheLayout(cache, new, 0, model.device)
         ids = [token for t in new for token in rows[t.row][t.past : t.past + t.n]]
         hidden = forward_hidden(model, torch.tensor(ids, device=model.device), layout.positions, layout)
@@ -329,7 +329,6 @@ def _computed(model: Any, rows: list[list[int]], exact: bool) -> list[torch.Tens
             found[t.row].append(own.gather(1, targets[:, None])[:, 0])
             held[t.row] += t.n
             start += t.n
-        step += 1
     # Of a prefix that was copied, the first row has the log-probabilities.
     whole = [torch.cat(part) for part in found]
     return [torch.cat([whole[0][: len(row) - 1 - len(own)], own]) for row, own in zip(rows, whole, strict=True)]
