@@ -53,7 +53,7 @@ class Layout(Protocol):
 
 
 def use_layouts(model: PreTrainedModel) -> None:
-    """Switches `model` (in place) to attention by layout. Raises `ConfigError` where its attention cannot be switched."""
+    """Switches `model` (in place) to attention by layout. Raises `ConfigError` where that cannot be."""
     _register()
     _switch(model, _NAME)
     if _attention_of(model) != _NAME:

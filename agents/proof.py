@@ -3,9 +3,9 @@
 No list says which families are computed rightly: a configuration has too many ways to ask for something else (windows,
 caps, sinks, positions, states). Two proofs, each on one long row and others that share a prefix with it:
 
-* of the structure: on a miniature of the same class and configuration (fewer layers, heads and tokens; windows, caps and
-  chunks so small that the rows reach past them), with large random weights, in float32 on the CPU. There equal means
-  equal to a thousandth of the logits' spread, and small weights can hide nothing;
+* of the structure: on a miniature of the same class and configuration (fewer layers, heads and tokens; windows, caps
+  and chunks so small that the rows reach past them), with large random weights, in float32 on the CPU. There equal
+  means equal to a thousandth of the logits' spread, and small weights can hide nothing;
 * of the model itself: its own weights, in its dtype, on its device.
 
 A proof that succeeded is kept in the cache folder under a key of all that it depends on: configuration, library
@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -38,8 +37,8 @@ __all__ = ["Computed", "prove"]
 
 Rows: TypeAlias = list[list[int]]
 Computed: TypeAlias = "Callable[[Any, Rows, bool], list[Tensor]]"
-"""(model that attends by layout, rows of ids, whether to compute in float32) -> of each row, log p of its tokens but the
-first."""
+"""(model that attends by layout, rows of ids, whether to compute in float32) -> of each row, log p of its tokens but
+the first."""
 
 _EXACT = 1e-3
 """Of the logits' spread that a log-probability may differ by, in float32."""
@@ -90,7 +89,9 @@ def _compare(model: Any, ours: Computed, rows: Rows, *, exact: bool, asked: Any)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise ConfigError(f"{_name(asked)} is not supported: its forward wants more than text ({_line(error)})") from error
+        raise ConfigError(
+            f"{_name(asked)} is not supported: its forward wants more than text ({_line(error)})"
+        ) from error
     if not all(bool(row.isfinite().all()) for row in truth):
         raise ConfigError(f"the model's log-probabilities are not finite in {model.dtype}: try fp32, or another model")
     try:
@@ -245,7 +246,9 @@ def _is_window(name: str) -> bool:
 
 def _windows(config: Any) -> dict[str, int]:
     """What a configuration calls a window, by name."""
-    return {name: value for name, value in _ints(config.get_text_config(decoder=True)) if _is_window(name) and value > 0}
+    return {
+        name: value for name, value in _ints(config.get_text_config(decoder=True)) if _is_window(name) and value > 0
+    }
 
 
 def _hashable(value: Any) -> bool:
@@ -272,7 +275,9 @@ def _reason(model: Any) -> str:
     if "chunked_attention" in kinds or getattr(text, "attention_chunk_size", None):
         return "it attends within chunks (chunked attention)"
     if kinds:
-        return f"it has layers of kind {', '.join(sorted(kinds))}, whose state depends on the tokens before in the batch"
+        return (
+            f"it has layers of kind {', '.join(sorted(kinds))}, whose state depends on the tokens before in the batch"
+        )
     if any(part in str(text.model_type) for part in stateful):
         return "its layers keep a state that depends on the tokens before in the batch"
     if getattr(text, "alibi", False) or text.model_type in ("bloom", "mpt"):
@@ -344,7 +349,11 @@ def _fingerprint(model: Any) -> str:
 @lru_cache(maxsize=1)
 def _software() -> str:
     here = Path(__file__).resolve().parent
-    ours = [*here.glob("*.py"), *(here / "engines" / "transformers").glob("*.py"), *(here.parent / "trainers").glob("*.py")]
+    ours = [
+        *here.glob("*.py"),
+        *(here / "engines" / "transformers").glob("*.py"),
+        *(here.parent / "trainers").glob("*.py"),
+    ]
     source = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(ours)))
     return f"{version('torch')} {version('transformers')} {source.hexdigest()}"
 

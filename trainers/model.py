@@ -224,6 +224,10 @@ class Policy:
         """The Hugging Face model, adapters (PEFT) around it."""
         return self.module.model
 
+    def room(self, wanted: int) -> int:
+        """Tokens that a sequence may have: as many as wanted, or what the model takes where that is less."""
+        return min(wanted, context_limit(self.model.config) or wanted)
+
     @property
     def heads(self) -> nn.ModuleDict:
         """Modules on the last hidden state, by name: trained with the policy, saved next to the model."""
@@ -410,7 +414,13 @@ class TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, unknown: Tensor | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: Head,
+        unknown: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         table = weight.to(hidden.dtype)
         logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
@@ -537,6 +547,10 @@ def _adapted(model: Any, lora: Lora) -> Any:
     settings = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
     )
+    # GPT-2's layers keep their matrices transposed.
+    settings.fan_in_fan_out = any(type(module).__name__ == "Conv1D" for module in model.modules())
     with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5.23 by a name that it has deprecated
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # It asks for twice the rank where two matrices are fused, by a pattern that then matches nothing.
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
         return peft.get_peft_model(model, settings)

@@ -27,7 +27,7 @@ def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context
         if len(tokens) > max_context:
             raise DataError(
                 f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}: raise it, "
-                "or leave it out"
+                "if the model takes more, or leave it out"
             )
         weights = [0.0] * len(tokens)
         for turn, (start, end) in zip(trajectory.turns, spans, strict=True):

@@ -1,4 +1,4 @@
-"""Whether a model, its tokenizer and its settings fit together: looked at when they are loaded, not in the middle of a run."""
+"""Whether a model, its tokenizer and its settings fit together: asked at load, not in the middle of a run."""
 
 from __future__ import annotations
 

@@ -141,9 +141,7 @@ class CacheLayout:
             out[:, :, start:end] = mix(query[:, :, start:end], key, value, mask, how)
         return out.reshape(heads, -1, out.shape[-1])
 
-    def _single(
-        self, keys: list[Tensor], values: list[Tensor], query_S: Tensor, how: Scoring
-    ) -> Tensor:
+    def _single(self, keys: list[Tensor], values: list[Tensor], query_S: Tensor, how: Scoring) -> Tensor:
         """One query a row, (S, KV, G, D) -> (S, KV, G, E)."""
         _, kv, group, width = query_S.shape
         query = query_S.new_zeros(self.span, kv, group, width)
