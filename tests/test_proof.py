@@ -99,7 +99,7 @@ def bare(kind: str, **options: Any) -> Callable[[], Any]:
 
 def seeing() -> Any:
     text = T.Gemma3TextConfig(**SHAPE, **WINDOW).to_dict()
-    config = T.Gemma3Config(text_config=text, vision_config=SIGHT, mm_tokens_per_image=4)  # type: ignore[arg-type]  # dicts are taken
+    config = T.Gemma3Config(text_config=text, vision_config=SIGHT, mm_tokens_per_image=4)
     return T.Gemma3ForConditionalGeneration(config)
 
 
@@ -136,7 +136,8 @@ EQUAL: dict[str, Callable[[], Any]] = {
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "Bloom": (bare("BloomForCausalLM", vocab_size=VOCABULARY, hidden_size=64, n_layer=2, n_head=4), "ALiBi"),
     "MPT": (bare("MptForCausalLM", vocab_size=VOCABULARY, d_model=64, n_layers=2, n_heads=4), "ALiBi"),
-    "Falcon": (bare("FalconForCausalLM", vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, alibi=True), "ALiBi"),
+    "Falcon": (bare("FalconForCausalLM", vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2,
+                    num_attention_heads=4, alibi=True), "ALiBi"),
     "GPT-J": (bare("GPTJForCausalLM", **GPT, rotary_dim=8), "its attention in code of its own"),
     "GPT-Neo": (
         bare("GPTNeoForCausalLM", vocab_size=VOCABULARY, hidden_size=64, num_layers=2, num_heads=4, window_size=16,
@@ -195,7 +196,8 @@ def made_up(n: int, seed: int = 1) -> list[int]:
 def truth(model: Any, ids: list[int]) -> Tensor:
     """(n - 1,) log p of each token but the first, by the model's own forward."""
     logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
-    return logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0]
+    found: Tensor = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0]
+    return found
 
 
 @torch.no_grad()
@@ -238,7 +240,7 @@ def test_a_family_that_is_computed_otherwise_is_refused_in_a_sentence(family: st
 
 # ----------------------------------------------------------------------------------------------------------- the proof
 
-FAULTS = {
+FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "window": ("Mistral with a window", {"window": None}),
     "one token of the window": ("Phi 3", {"window": 15}),
     "cap of scores": ("Gemma 2", {"cap": None}),
@@ -258,7 +260,8 @@ def test_what_the_layouts_forget_is_found(
     model = built(EQUAL[family], spread=None)
 
     def forgetful(scale: float, window: int | None, cap: float | None, sinks: Tensor | None) -> Scoring:
-        return Scoring(**{"scale": scale, "window": window, "cap": cap, "sinks": sinks, **wrong})
+        given: dict[str, Any] = {"scale": scale, "window": window, "cap": cap, "sinks": sinks}
+        return Scoring(**{**given, **wrong})
 
     monkeypatch.setattr(attention, "Scoring", forgetful)
     for load in (lambda m: policy_of(m, tokenizer), TransformersEngine):
@@ -324,9 +327,12 @@ def test_a_miniature_of_a_large_model_is_small(config: Any) -> None:
 def test_a_proof_is_made_once(unproved: None, tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     compare = proving._compare
-    monkeypatch.setattr(
-        proving, "_compare", lambda model, *args, **kw: (made.append(model), compare(model, *args, **kw))
-    )
+
+    def counted(model: Any, *args: Any, **settings: Any) -> None:
+        made.append(model)
+        compare(model, *args, **settings)
+
+    monkeypatch.setattr(proving, "_compare", counted)
 
     def load(**changed: Any) -> int:
         made.clear()
@@ -381,7 +387,7 @@ def test_log_probabilities_of_changed_logits(scale: float, cap: float | None) ->
             everything = torch.log_softmax(logits, -1)
             logps = everything.gather(1, targets[:, None])[:, 0]
             entropy = -(everything.exp() * everything.clamp(min=-1e9)).sum(-1).detach()
-        (logps * outer).sum().backward()
+        (logps * outer).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         found.append((logps.detach(), entropy, h.grad, w.grad, b.grad))
     for got, expected in zip(*found, strict=True):
         assert got is not None
@@ -394,7 +400,8 @@ def test_gradients_are_the_models_own(family: str, tokenizer: Any) -> None:
     ids = made_up(60)
     model = built(EQUAL[family])
     policy = policy_of(copy.deepcopy(model), tokenizer)
-    policy.predict(TreeBatch.build([Sample(tuple(ids), (1.0,) * 60)])).logps_M.sum().backward()  # type: ignore[no-untyped-call]
+    batch = TreeBatch.build([Sample(tuple(ids), (1.0,) * 60)])
+    policy.predict(batch).logps_M.sum().backward()  # type: ignore[no-untyped-call]
     logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
     logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids)[1:, None]).sum().backward()
     own = dict(policy.model.named_parameters())
