@@ -49,8 +49,8 @@ _FLIPPED = 0.05
 _MINI_ROWS = (150, 90, 33)
 _WINDOW, _CAP = 17, 2.0
 """Of a miniature."""
-_LONGEST = 600
-"""Tokens of the longest row of the model itself: past its window, where that is shorter."""
+_LONGEST = 160
+"""The model itself is run past its window where that is no longer than this; the miniature always is."""
 _proved: set[str] = set()
 
 

@@ -83,6 +83,8 @@ def _finite(weight: torch.Tensor) -> bool:
 
     if not weight.is_floating_point() or weight.device.type == "meta" or not weight.numel():
         return True
+    if weight.element_size() == 1:  # float8 has no order of its own
+        weight = weight.float()
     low, high = torch.aminmax(weight)  # one pass, no copy; NaN is passed on
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
 
