@@ -16,7 +16,7 @@ from ..trajectories.messages import Action, Message, Observation
 from ..trajectories.trajectory import StopReason, Tokens, Trajectory, Turn
 from .chat_format import ChatFormat
 from .chat_model import ChatModel, ChatSettings
-from .engine import Engine, Sampling, context_within
+from .engine import Engine, Sampling, context_within, end_ids_of
 
 __all__ = ["Agent", "AgentSession", "ChatAgent", "Decision", "LLMAgent"]
 
@@ -94,7 +94,8 @@ class LLMAgent:
         self.engine = engine
         self.chat = chat
         self.name = name
-        self.sampling = Sampling(temperature, max_turn_tokens, chat.stop_ids)
+        stop_ids = tuple(dict.fromkeys((*chat.stop_ids, *end_ids_of(engine))))
+        self.sampling = Sampling(temperature, max_turn_tokens, stop_ids)
         wanted = engine.max_context if max_context is None else max_context
         self.max_context = context_within(wanted, engine.max_context, "the engine")
         self.parallel = parallel
@@ -154,9 +155,12 @@ class _ModelSession:
         generated = await agent.engine.generate(self.key, self.ids, agent.sampling, self.seed)
         start = len(self.ids)
         self._append(generated.ids, 1, generated.logprobs)
-        self.stopped = generated.stopped
+        said = generated.ids
+        # Another end token of the model ends the answer too, but the format does not know it: it closes the message.
+        self.stopped = generated.stopped and said[-1] in agent.chat.stop_ids
         cut = None if generated.stopped else StopReason.TOKEN_LIMIT
-        return Decision(agent.chat.parse(generated.ids), (start, len(self.ids)), cut)
+        action = agent.chat.parse(said if self.stopped or cut else said[:-1])
+        return Decision(action, (start, len(self.ids)), cut)
 
     def tokens(self) -> Tokens:
         return Tokens(tuple(self.ids), tuple(self.sampled), tuple(self.logprobs))

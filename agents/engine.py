@@ -14,7 +14,7 @@ from ..trajectories.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DEFAULT_CONTEXT", "Engine", "Generated", "Sampling", "TrainableEngine", "context_within"]
+__all__ = ["DEFAULT_CONTEXT", "Engine", "Generated", "Sampling", "TrainableEngine", "context_within", "end_ids_of"]
 
 DEFAULT_CONTEXT = 4096
 """Tokens of an episode where nobody names a limit."""
@@ -45,7 +45,10 @@ class Generated:
 
 
 class Engine(Protocol):
-    """A model that generates. Many calls may be under way at once; the engine batches them."""
+    """A model that generates. Many calls may be under way at once; the engine batches them.
+
+    An engine that knows the end tokens of its model has them as `end_ids`: see `end_ids_of`.
+    """
 
     version: int
     """Counts the loads of new weights."""
@@ -72,6 +75,11 @@ class TrainableEngine(Engine, Protocol):
         """Takes over new weights one by one (names as in `state_dict`, any dtype), forgets what it has cached, and
         counts `version` up. Raises `ConfigError` for an unknown name, and while something is being generated."""
         ...
+
+
+def end_ids_of(engine: Engine) -> tuple[int, ...]:
+    """The end tokens of the engine's model: each ends an answer, whatever the chat format. () where not known."""
+    return tuple(getattr(engine, "end_ids", ()))
 
 
 def context_within(wanted: int | None, limit: int | None, whose: str = "the model") -> int:

@@ -197,7 +197,8 @@ def tool_style_of(model: str | Path, chosen: Literal["auto", "schema", "signatur
     if trained is not None:
         return trained
     try:
-        width = json.loads((folder / "config.json").read_bytes())["hidden_size"]
+        config = json.loads((folder / "config.json").read_bytes())
+        width = config.get("text_config", config)["hidden_size"]
         return "signature" if width < _SMALL else "schema"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "schema"

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM
 
 from sparring.agents import ChatFormat, EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted, tokens_of
 from sparring.agents.engines.transformers import TransformersEngine
+from sparring.agents.head import Head
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
 from sparring.trainers import (
@@ -46,7 +47,7 @@ from sparring.trainers import (
 from sparring.trainers.batch import Sample, TreeBatch, micro_batches
 from sparring.trainers.losses import Loss
 from sparring.trainers.mixture import sample_groups
-from sparring.trainers.model import TokenLogProbs
+from sparring.trainers.model import token_logps
 from sparring.trainers.objectives.grpo import StepGroups
 from sparring.trainers.run import Interrupted, Run
 from sparring.trainers.samples import epoch_indices, likelihood_losses, samples_of
@@ -255,7 +256,7 @@ def test_token_logprobs_equal_log_softmax() -> None:
     direction = torch.randn(600, generator=generator)
     direction[5:40] = 0
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    logps, entropy = TokenLogProbs.apply(h, w, targets)  # type: ignore[no-untyped-call]
+    logps, entropy = token_logps(h, Head(w), targets)
     assert not entropy.requires_grad
     backward((logps * direction).sum())
 
@@ -270,10 +271,10 @@ def test_token_logprobs_equal_log_softmax() -> None:
     assert gradient(h)[5:40].abs().max() == 0  # a weight of 0 is no gradient at all
 
     frozen = hidden.clone().requires_grad_()
-    backward(TokenLogProbs.apply(frozen, weight, targets)[0].sum())  # type: ignore[no-untyped-call]
+    backward(token_logps(frozen, Head(weight), targets)[0].sum())
     assert frozen.grad is not None
     wide = hidden.bfloat16().requires_grad_()
-    half, _ = TokenLogProbs.apply(wide, weight, targets)  # type: ignore[no-untyped-call]
+    half, _ = token_logps(wide, Head(weight), targets)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, logps, rtol=0.05, atol=0.3)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..agents.attention import mix
+from ..agents.attention import Scoring, mix
 from ..trajectories.errors import DataError
 from ..trajectories.trajectory import Tokens
 
@@ -81,6 +81,8 @@ class TreeBatch:
     """The channels that all samples have."""
     n: int
     """B."""
+    longest: int
+    """Tokens of the longest sample."""
 
     @classmethod
     def build(cls, samples: Sequence[Sample], device: torch.device | str = "cpu") -> TreeBatch:
@@ -136,6 +138,7 @@ class TreeBatch:
             make(weights_M, dtype=torch.float32, device=device),
             {name: make(values, dtype=torch.float32, device=device) for name, values in channels_M.items()},
             len(samples),
+            max(len(s.ids) for s in samples),
         )
 
 
@@ -174,14 +177,14 @@ class TreeLayout:
     """Attention over root paths: see `agents.attention.Layout`."""
 
     segments: list[_Segment]
-    _masks: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     @property
     def pairs(self) -> int:
         """(query, key) pairs that attention computes, masked ones included."""
         return sum((s.end - s.start) * (s.end - s.start + sum(b - a for a, b in s.ancestors)) for s in self.segments)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
         heads, _, width = query.shape
         kv = key.shape[0]
         query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding widens them
@@ -192,16 +195,20 @@ class TreeLayout:
             parts = [slice(a, b) for a, b in segment.ancestors] + [own]
             k = key[:, own] if len(parts) == 1 else torch.cat([key[:, p] for p in parts], 1)
             v = value[:, own] if len(parts) == 1 else torch.cat([value[:, p] for p in parts], 1)
-            out = mix(q[:, :, own], k, v, self._mask(segment.end - segment.start, k.shape[1], value), scale)
-            pieces.append(out.flatten(0, 1))
+            mask = self._mask(segment.end - segment.start, k.shape[1], how.window, value)
+            pieces.append(mix(q[:, :, own], k, v, mask, how).flatten(0, 1))
         return torch.cat(pieces, 1)
 
-    def _mask(self, n: int, length: int, like: Tensor) -> Tensor:
-        """(n, length) additive: the last n of `length` tokens, each seeing all before it and itself."""
-        key = (n, length, like.dtype)
+    def _mask(self, n: int, length: int, window: int | None, like: Tensor) -> Tensor:
+        """(n, length) additive: the last n of `length` tokens, each seeing itself and those before it, as far back as
+        the window reaches. A root path has a token for each position."""
+        key = (n, length, window, like.dtype)
         if key not in self._masks:
-            rows = torch.arange(length - n, length, device=like.device)
-            blocked = torch.arange(length, device=like.device)[None] > rows[:, None]
+            rows = torch.arange(length - n, length, device=like.device)[:, None]
+            columns = torch.arange(length, device=like.device)[None]
+            blocked = columns > rows
+            if window is not None:
+                blocked |= columns <= rows - window
             self._masks[key] = torch.zeros(n, length, dtype=like.dtype, device=like.device).masked_fill_(
                 blocked, float("-inf")
             )

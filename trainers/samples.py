@@ -27,7 +27,7 @@ def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context
         if len(tokens) > max_context:
             raise DataError(
                 f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}: raise it, "
-                "or leave it out"
+                "if the model takes more, or leave it out"
             )
         weights = [0.0] * len(tokens)
         for turn, (start, end) in zip(trajectory.turns, spans, strict=True):
@@ -75,7 +75,7 @@ class Replay:
     @classmethod
     def of(cls, policy: Policy, gold: Sequence[Trajectory], each_step: int, weight: float, seed: int) -> Replay:
         """No samples where `gold` is empty or `each_step` is 0. Gold of any length is taken."""
-        samples = samples_of(policy.chat, gold, 1 << 20) if gold and each_step else []
+        samples = samples_of(policy.chat, gold, policy.room(1 << 20)) if gold and each_step else []
         return cls(tuple(samples), each_step, weight, seed + 1)
 
     def losses(self, policy: Policy, step: int, micro_tokens: int) -> Iterable[Callable[[], Loss]]:

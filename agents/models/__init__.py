@@ -7,6 +7,7 @@ of two layers with a byte-level tokenizer. What is done with a model (generation
 
 from .cache import fetched, home, model_folder
 from .download import fetch
+from .fit import check_weights, context_limit, end_ids, unknown_ids
 from .known import KNOWN_MODELS, TINY_MODELS, KnownModel, Progress
 from .load import device_named, load_model, load_tokenizer, resolve
 from .packages import quiet
@@ -17,7 +18,10 @@ __all__ = [
     "TINY_MODELS",
     "KnownModel",
     "Progress",
+    "check_weights",
+    "context_limit",
     "device_named",
+    "end_ids",
     "fetch",
     "fetched",
     "home",
@@ -27,4 +31,5 @@ __all__ = [
     "model_folder",
     "quiet",
     "resolve",
+    "unknown_ids",
 ]

@@ -159,6 +159,8 @@ def _load_errors(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = _first_line(error)
+        if first.startswith("Unrecognized configuration class"):
+            raise ConfigError(f"the model in {source} is no causal language model that transformers knows") from error
         if Path(source).is_dir():
             fetched = Path(source).name if Path(source).name in KNOWN_MODELS else ""
             fix = f"; if it is damaged: delete the folder, then sparring model fetch {fetched}" if fetched else ""

@@ -78,7 +78,7 @@ class Dpo:
 
     def prepare(self, policy: Policy) -> None:
         s = self.settings
-        sides = [_sides(policy, pair, s.max_context) for pair in self.data.pairs]
+        sides = [_sides(policy, pair, policy.room(s.max_context)) for pair in self.data.pairs]
         self._sides = sides = [both for both in sides if both[0].weight and both[1].weight]
         if not sides:
             raise DataError(f"none of {len(self.data.pairs)} pairs has a divergent turn on both sides")

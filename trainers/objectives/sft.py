@@ -44,7 +44,7 @@ class Sft:
         self._samples: list[Sample] = []
 
     def prepare(self, policy: Policy) -> None:
-        self._samples = samples_of(policy.chat, self.data.episodes, self.settings.max_context)
+        self._samples = samples_of(policy.chat, self.data.episodes, policy.room(self.settings.max_context))
 
     def sample(self, run: Run, step: int) -> Drawn[list[Sample]]:
         s = self.settings
