@@ -39,12 +39,16 @@ class Lora:
     """Low-rank adapters (2106.09685) on all linear layers of the decoder."""
 
     rank: int = 16
+    """Their width."""
     alpha: int = 32
+    """Their scale: an adapter counts alpha / rank."""
+    seed: int = 0
+    """Of their first weights: the same seed, the same adapters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """Of one batch, per (prediction, sample) pair."""
+    """Of one batch, per (prediction, sample) pair, at the sample's temperature."""
 
     logps_M: Tensor
     entropy_M: Tensor
@@ -78,7 +82,7 @@ class PolicyModule(nn.Module):
             if table.bias is not None:
                 raise ConfigError(f"{type(self.model).__name__} has a biased output layer, which is not supported")
         apply: Any = TokenLogProbs.apply  # torch leaves it untyped
-        logps_U, entropy_U = apply(hidden.to(self._dtype), table.weight, batch.targets_U)
+        logps_U, entropy_U = apply(hidden.to(self._dtype), table.weight, batch.targets_U, batch.temperatures_U)
         outputs = {}
         for name in heads:
             if name not in self.heads:
@@ -148,6 +152,8 @@ class Policy:
         self.module.train()
         self._engine: TransformersEngine | None = None
         self._reference: PolicyModule | None = None
+        self._first_adapters: dict[str, Tensor] = {}
+        """As they were at `freeze_reference`."""
         self._saved_heads: dict[str, Tensor] = {}
 
     @classmethod
@@ -229,24 +235,32 @@ class Policy:
     @torch.no_grad()
     def reference(self, batch: TreeBatch) -> Tensor:
         """The reference's log-probabilities (M,): the policy as it was at `freeze_reference`."""
-        if self.lora is not None:
-            with self.model.disable_adapter():
-                return self.predict(batch).logps_M
-        if self._reference is None:
+        if self._reference is None and not self._first_adapters:
             raise ConfigError("no reference: call freeze_reference() before training")
-        predictions: Predictions = self._reference(batch)
+        if self._reference is not None:
+            predictions: Predictions = self._reference(batch)
+            return predictions.logps_M
+        training = self.module.training
+        self.module.eval()  # no dropout: the policy is compared with what the reference says, not with noise
+        try:
+            predictions = torch.func.functional_call(self.module, self._first_adapters, (batch,))
+        finally:
+            self.module.train(training)
         return predictions.logps_M
 
     def freeze_reference(self) -> None:
-        """Keeps the present weights as the reference. With LoRA the reference is the base, and nothing is copied."""
-        if self.lora is None:
+        """Keeps the policy as it is now as the reference. With LoRA only the adapters are copied."""
+        if self.lora is not None:
+            adapters = self.module.model.named_parameters(prefix="model")
+            self._first_adapters = {name: p.detach().clone() for name, p in adapters if p.requires_grad}
+        else:
             twin = self._twin()
             use_layouts(twin)
             _keep_residual_wide(twin)
             own = twin.state_dict()
             for name, tensor in self.weights():
                 own[name].copy_(tensor)
-            self._reference = PolicyModule(twin, self.precision, False)
+            self._reference = PolicyModule(twin, self.precision, False).eval()
 
     def agent(
         self,
@@ -348,15 +362,17 @@ class Policy:
 
 
 class TokenLogProbs(torch.autograd.Function):
-    """log softmax(h W^T)[target] and the entropy of each row, without keeping the logits.
+    """log softmax(h W^T / T)[target] and the entropy of each row, without keeping the logits.
 
-    (U, width), (V, width), (U,) -> (U,), (U,). The vocabulary is many times the width: its logits are computed in
-    chunks, and again in backward, where softmax - onehot is formed in place. The products run in the dtype of `hidden`,
-    the softmax in float32; no gradient flows through the entropy.
+    (U, width), (V, width), (U,), (U,) or None for T = 1 -> (U,), (U,). The vocabulary is many times the width: its
+    logits are computed in chunks, and again in backward, where softmax - onehot is formed in place. The products run in
+    the dtype of `hidden`, the softmax in float32; no gradient flows through the entropy.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperatures: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         table = weight.to(hidden.dtype)
         logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         log_z = torch.empty_like(logps)
@@ -364,17 +380,19 @@ class TokenLogProbs(torch.autograd.Function):
         for at in range(0, len(hidden), CHUNK):
             rows = slice(at, at + CHUNK)
             logits = (hidden[rows] @ table.T).float()
+            if temperatures is not None:
+                logits = logits / temperatures[rows, None]
             log_z[rows] = logits.logsumexp(-1)
             logps[rows] = logits.gather(1, targets[rows, None])[:, 0] - log_z[rows]
             p = torch.exp(logits - log_z[rows, None])
             entropy[rows] = log_z[rows] - torch.linalg.vecdot(p, logits)
-        ctx.save_for_backward(hidden, weight, targets, log_z)
+        ctx.save_for_backward(hidden, weight, targets, log_z, temperatures)
         ctx.mark_non_differentiable(entropy)
         return logps, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad_logps: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        hidden, weight, targets, log_z = ctx.saved_tensors
+    def backward(ctx: Any, grad_logps: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        hidden, weight, targets, log_z, temperatures = ctx.saved_tensors
         table = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = (
@@ -383,13 +401,17 @@ class TokenLogProbs(torch.autograd.Function):
         for at in range(0, len(hidden), CHUNK):
             rows = slice(at, at + CHUNK)
             logits = (hidden[rows] @ table.T).float()
+            if temperatures is not None:
+                logits = logits / temperatures[rows, None]
             grad = logits.sub_(log_z[rows, None]).exp_().mul_(-grad_logps[rows, None])
             grad.scatter_add_(1, targets[rows, None], grad_logps[rows, None])
+            if temperatures is not None:
+                grad /= temperatures[rows, None]
             grad = grad.to(hidden.dtype)
             grad_hidden[rows] = grad @ table
             if grad_weight is not None:
                 grad_weight += grad.T @ hidden[rows]
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
 
 
 def _dtype_of(precision: Precision) -> torch.dtype:
@@ -443,6 +465,8 @@ def _adapted(model: Any, lora: Lora) -> Any:
     settings = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
     )
-    with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5.23 by a name that it has deprecated
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 by a name that it has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        torch.default_generator.manual_seed(lora.seed)  # PEFT draws on the CPU; nobody else's draws change
         return peft.get_peft_model(model, settings)

@@ -236,8 +236,10 @@ class TransformersEngine:
         ids = torch.tensor([t for tokens in new for t in tokens], device=self.model.device)
         hidden = forward_hidden(self.model, ids, layout.positions, layout)
         logits_RV = self.head(hidden[layout.last]).float()
-        logprobs_RV = torch.log_softmax(logits_RV, -1)
-        chosen = sample(logits_RV, [r.sampling.temperature for r in requests], [r.rng.random() for r in requests])
+        temperatures = [r.sampling.temperature for r in requests]
+        chosen = sample(logits_RV, temperatures, [r.rng.random() for r in requests])
+        drawn_from_R = torch.tensor([t if t > 0 else 1.0 for t in temperatures], device=logits_RV.device)
+        logprobs_RV = torch.log_softmax(logits_RV / drawn_from_R[:, None], -1)
         picked = logprobs_RV.gather(1, chosen[:, None])[:, 0].tolist()
         self.stats.forwards += 1
         self.stats.sampled += len(requests)
