@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ Precision = Literal["fp32", "bf16"]
 """fp32: everything in float32. bf16: float32 master weights, bfloat16 autocast and generation."""
 
 
-def in_range(settings: Any, *, at_least: dict[str, float], above: dict[str, float], endless: str = "") -> None:
+def in_range(settings: Any, *, at_least: Mapping[str, float], above: Mapping[str, float], endless: str = "") -> None:
     """Raises `ConfigError` for a number of a dataclass that is not finite, or out of its range.
 
     Args:

@@ -144,7 +144,11 @@ def _taken(lock: Path, doing: str, other: str) -> int:
     """The open file whose lock was taken."""
     until = time.monotonic() + _PATIENCE_S
     while True:
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # whoever made the folder had nothing to leave in it, and took it away
+            _make(lock.parent)
+            continue
         try:
             if _try(fd, fcntl.LOCK_EX):
                 if _is_still(fd, lock):
