@@ -118,7 +118,9 @@ def _make(folder: Path) -> None:
 
 def _refuse_in(folder: Path, other: str) -> None:
     if os.path.realpath(folder / LOCK) not in _held and (worker := at_work_in(folder)) is not None:
-        raise _refusal(worker, f"is at work in {folder}", other)
+        here = Path.cwd()
+        shown = folder.relative_to(here) if folder != here and folder.is_relative_to(here) else folder
+        raise _refusal(worker, f"is at work in {shown}", other)
 
 
 @contextmanager

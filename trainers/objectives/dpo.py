@@ -30,8 +30,8 @@ __all__ = ["WAYS_TO_PAIRS", "Dpo", "DpoSettings", "StepPairs"]
 
 WAYS_TO_PAIRS = (
     "more episodes of each task (sparring rollout ENV --model MODEL --group 8), a higher --temperature, tasks or "
-    "--faults that the model sometimes fails, or the expert's corrections (sparring curate FILE --rule corrections "
-    "--rule 'pairs by=correction')"
+    "--faults that the model sometimes fails, or the expert's corrections (sparring curate FILE --rule "
+    "'pairs by=correction' --out pairs.jsonl)"
 )
 """What gives pairs where there are none."""
 
