@@ -772,7 +772,7 @@ def test_a_folder_has_one_process_at_work(here: Path, tiny_qwen3: Path) -> None:
         ):
             assert fails(command).startswith(f"another process is at work in run (process {pid}: "), command
         assert f"a run that is running: wait for it (process {pid}: " in fails("rollout echo --model ./run")
-        assert [path.name for path in (here / "run").iterdir() if path.is_file()] == [".lock"]
+        assert [path.name for path in (here / "run").iterdir()] == [".lock"]
     run("train sft --data gold.jsonl --model tiny-qwen3 --steps 1 --batch 1 --out run")
     assert not (here / "run/.lock").exists()
 

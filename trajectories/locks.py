@@ -68,10 +68,10 @@ def only_process_in(folder: Path) -> Iterator[None]:
 
     Raises `ConfigError` where another process is at work in it or in a folder around it, or where it is a file.
     """
-    new = not folder.exists()
-    _make(folder)
     for above in folder.absolute().parents:  # a recipe holds its whole folder: what is below is its own
         _refuse_in(above, "folder")
+    new = not folder.exists()
+    _make(folder)
     try:
         with _holding(folder / LOCK, f"is at work in {folder}", "folder"):
             yield
@@ -87,9 +87,9 @@ def only_writer_of(path: Path) -> Iterator[None]:
 
     Raises `ConfigError` where another process writes it, or is at work in a folder around it.
     """
-    _make(path.parent)
     for above in path.absolute().parents:
         _refuse_in(above, "--out")
+    _make(path.parent)
     with _holding(path.with_name(f".{path.name}{LOCK}"), f"is writing {path}", "--out"):
         yield
 
