@@ -118,7 +118,8 @@ def train(
                 f"the objective {objective} measures nothing on held-out episodes: leave --validation away"
             )
         episodes = _episodes(given.data, given.keep, "", watch) if kind.needs == "episodes" else ()
-        if given.validation and getattr(settings, "validation_share", 0):
+        share: float = getattr(settings, "validation_share", 0.0)
+        if given.validation and share:
             raise ConfigError("give --validation or --validation-share, not both")
         held_out = _held_out(given, episodes, watch)
         pairs = _pairs(given.data, given.pairs, settings.seed, watch) if kind.needs == "pairs" else ()
