@@ -50,7 +50,7 @@ class AgentSession(Protocol):
 
 
 class Agent(Protocol):
-    """Something that can act in episodes, many at once."""
+    """Something that can act in episodes, many at once. One that samples has its `temperature`, too."""
 
     name: str
     parallel: int
@@ -105,6 +105,11 @@ class LLMAgent:
     def version(self) -> int:
         return self.engine.version
 
+    @property
+    def temperature(self) -> float:
+        """Of sampling, as trajectories record it."""
+        return self.sampling.temperature
+
     def begin(self, env: ToolEnv, seed: int) -> AgentSession:
         return _ModelSession(self, f"s{next(self._sessions)}", seed)
 
@@ -128,8 +133,10 @@ class _ModelSession:
         span = parent.turns[fork].span if fork < len(parent.turns) else None
         self.ready = True
         if tokens is not None and span is not None and list(tokens.ids[: len(prompt)]) == prompt:
-            self.ids, self.sampled = list(tokens.ids[: span[0]]), list(tokens.sampled[: span[0]])
-            self.logprobs = list(tokens.logprobs[: span[0]])
+            self.ids = list(tokens.ids[: span[0]])
+            same = parent.temperature == self.agent.temperature  # else it is text that this agent did not draw
+            self.sampled = list(tokens.sampled[: span[0]]) if same else [0] * span[0]
+            self.logprobs = list(tokens.logprobs[: span[0]]) if same else [0.0] * span[0]
             return turns
         self._given(prompt)
         rendered = []

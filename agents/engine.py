@@ -39,7 +39,8 @@ class Generated:
     ids: tuple[int, ...]
     """Stop token included."""
     logprobs: tuple[float, ...]
-    """One for each id, in nats, at temperature 1, whatever the sampling temperature."""
+    """One for each id, in nats, of the distribution that it was drawn from: at the sampling temperature. At temperature
+    0 that of temperature 1."""
     stopped: bool
     """False: cut at `max_tokens`."""
 

@@ -306,6 +306,7 @@ async def play_episode(
         tokens=session.tokens() if session is not None else None,
         agent=agent.name,
         policy_version=agent.version,
+        temperature=float(getattr(agent, "temperature", 1.0)),
         expert_turns=expert_turns,
         forked_from=Fork(episode.parent.id, episode.fork) if episode.parent else None,
         error=error,

@@ -339,16 +339,16 @@ def engine(loud: Path) -> TransformersEngine:
 
 
 @torch.no_grad()
-def recomputed(plain: Any, ids: Sequence[int]) -> list[float]:
+def recomputed(plain: Any, ids: Sequence[int], temperature: float = 1.0) -> list[float]:
     """Log-probability of each id after those before it; 0 for the first."""
-    logps = torch.log_softmax(plain(torch.tensor([list(ids)]), use_cache=False).logits[0].float(), -1)
+    logps = torch.log_softmax(plain(torch.tensor([list(ids)]), use_cache=False).logits[0].float() / temperature, -1)
     return [0.0, *logps[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()]
 
 
 def assert_exact(plain: Any, trajectory: Trajectory) -> None:
     tokens = trajectory.tokens
     assert tokens is not None
-    expected = recomputed(plain, tokens.ids)
+    expected = recomputed(plain, tokens.ids, trajectory.temperature or 1.0)
     for sampled, got, wanted in zip(tokens.sampled, tokens.logprobs, expected, strict=True):
         assert got == (pytest.approx(wanted, abs=TOLERANCE) if sampled else 0.0)
     where = [t for turn in trajectory.turns for t in range(*span_of(turn))]
@@ -520,12 +520,23 @@ def test_greedy_equals_hugging_face(engine: TransformersEngine, plain: Any) -> N
     assert got.logprobs == pytest.approx(recomputed(plain, prompt + expected)[40:], abs=TOLERANCE)
 
 
-def test_logprobs_are_at_temperature_one(engine: TransformersEngine, plain: Any) -> None:
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
+def test_logprobs_are_those_that_were_drawn_from(engine: TransformersEngine, plain: Any, temperature: float) -> None:
+    """At the sampling temperature, and at 1 where nothing is drawn."""
+    prompt = made_up(30, 5)
+    (drawn,) = asyncio.run(_all(engine, [("s", prompt, 1)], Sampling(temperature, 20)))
+    expected = recomputed(plain, prompt + list(drawn.ids), temperature)[30:]
+    assert drawn.logprobs == pytest.approx(expected, abs=TOLERANCE)
+    (greedy,) = asyncio.run(_all(engine, [("s", prompt, 1)], Sampling(0.0, 20)))
+    assert greedy.logprobs == pytest.approx(recomputed(plain, prompt + list(greedy.ids))[30:], abs=TOLERANCE)
+
+
+def test_a_higher_temperature_draws_what_is_less_likely(engine: TransformersEngine, plain: Any) -> None:
     prompt = made_up(30, 5)
     (cold,) = asyncio.run(_all(engine, [("s", prompt, 1)], Sampling(0.3, 20)))
-    assert cold.logprobs == pytest.approx(recomputed(plain, prompt + list(cold.ids))[30:], abs=TOLERANCE)
     (hot,) = asyncio.run(_all(engine, [("s", prompt, 1)], Sampling(3.0, 20)))
-    assert sum(cold.logprobs) > sum(hot.logprobs)
+    likely = [sum(recomputed(plain, prompt + list(drawn.ids))[30:]) for drawn in (cold, hot)]
+    assert likely[0] > likely[1]
     assert not hot.stopped
     assert len(hot.ids) == 20
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -507,6 +508,111 @@ def test_ctrl_c_saves_and_the_printed_command_resumes(here: Path, tiny_qwen3: Pa
     assert steps == list(range(1, 41))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_end_does_what_ctrl_c_does(here: Path, tiny_qwen3: Path, number: int, code: int) -> None:
+    run("rollout echo --out gold.jsonl")
+    options = "train sft --data gold.jsonl --model tiny-qwen3 --steps 4000 --batch 2 --save-every 0 --out run"
+    process = start(*options.split(), cwd=here)
+    rows = here / "run/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not rows.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    said, again = errors.splitlines()[-2:]
+    step = re.fullmatch(r"stopped after step (\d+) of 4000; saved in run; everything complete was saved", said)
+    assert step, errors
+    assert again == f"resume with: sparring {options}"
+    assert [path.name for path in (here / "run/checkpoints").iterdir()] == [f"step-{int(step[1]):06d}"]
+
+
+def test_a_rollout_is_ended_by_sigterm_as_by_ctrl_c(here: Path) -> None:
+    process = start(*"rollout orders --agent random --n 5000 --out a.jsonl".split(), cwd=here)
+    deadline = time.monotonic() + 60
+    while not (here / "a.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert errors.splitlines()[-1] == "resume with: sparring rollout orders --agent random --n 5000 --out a.jsonl"
+    assert "Traceback" not in errors
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_that_are_not_finite_are_refused(here: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    (here / "run.yaml").write_text("lr: .inf\n")
+    for options, said in {
+        "--lr inf": "lr is a finite number of 0 or more, got inf",
+        "--config run.yaml": "lr is a finite number of 0 or more, got inf",
+        "--max-grad-norm 0": "max_grad_norm is a number above 0, got 0.0",
+    }.items():
+        assert fails(f"train sft --data gold.jsonl --model tiny-qwen3 --out x {options}") == said
+    assert fails("train grpo echo --model tiny-qwen3 --out x --kl inf") == "kl is a finite number of 0 or more, got inf"
+    run("train sft --data gold.jsonl --model tiny-qwen3 --out x --lr nan", 2)
+    assert "at temperature 0" in fails("train grpo echo --model tiny-qwen3 --out x --temperature 0")
+    assert not (here / "x").exists()
+
+
+def test_a_run_that_diverges_ends_with_an_error(here: Path, tiny_qwen3: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    for steps in (1, 3):
+        said = fails(f"train sft --data gold.jsonl --model tiny-qwen3 --steps {steps} --lr 1e39 --out x{steps}")
+        assert "not finite" in said
+        assert "--lr" in said
+        assert not (here / f"x{steps}/model").exists()
+
+
+def test_a_training_without_any_signal_says_so(here: Path, tiny_qwen3: Path) -> None:
+    command = "train grpo echo --model tiny-qwen3 --steps 2 --groups 2 --group 2 --max-turn-tokens 8 --out x"
+    said = run(command).stderr
+    assert re.search(r"grpo, 2 steps: done after .*, loss 0\.000 success 0\.000 signal 0\.000$", said, re.MULTILINE)
+    assert said.splitlines()[-1].startswith("warning: no group had a signal in any of 2 steps")
+
+
+def test_held_out_episodes_are_measured(here: Path, tiny_qwen3: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    run("rollout echo --split test --out held.jsonl")
+    command = "train sft --data gold.jsonl --model tiny-qwen3 --steps 2 --batch 2 --out"
+    said = run(f"{command} file --validation held.jsonl").stderr
+    assert re.search(r"done after .*, loss \S+ nll \S+ held_out_nll \d+\.\d+$", said, re.MULTILINE)
+    rows = [json.loads(line) for line in (here / "file/metrics.jsonl").read_text().splitlines()]
+    assert ["held_out_nll" in row for row in rows] == [False, True]
+    said = run(f"{command} same --validation gold.jsonl").stderr
+    assert "4 of 4 episodes to validate on are of tasks that are trained on" in said
+    run(f"{command} share --validation-share 0.25 --validate-every 1")
+    rows = [json.loads(line) for line in (here / "share/metrics.jsonl").read_text().splitlines()]
+    assert ["held_out_nll" in row for row in rows] == [True, True]
+    assert "--validation-share, not both" in fails(f"{command} both --validation held.jsonl --validation-share 0.5")
+    assert not (here / "both").exists()
+
+
+def test_no_pairs_comes_with_the_ways_out(here: Path) -> None:
+    run("rollout echo --agent expert --out single.jsonl")
+    run("rollout echo --agent expert --group 3 --out alike.jsonl")
+    for file in ("single.jsonl", "alike.jsonl"):
+        said = fails(f"train dpo --data {file} --model tiny-qwen3 --out x")
+        for way in ("--group 8", "--temperature", "--faults", "pairs by=correction"):
+            assert way in said
+    run("rollout echo --agent do-nothing --out idle.jsonl")
+    curated = run("curate idle.jsonl --rule 'pairs by=correction' --out pairs.jsonl")  # as the message says
+    assert "4 pairs in pairs.jsonl" in curated.stdout
+
+
+def test_a_run_that_nobody_can_name_is_left_alone(here: Path, tiny_qwen3: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    (here / "run/checkpoints").mkdir(parents=True)
+    (here / "run/command.json").write_text('{"objective": "s')
+    command = "train sft --data gold.jsonl --model tiny-qwen3 --steps 1 --batch 1 --out run"
+    said = fails(command)
+    assert said.startswith("run/command.json cannot be read")
+    assert "--overwrite" in said
+    run(f"{command} --overwrite")
+
+
 def test_the_command_to_resume_with() -> None:
     assert resume_command(["recipe", "orders", "--out", "a b"]) == "sparring recipe orders --out 'a b'"
     assert resume_command(["--debug", "train", "sft", "--overwrite"]) == "sparring --debug train sft"
@@ -617,15 +723,79 @@ def test_durations() -> None:
     ]
 
 
+@contextmanager
+def held(how: str, path: Path) -> Iterator[int]:
+    """A process that is at work on `path`; its number. It is killed in the end."""
+    code = (
+        "import sys, time; from pathlib import Path; from sparring.trajectories import locks\n"
+        "with getattr(locks, sys.argv[1])(Path(sys.argv[2])):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    process = start(how, str(path), code=code)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_file_of_episodes_has_one_writer(here: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
     run("rollout echo --agent expert --n 2 --out a.jsonl")
-    with (here / "a.jsonl").open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert "another process is writing a.jsonl" in fails(
-            "rollout echo --agent expert --n 3 --out a.jsonl --overwrite"
-        )
+    run("rollout echo --agent expert --n 2 --out b.jsonl")
+    with held("only_writer_of", here / "a.jsonl") as pid:
+        for command in (
+            "rollout echo --agent expert --n 3 --out a.jsonl --overwrite",
+            "curate b.jsonl --rule gold --out a.jsonl --overwrite",
+        ):
+            said = fails(command)
+            assert said.startswith(f"another process is writing a.jsonl (process {pid}: ")
+            assert said.endswith("wait until it ends, or choose another --out")
     assert len((here / "a.jsonl").read_bytes().splitlines()) == 2
+    run("rollout echo --agent expert --n 3 --out a.jsonl")  # one that was killed holds nothing
+    assert len((here / "a.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_a_folder_has_one_process_at_work(here: Path, tiny_qwen3: Path) -> None:
+    """Whoever writes it: what is refused has changed nothing."""
+    run("rollout echo --out gold.jsonl")
+    (here / "run").mkdir()
+    with held("only_process_in", here / "run") as pid:
+        for command in (
+            "train sft --data gold.jsonl --model tiny-qwen3 --out run",
+            "train sft --data gold.jsonl --model tiny-qwen3 --out run --overwrite",
+            "train grpo echo --model tiny-qwen3 --out run/below",
+            "evaluate echo --agent expert --n 2 --out run",
+            "rollout echo --n 2 --out run/episodes.jsonl",
+            "recipe echo --profile smoke --out run",
+            "curate gold.jsonl --rule gold --out run/gold.jsonl",
+        ):
+            assert fails(command).startswith(f"another process is at work in run (process {pid}: "), command
+        assert f"a run that is running: wait for it (process {pid}: " in fails("rollout echo --model ./run")
+        assert [path.name for path in (here / "run").iterdir()] == [".lock"]
+    run("train sft --data gold.jsonl --model tiny-qwen3 --steps 1 --batch 1 --out run")
+    assert not (here / "run/.lock").exists()
+
+
+def test_two_trainings_in_one_folder(here: Path, tiny_qwen3: Path) -> None:
+    """The second is refused while the first runs, and the first is not disturbed."""
+    run("rollout echo --out gold.jsonl")
+    command = "train sft --data gold.jsonl --model tiny-qwen3 --steps 30 --batch 2 --precision fp32 --out runs/sft"
+    first = start(*command.split(), cwd=here)
+    rows = here / "runs/sft/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not rows.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)  # it has to be still at work when the others are refused
+    for other in (command, f"{command} --lr 1e-3", f"{command} --overwrite"):
+        said = fails(other)
+        assert f"another process is at work in runs/sft (process {first.pid}: " in said
+        assert "train sft --data gold.jsonl" in said
+        assert "stopped" not in said
+    os.kill(first.pid, signal.SIGCONT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    assert [json.loads(line)["step"] for line in rows.read_text().splitlines()] == list(range(1, 31))
 
 
 def test_an_episode_that_stands_twice_is_no_second_episode(here: Path) -> None:

@@ -23,10 +23,11 @@ from sparring.trainers import OBJECTIVES, Mixture
 from sparring.trainers import recipe as recipe_module
 from sparring.trainers.recipe import Recipe, RecipeResult, recipes, run_recipe
 from sparring.trainers.recipe_report import write_recipe_report
-from sparring.trainers.run import Interrupted, only_process_in
+from sparring.trainers.run import Interrupted
 from sparring.trainers.stage import Done
 from sparring.trainers.stages.train import Train
 from sparring.trajectories import ConfigError, DataError, EnvError, SparringError, StopReason, Trajectory, UnknownName
+from sparring.trajectories.locks import only_process_in
 from sparring.trajectories.plain import from_plain
 
 ARMS = ["do-nothing", "expert", "SFT clean", "SFT", "DPO", "GRPO"]
@@ -389,7 +390,7 @@ def test_one_process_at_a_time(tmp_path: Path, library: str) -> None:
     holds = f"""
 import sys, time
 from pathlib import Path
-from sparring.trainers.run import only_process_in
+from sparring.trajectories.locks import only_process_in
 with only_process_in(Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)

@@ -11,6 +11,7 @@ predecessor does not have (a trie, laid out depth first), and attends to its who
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SAMPLER", "Sample", "TreeBatch", "common_prefix", "micro_batches"]
 
 SAMPLER = "sampler"
-"""The channel of the log-probabilities of the engine that sampled the tokens."""
+"""The channel of the log-probabilities of the engine that sampled the tokens, at the temperature that it sampled at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,37 @@ class Sample:
     """Of predicting each token; 0 for what the policy did not sample. The first token's is ignored."""
     channels: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What else a loss needs for each token, by name: `SAMPLER`, "advantages", "returns", ..."""
+    temperature: float = 1.0
+    """That the log-probabilities are taken at: above 0."""
 
     @classmethod
     def of(
-        cls, tokens: Tokens, *, weights: Sequence[float] | None = None, **channels: Sequence[float] | float
+        cls,
+        tokens: Tokens,
+        *,
+        weights: Sequence[float] | None = None,
+        temperature: float = 1.0,
+        **channels: Sequence[float] | float,
     ) -> Sample:
         """Every sampled token with weight 1, or with `weights`; never a token that was not sampled.
 
+        `temperature`: that the policy's log-probabilities are taken at. A likelihood takes 1. What is compared with the
+        sampler's takes the episode's own (`Trajectory.temperature`): they are of the distribution that was drawn from.
         `channels`: a value for each token, or one for all. The sampler's log-probabilities are one already.
+
+        Raises `DataError` for temperature 0, at which nothing is drawn from a distribution.
         """
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise DataError(
+                f"the tokens were sampled at temperature {temperature:g}, which is no distribution to learn from: "
+                "sample above 0"
+            )
         given = tokens.sampled if weights is None else [s * w for s, w in zip(tokens.sampled, weights, strict=True)]
         n = len(tokens.ids)
         each = {name: (v,) * n if isinstance(v, int | float) else tuple(v) for name, v in channels.items()}
         if wrong := {name: len(v) for name, v in each.items() if len(v) != n}:
             raise DataError(f"a channel has a value for each of {n} tokens, got {wrong}")
-        return cls(tokens.ids, tuple(float(w) for w in given), {SAMPLER: tokens.logprobs, **each})
+        return cls(tokens.ids, tuple(float(w) for w in given), {SAMPLER: tokens.logprobs, **each}, temperature)
 
     @property
     def weight(self) -> float:
@@ -72,6 +89,8 @@ class TreeBatch:
     """Index into N of the token that predicts."""
     targets_U: Tensor
     """The token id that is predicted."""
+    temperatures_U: Tensor | None
+    """That its log-probability is taken at; None: 1 throughout."""
     unique_M: Tensor
     """Index into U."""
     owner_M: Tensor
@@ -93,7 +112,7 @@ class TreeBatch:
         ids: list[int] = []
         positions: list[int] = []
         segments: list[_Segment] = []
-        unique: dict[int, int] = {}
+        unique: dict[tuple[int, float], int] = {}
         sources: list[int] = []
         unique_M: list[int] = []
         owner_M: list[int] = []
@@ -116,7 +135,7 @@ class TreeBatch:
             before = sample.ids
             for t in range(1, len(sample.ids)):
                 if sample.weights[t]:
-                    node = nodes[t]
+                    node = (nodes[t], sample.temperature)
                     if node not in unique:
                         unique[node] = len(sources)
                         sources.append(nodes[t - 1])
@@ -127,12 +146,14 @@ class TreeBatch:
                         channels_M[name].append(sample.channels[name][t])
         make: Callable[..., Tensor] = torch.tensor
         ids_N = make(ids, device=device)
+        temperatures = [temperature for _, temperature in unique]
         return cls(
             ids_N,
             make(positions, device=device),
             TreeLayout(segments),
             make(sources, dtype=torch.long, device=device),
-            ids_N[make(list(unique), dtype=torch.long, device=device)],
+            ids_N[make([node for node, _ in unique], dtype=torch.long, device=device)],
+            None if set(temperatures) <= {1.0} else make(temperatures, dtype=torch.float32, device=device),
             make(unique_M, dtype=torch.long, device=device),
             make(owner_M, dtype=torch.long, device=device),
             make(weights_M, dtype=torch.float32, device=device),

@@ -52,12 +52,16 @@ class Lora:
     """Low-rank adapters (2106.09685) on all linear layers of the decoder."""
 
     rank: int = 16
+    """Their width."""
     alpha: int = 32
+    """Their scale: an adapter counts alpha / rank."""
+    seed: int = 0
+    """Of their first weights: the same seed, the same adapters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """Of one batch, per (prediction, sample) pair."""
+    """Of one batch, per (prediction, sample) pair, at the sample's temperature."""
 
     logps_M: Tensor
     entropy_M: Tensor
@@ -108,7 +112,9 @@ class PolicyModule(nn.Module):
             self._switch(batch)
         with torch.autocast(batch.ids_N.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             hidden = forward_hidden(self.model, batch.ids_N, batch.positions_N, batch.layout)[batch.sources_U]
-        logps_U, entropy_U = token_logps(hidden.to(self._dtype), Head.of(self.model), batch.targets_U, self._unknown)
+        logps_U, entropy_U = token_logps(
+            hidden.to(self._dtype), Head.of(self.model), batch.targets_U, self._unknown, batch.temperatures_U
+        )
         outputs = {}
         for name in heads:
             if name not in self.heads:
@@ -184,6 +190,8 @@ class Policy:
             raise ConfigError(f"{type(model).__name__} with adapters cannot be merged and saved: train it without LoRA")
         self._engine: TransformersEngine | None = None
         self._reference: PolicyModule | None = None
+        self._first_adapters: dict[str, Tensor] = {}
+        """As they were at `freeze_reference`."""
         self._saved_heads: dict[str, Tensor] = {}
 
     @classmethod
@@ -269,21 +277,29 @@ class Policy:
     @torch.no_grad()
     def reference(self, batch: TreeBatch) -> Tensor:
         """The reference's log-probabilities (M,): the policy as it was at `freeze_reference`."""
-        if self.lora is not None:
-            with self.model.disable_adapter():
-                return self.predict(batch).logps_M
-        if self._reference is None:
+        if self._reference is None and not self._first_adapters:
             raise ConfigError("no reference: call freeze_reference() before training")
-        predictions: Predictions = self._reference(batch)
+        if self._reference is not None:
+            predictions: Predictions = self._reference(batch)
+            return predictions.logps_M
+        training = self.module.training
+        self.module.eval()  # no dropout: the policy is compared with what the reference says, not with noise
+        try:
+            predictions = torch.func.functional_call(self.module, self._first_adapters, (batch,))
+        finally:
+            self.module.train(training)
         return predictions.logps_M
 
     def freeze_reference(self) -> None:
-        """Keeps the present weights as the reference. With LoRA the reference is the base, and nothing is copied."""
-        if self.lora is None:
+        """Keeps the policy as it is now as the reference. With LoRA only the adapters are copied."""
+        if self.lora is not None:
+            adapters = self.module.model.named_parameters(prefix="model")
+            self._first_adapters = {name: p.detach().clone() for name, p in adapters if p.requires_grad}
+        else:
             twin = self._twin()
             use_layouts(twin)
             _keep_residual_wide(twin)
-            self._reference = PolicyModule(twin, self.precision, False, self._unknown)
+            self._reference = PolicyModule(twin, self.precision, False, self._unknown).eval()
 
     def agent(
         self,
@@ -390,7 +406,13 @@ class Policy:
         _write_tensors(folder / "model.safetensors", shapes, self.weights())
 
 
-def token_logps(hidden: Tensor, head: Head, targets: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def token_logps(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    unknown: Tensor | None = None,
+    temperatures: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """log p of each target and the entropy of each row, in nats and float32.
 
     Args:
@@ -398,14 +420,15 @@ def token_logps(hidden: Tensor, head: Head, targets: Tensor, unknown: Tensor | N
         head: Of the model.
         targets: (U,) token ids.
         unknown: (K,) ids that have no part in the distribution.
+        temperatures: (U,) what the logits are divided by; None: 1.
     """
     apply: Any = TokenLogProbs.apply  # torch leaves it untyped
-    logps_U, entropy_U = apply(hidden, head.table, head.bias, targets, head, unknown)
+    logps_U, entropy_U = apply(hidden, head.table, head.bias, targets, head, unknown, temperatures)
     return logps_U, entropy_U
 
 
 class TokenLogProbs(torch.autograd.Function):
-    """log softmax(logits)[target] and the entropy of each row, without keeping the logits.
+    """log softmax(logits / T)[target] and the entropy of each row, without keeping the logits.
 
     (U, width), (V, width), (V,) or None, (U,) -> (U,), (U,). The vocabulary is many times the width: its logits are
     computed in chunks, and again in backward, where softmax - onehot is formed in place. The products run in the dtype
@@ -421,6 +444,7 @@ class TokenLogProbs(torch.autograd.Function):
         targets: Tensor,
         head: Head,
         unknown: Tensor | None,
+        temperatures: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         table = weight.to(hidden.dtype)
         logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
@@ -429,18 +453,20 @@ class TokenLogProbs(torch.autograd.Function):
         for at in range(0, len(hidden), CHUNK):
             rows = slice(at, at + CHUNK)
             logits = _without(head.finish(hidden[rows] @ table.T), unknown)
+            if temperatures is not None:
+                logits = logits / temperatures[rows, None]
             log_z[rows] = logits.logsumexp(-1)
             logps[rows] = logits.gather(1, targets[rows, None])[:, 0] - log_z[rows]
             p = torch.exp(logits - log_z[rows, None])
             entropy[rows] = log_z[rows] - torch.linalg.vecdot(p, logits)
-        ctx.save_for_backward(hidden, weight, bias, targets, log_z, unknown)
+        ctx.save_for_backward(hidden, weight, bias, targets, log_z, unknown, temperatures)
         ctx.head = head
         ctx.mark_non_differentiable(entropy)
         return logps, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_logps: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, log_z, unknown = ctx.saved_tensors
+        hidden, weight, bias, targets, log_z, unknown, temperatures = ctx.saved_tensors
         head: Head = ctx.head
         table = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden)
@@ -451,8 +477,13 @@ class TokenLogProbs(torch.autograd.Function):
             rows = slice(at, at + CHUNK)
             logits = head.finish(hidden[rows] @ table.T)
             slope = head.slope(logits)
-            grad = _without(logits, unknown).sub_(log_z[rows, None]).exp_().mul_(-grad_logps[rows, None])
+            logits = _without(logits, unknown)
+            if temperatures is not None:
+                logits = logits / temperatures[rows, None]
+            grad = logits.sub_(log_z[rows, None]).exp_().mul_(-grad_logps[rows, None])
             grad.scatter_add_(1, targets[rows, None], grad_logps[rows, None])
+            if temperatures is not None:
+                grad /= temperatures[rows, None]
             if slope is not None:
                 grad.mul_(slope)
             if grad_bias is not None:
@@ -465,6 +496,7 @@ class TokenLogProbs(torch.autograd.Function):
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
             None,
             None,
             None,
@@ -549,8 +581,10 @@ def _adapted(model: Any, lora: Lora) -> Any:
     )
     # GPT-2's layers keep their matrices transposed.
     settings.fan_in_fan_out = any(type(module).__name__ == "Conv1D" for module in model.modules())
-    with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5.23 by a name that it has deprecated
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 by a name that it has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         # It asks for twice the rank where two matrices are fused, by a pattern that then matches nothing.
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
+        torch.default_generator.manual_seed(lora.seed)  # PEFT draws on the CPU; nobody else's draws change
         return peft.get_peft_model(model, settings)

@@ -143,7 +143,7 @@ class Plan:
             episode_tokens: Length of an episode; None: one fills the micro-batch, the dearest case.
             parallel: Episodes that the engine plays at once; 0: a training that samples nothing.
             max_context: Tokens of the longest episode.
-            reference: Whether a copy of the first weights is held (GRPO with a KL term; never with adapters).
+            reference: Whether a copy of the first weights is held (GRPO with a KL term); with adapters, of these alone.
             checkpointing: None: where the activations do not fit into the memory that is available here.
         """
         import torch
@@ -182,7 +182,7 @@ class Plan:
             "engine": parameters * half + parallel * max_context * 2 * shape.layers * shape.kv * shape.head_width * half
             if parallel
             else 0,
-            "reference": parameters * half if reference and not lora else 0,
+            "reference": (adapters * 4 if lora else parameters * half) if reference else 0,
         }
         if checkpointing is None:
             room = available_memory(torch.device(device))

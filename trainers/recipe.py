@@ -30,11 +30,12 @@ from ..envs.task import task_set
 from ..tools.faults import FAULTS
 from ..tools.plans import FaultPlan
 from ..trajectories.errors import ConfigError, UnknownName
+from ..trajectories.locks import only_process_in
 from ..trajectories.pages.report import Arm
 from ..trajectories.plain import from_plain, to_plain
 from .mixture import Part
 from .recipe_report import write_recipe_report
-from .run import only_process_in, write_text
+from .run import write_text
 from .stage import BASE, STAGES, Done, PolicySettings, Stage, TrainedOn, Watcher, Work, check_uses
 from .stages.evaluate import Plays, arms_in
 

@@ -50,14 +50,16 @@ def likelihood_losses(
         samples: All of the step.
         micro_tokens: Distinct tokens of one forward pass.
         weight: Of this loss among the others of the step.
-        prefix: Before the names in the logs: "replay_" where it goes along with another objective.
+        prefix: Before the names in the logs: "replay_" where it goes along with another objective, which makes it a
+            part of the loss of its own.
     """
     total = sum(s.weight for s in samples)
 
     def compute(indices: list[int]) -> Loss:
         batch = TreeBatch.build([samples[i] for i in indices], policy.device)
         loss = sft_loss(policy.predict(batch).logps_M, batch.weights_M, denominator=total, weight=weight)
-        return Loss(loss.value, {prefix + name: value for name, value in loss.logs.items()}, loss.weight)
+        logs = {prefix + name: value for name, value in loss.logs.items()}
+        return Loss(loss.value, logs, loss.weight, prefix.rstrip("_") or loss.part)
 
     for indices in micro_batches(samples, micro_tokens):
         yield lambda indices=indices: compute(indices)  # type: ignore[misc]  # mypy cannot type a default

@@ -175,10 +175,11 @@ class Work:
         return count
 
     def training(self, metric: str) -> Callable[[Run, dict[str, float]], None]:
-        """For `train`'s `on_step`: shows the step and one number."""
+        """For `train`'s `on_step`: shows the step and one number, and how many of its groups had a signal."""
 
         def show(run: Run, row: dict[str, float]) -> None:
             note = f"{metric} {row[metric]:.3f}" if metric in row else f"loss {row['loss']:.3f}"
+            note += f" signal {row['signal']:.2f}" if "signal" in row else ""
             self.watcher.progress(run.step + 1, run.total, note, run.seconds_left())
 
         return show

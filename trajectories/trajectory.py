@@ -85,7 +85,8 @@ class Tokens:
     sampled: tuple[int, ...]
     """1 where the policy sampled the token (end-of-turn included), 0 for prompts, observations and template."""
     logprobs: tuple[float, ...]
-    """Log-probability under the sampling policy at temperature 1, in nats; 0.0 where `sampled` is 0."""
+    """Log-probability in nats, of the distribution that the token was drawn from: of the sampling policy at the
+    episode's temperature, and at temperature 1 where that is 0. 0.0 where `sampled` is 0."""
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.sampled) == len(self.logprobs):
@@ -155,6 +156,8 @@ class Trajectory:
     """None for scripted agents."""
     agent: str = ""
     policy_version: int = 0
+    temperature: float = 1.0
+    """Of sampling; that of the log-probabilities in `tokens`."""
     expert_turns: int | None = None
     """Turns that the expert needs for this task under the same faults, where known."""
     forked_from: Fork | None = None

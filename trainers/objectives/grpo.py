@@ -57,7 +57,7 @@ class GrpoSettings(TrainSettings):
     optim: Optim = field(default_factory=lambda: Optim(lr=5e-6, warmup=1))
     """Optimiser and schedule."""
     temperature: float = 1.0
-    """Of sampling."""
+    """Of sampling, above 0. The policy, its KL and its entropy are those of this temperature."""
     max_turn_tokens: int = 64
     """Tokens that the policy may say in one turn."""
     parallel: int = 64
@@ -65,9 +65,26 @@ class GrpoSettings(TrainSettings):
     save_every: int = 5
     """Steps between checkpoints; 0: only when the run is interrupted."""
 
+    at_least: ClassVar[dict[str, float]] = TrainSettings.at_least | {
+        "groups": 1,
+        "redraws": 0,
+        "kl": 0,
+        "replay": 0,
+        "replay_weight": 0,
+        "max_turn_tokens": 1,
+        "parallel": 1,
+    }
+    above: ClassVar[dict[str, float]] = {"temperature": 0, "constant": 0}
+
     def __post_init__(self) -> None:
         if self.group < 2:
             raise ConfigError(f"a group needs two episodes or more to compare, got {self.group}")
+        if self.temperature == 0:
+            raise ConfigError(
+                "at temperature 0 all episodes of a group are the same, and nothing can be learned from how they "
+                "differ: sample above 0, such as at 1"
+            )
+        TrainSettings.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +179,14 @@ class Grpo:
 
 
 def _samples(groups: Sequence[TrajectoryGroup], estimator: Estimator) -> list[Sample]:
-    """Each episode's sampled tokens, with its advantage on every one."""
+    """Each episode's sampled tokens at the temperature that sampled them, with its advantage on every one."""
     samples = []
     for group in groups:
         advantages = group_advantages(group.rewards(), estimator)
         for trajectory, advantage in zip(group.trajectories, advantages, strict=True):
             if trajectory.tokens is None:
                 raise ConfigError(f"trajectory {trajectory.id} has no sampled tokens: RL needs a model's own episodes")
-            samples.append(Sample.of(trajectory.tokens, advantages=advantage))
+            samples.append(Sample.of(trajectory.tokens, temperature=trajectory.temperature, advantages=advantage))
     return samples
 
 

@@ -318,8 +318,9 @@ def kl_from_base(base: Sequence[Trajectory], logprobs: Sequence[Sequence[float]]
     """KL(π_0 ‖ π) per sampled token, in nats: mean of log π_0 - log π over the tokens that π_0 sampled.
 
     `base` are episodes of π_0 with tokens (on held-out environments: what was forgotten); `logprobs` holds, for each of
-    them, log π of every token of `Tokens.ids`, of which those that were sampled are read. Unbiased, so of a small
-    sample it may be below 0. Episodes without tokens are left out. Raises `DataError` where the two do not align.
+    them, log π of every token of `Tokens.ids`, of which those that were sampled are read, at the temperature of the
+    episode, as its own are. Unbiased, so of a small sample it may be below 0. Episodes without tokens are left out.
+    Raises `DataError` where the two do not align.
     """
     if len(base) != len(logprobs):
         raise DataError(f"expected log-probabilities of {len(base)} episodes, got those of {len(logprobs)}")

@@ -253,10 +253,12 @@ class TransformersEngine:
         hidden = forward_hidden(self.model, ids, layout.positions, layout)
         logits_RV = Head.of(self.model).logits(hidden[layout.last])
         logits_RV[:, self._unknown] = float("-inf")
-        logprobs_RV = torch.log_softmax(logits_RV, -1)
         if not bool(logits_RV.amax(-1).isfinite().all()):  # of NaN, the maximum is NaN
             raise ConfigError(_NOT_FINITE)
-        chosen = sample(logits_RV, [r.sampling.temperature for r in requests], [r.rng.random() for r in requests])
+        temperatures = [r.sampling.temperature for r in requests]
+        chosen = sample(logits_RV, temperatures, [r.rng.random() for r in requests])
+        drawn_from_R = torch.tensor([t if t > 0 else 1.0 for t in temperatures], device=logits_RV.device)
+        logprobs_RV = torch.log_softmax(logits_RV / drawn_from_R[:, None], -1)
         picked = logprobs_RV.gather(1, chosen[:, None])[:, 0].tolist()
         self.stats.forwards += 1
         self.stats.sampled += len(requests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -16,12 +16,15 @@ from ..envs.env import name_of
 from ..envs.episode import NOTES
 from ..envs.registry import make
 from ..trajectories.errors import ConfigError, DataError
+from ..trajectories.locks import only_writer_of
 from ..trajectories.messages import Json
 from ..trajectories.trajectory import Trajectory
 
 __all__ = ["Recorder", "episodes_in", "play_into", "read"]
 
 _SHOWN = 6
+_WHOLE = 100_000_000
+"""Bytes of a file that is read whole to say what it is."""
 
 Key = tuple[str, str, int]
 """Task, faults and seed: what makes an episode this one."""
@@ -100,17 +103,49 @@ def _what(line: bytes, file: str, error: object) -> str:
     try:
         held = orjson.loads(line)
     except orjson.JSONDecodeError:
-        begins = line.strip()[:40].decode("utf-8", "replace")
-        return f"not a trajectory: expected a line of JSON, as `sparring rollout --out` writes it, got {begins!r}"
-    if not isinstance(held, dict):
+        held = _whole(file, line)
+        if held is None:
+            begins = line.strip()[:40].decode("utf-8", "replace")
+            return f"not a trajectory: expected a line of JSON, as `sparring rollout --out` writes it, got {begins!r}"
+    several = isinstance(held, list) and bool(held) and isinstance(held[0], dict)
+    row = held[0] if several else held
+    if not isinstance(row, dict):
         return f"not a trajectory: expected a JSON object on each line, got {type(held).__name__}"
-    if {"chosen", "rejected"} <= held.keys():
-        return "a pair, and no episode; pairs are for: sparring train dpo --data"
     forms = {"messages": "openai", "conversations": "sharegpt", "prompt": "trl"}
-    form = next((of for key, of in forms.items() if key in held and "turns" not in held), None)
+    form = next((of for key, of in forms.items() if key in row and "turns" not in row), None)
+    if {"chosen", "rejected"} <= row.keys():
+        if isinstance(row["chosen"], dict) and "turns" in row["chosen"]:
+            return "a pair, and no episode; pairs are for: sparring train dpo --data"
+        return (
+            "a pair of texts, and no episode; pairs of episodes come from: sparring curate FILE --rule 'pairs "
+            "by=reward'; `sparring import --forms` lists what else can be read"
+        )
     if form is not None:
-        return f"a chat log, and no episode; to read it: sparring import {file} --from {form} --out episodes.jsonl"
+        return (
+            f"{'chat logs' if several else 'a chat log'}, and no episode; to read it: sparring import {file} "
+            f"--from {form} --out episodes.jsonl"
+        )
+    if several:
+        return "not a trajectory: expected a JSON object on each line, got a list of them"
+    if not {"id", "turns"} & row.keys():
+        names = ", ".join(map(str, list(row)[:_SHOWN])) or "nothing in it"
+        return (
+            "not a trajectory: expected an episode, as `sparring rollout --out` writes it, got an object with "
+            f"{names}; `sparring import --forms` lists what else can be read"
+        )
     return str(error)
+
+
+def _whole(file: str, line: bytes) -> Any:
+    """A file that is one JSON value over several lines; None where it is none. Only one that begins as such is read."""
+    import orjson
+
+    if line.lstrip()[:1] not in (b"[", b"{") or Path(file).stat().st_size > _WHOLE:
+        return None
+    try:
+        return orjson.loads(Path(file).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +221,20 @@ def play_into(
         limits: When episodes are cut, as `rollout` takes them.
         on_done: Told how many episodes there are now, and the newest.
     """
+    with only_writer_of(recorder.path) if recorder.path is not None else nullcontext():
+        return _play_into(recorder, env, agent, episodes, group, slack, limits, on_done)
+
+
+def _play_into(
+    recorder: Recorder,
+    env: str,
+    agent: Agent,
+    episodes: Sequence[EpisodeSpec],
+    group: int,
+    slack: int | None,
+    limits: Limits | None,
+    on_done: Callable[[int, Trajectory], None],
+) -> tuple[list[Trajectory], int]:
     made = make(env)
     episodes = [limited(planned(made, e), limits, slack) for e in episodes]
     keys = [(e.task.id, str(e.plan), e.seed) for e in episodes]
@@ -195,9 +244,7 @@ def play_into(
     missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
     file: Any = None
     if recorder.path is not None and (missing or recorder.overwrite):
-        recorder.path.parent.mkdir(parents=True, exist_ok=True)
         file = recorder.path.open("ab")
-        _hold(file, recorder.path)
         if recorder.overwrite:
             file.truncate(0)
 
@@ -219,19 +266,6 @@ def play_into(
             with suppress(OSError):  # the disk is full, which has been said: what could be written is written
                 file.close()
     return [known[key] for key in keys], len(episodes) - len(missing)
-
-
-def _hold(file: Any, path: Path) -> None:
-    """Against a second process that would play the same episodes into the file. Freed when this one ends, however."""
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ConfigError(f"another process is writing {path}: wait for it, or choose another --out") from None
 
 
 def _key(t: Trajectory) -> Key:

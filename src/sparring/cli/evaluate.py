@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,7 @@ def evaluate(
     from ..app.playing import Tasks, by_condition, fault_plan, not_struck, play, why_failed
     from ..app.wording import file_name
     from ..trajectories.errors import ConfigError
+    from ..trajectories.locks import only_process_in
     from ..trajectories.pages.report import Arm, text_table, visible
 
     if out is not None and out.exists() and not out.is_dir():
@@ -73,7 +75,7 @@ def evaluate(
         raise ConfigError(f"the same agent twice: {', '.join(labels)}")
     arms = []
     notes = []
-    with watching() as watch:
+    with watching() as watch, only_process_in(out) if out is not None else nullcontext():
         tasks.say_if_fewer(wanted, watch)
         for number, (player, label) in enumerate(zip(players, labels, strict=True), 1):
             path = out / f"{file_name(label)}.jsonl" if out is not None else None

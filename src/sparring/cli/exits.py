@@ -47,8 +47,10 @@ def end(error: BaseException, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
+        from ..trajectories.interrupts import last_signal
+
         _say(_stopped(error, sys.argv[1:]))
-        return 130
+        return 128 + last_signal()
     _say(f"error: {_one_line(error, debug)}")
     return 1
 

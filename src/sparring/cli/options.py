@@ -29,6 +29,7 @@ __all__ = [
     "Seed",
     "SplitName",
     "TaskLimit",
+    "Validation",
 ]
 
 # ---- what is played --------------------------------------------------------------------------------------------------
@@ -85,6 +86,10 @@ Data = Annotated[
 Gold = Annotated[
     list[Path],
     typer.Option(metavar="FILE.jsonl", help="Good episodes, replayed a little against forgetting; may be repeated."),
+]
+Validation = Annotated[
+    list[Path],
+    typer.Option(metavar="FILE.jsonl", help="Episodes that are not learned: their loss is measured; may be repeated."),
 ]
 
 # ---- training --------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def recipe(
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; expected a folder for the stages and the report")
     from ..agents.models import TINY_MODELS
-    from ..trainers.run import only_process_in
+    from ..trajectories.locks import only_process_in
 
     if plan:
         from ..app.training import recipe_plans
@@ -78,9 +78,9 @@ def recipe(
         fetch_first(learner, watch)
         with only_process_in(folder):
             keep_in(ctx, folder)
-        result = run_recipe(
-            env, profile, recipe=recipe, model=model, folder=folder, seed=seed, held_out=held_out, watcher=watch
-        )
+            result = run_recipe(
+                env, profile, recipe=recipe, model=model, folder=folder, seed=seed, held_out=held_out, watcher=watch
+            )
     show(text_table(result.arms, result.baseline, title=f"{trained_on}, {profile}, seed {seed}"))
     typer.echo(f"took {duration(result.seconds)}")
     typer.echo(f"report: {result.report}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +40,7 @@ def report(
     from ..envs import make
     from ..envs.roles import tool_roles
     from ..trajectories.errors import DataError
+    from ..trajectories.files import read_rows
     from ..trajectories.pages.report import Arm, Report, find_tokenizer, token_texts, write_report
 
     for name in env:
@@ -55,7 +55,7 @@ def report(
     curves: dict[str, list[dict[str, float]]] = {}
     for path in paths:
         if path.is_dir() and (path / "metrics.jsonl").is_file():
-            rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+            rows = read_rows(path / "metrics.jsonl")
             curves[path.name] = [{k: v for k, v in row.items() if v is not None} for row in rows]
         elif path.is_dir():
             found = sorted(path.glob("*.jsonl"))

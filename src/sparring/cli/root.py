@@ -5,7 +5,7 @@ A command is one file of this package: `rollout.py` is `sparring rollout`. The f
 underscore: `import_.py` is `sparring import`. The file's function says how the command is used in its docstring.
 
 Exit codes: 0 done; 1 an error, in one line (`sparring --debug COMMAND` adds the traceback); 2 wrong usage; 130 Ctrl-C,
-after what is complete was saved and the command to resume was printed.
+after what is complete was saved and the command to resume was printed; 143 SIGTERM and 129 SIGHUP, which do the same.
 
 Only typer and the standard library are imported here and at the top of each command: help and usage errors are there
 at once. `sparring --help` builds no command, `sparring rollout` only that one.
@@ -122,8 +122,11 @@ class _Root(LazyGroup):
         return first_sentence(inspect.getdoc(command) or "")
 
     def invoke(self, ctx: Any) -> Any:
+        from ..trajectories.interrupts import as_ctrl_c
+
         try:
-            return super().invoke(ctx)
+            with as_ctrl_c():
+                return super().invoke(ctx)
         except _USAGE as error:
             error.message = error.message.removeprefix("Value error, ")  # type: ignore[attr-defined]  # pydantic's words
             raise
