@@ -40,6 +40,8 @@ class Sample:
     """Of predicting each token; 0 for what the policy did not sample. The first token's is ignored."""
     channels: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What else a loss needs for each token, by name: `SAMPLER`, "advantages", "returns", ..."""
+    encoding: str = ""
+    """Whose ids these are (`Tokens.encoding`): a policy of another encoding refuses them. Empty: not known."""
 
     @classmethod
     def of(
@@ -54,7 +56,8 @@ class Sample:
         each = {name: (v,) * n if isinstance(v, int | float) else tuple(v) for name, v in channels.items()}
         if wrong := {name: len(v) for name, v in each.items() if len(v) != n}:
             raise DataError(f"a channel has a value for each of {n} tokens, got {wrong}")
-        return cls(tokens.ids, tuple(float(w) for w in given), {SAMPLER: tokens.logprobs, **each})
+        channels_of = {SAMPLER: tokens.logprobs, **each}
+        return cls(tokens.ids, tuple(float(w) for w in given), channels_of, encoding=tokens.encoding)
 
     @property
     def weight(self) -> float:
@@ -81,6 +84,8 @@ class TreeBatch:
     """The channels that all samples have."""
     n: int
     """B."""
+    encodings: frozenset[str] = frozenset()
+    """Of the samples, where known."""
 
     @classmethod
     def build(cls, samples: Sequence[Sample], device: torch.device | str = "cpu") -> TreeBatch:
@@ -136,6 +141,7 @@ class TreeBatch:
             make(weights_M, dtype=torch.float32, device=device),
             {name: make(values, dtype=torch.float32, device=device) for name, values in channels_M.items()},
             len(samples),
+            frozenset(s.encoding for s in samples if s.encoding),
         )
 
 

@@ -86,6 +86,9 @@ class Tokens:
     """1 where the policy sampled the token (end-of-turn included), 0 for prompts, observations and template."""
     logprobs: tuple[float, ...]
     """Log-probability under the sampling policy at temperature 1, in nats; 0.0 where `sampled` is 0."""
+    encoding: str = ""
+    """Whose ids these are: a name for the vocabulary and the chat format (`sparring.agents.encoding_of`). To another
+    model they mean other texts. Empty: the record does not say."""
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.sampled) == len(self.logprobs):
