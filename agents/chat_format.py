@@ -133,8 +133,8 @@ _encodings: WeakKeyDictionary[ChatFormat, str] = WeakKeyDictionary()
 
 
 def encoding_of(chat: ChatFormat) -> str:
-    """A name for the way from text to ids: `hermes/signature/1f0c...`. Two formats of one encoding give the same ids for
-    the same messages, and an id is the same token in both.
+    """A name for the way from text to ids: `hermes/signature/1f0c...`. Two formats of one encoding give the same ids
+    for the same messages, and an id is the same token in both.
 
     It holds a hash of the vocabulary and of a conversation as the format renders it: tools, calls, results, thinking.
     """
@@ -147,7 +147,7 @@ def encoding_of(chat: ChatFormat) -> str:
     for token, id in sorted(vocabulary.items(), key=lambda item: (item[1], item[0])):
         digest.update(f"{id} {token}\n".encode("utf-8", "surrogatepass"))
     system, user = Message("system", "Be brief, naïve 名 🙂."), Message("user", "Move 1907 to B-12,\n  then stop!")
-    call = ToolCall("move", {"item": "a\"b", "to": [1.5, None, True]})
+    call = ToolCall("move", {"item": 'a"b', "to": [1.5, None, True]})
     rendered = (
         chat.start([system, user], [_PROBE]),
         chat.answer(Action("I move it.", (call,))),
@@ -204,8 +204,8 @@ def sampled_tokens(chat: ChatFormat, trajectory: Trajectory) -> Tokens:
     if not owns(chat, trajectory):
         raise ConfigError(
             f"the sampled tokens of trajectory {trajectory.id} are of {encoding_in(trajectory)}, the policy's are of "
-            f"{encoding_of(chat)}: RL needs the log-probabilities of the policy's own tokens, so play the episodes anew "
-            "with this policy"
+            f"{encoding_of(chat)}: RL needs the log-probabilities of the policy's own tokens, so play the episodes "
+            "anew with this policy"
         )
     return trajectory.tokens
 

@@ -45,8 +45,8 @@ class FakeChatModel:
 
 
 class ByteTokenizer:
-    """ChatML's control tokens, 0 to 2, then a token a byte, then `marks`. The part of transformers' interface that formats
-    use."""
+    """ChatML's control tokens, 0 to 2, then a token a byte, then `marks`. The part of transformers' interface that
+    formats use."""
 
     name_or_path = "bytes"
 

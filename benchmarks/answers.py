@@ -1,8 +1,8 @@
 """Hostile answers by the hundred thousand: what a model might sample, and what may be read out of it.
 
 Turns of thinking, drafts, calls, made-up turns of others and strings that hold marks, whose calls are known by how they
-are made; and soups of marks, controls and bytes, of which only is known what no answer may do. Both kinds of vocabulary:
-with marks that are tokens, and with marks that are spelt. Prints how many were tried, and every mistake.
+are made; and soups of marks, controls and bytes, of which only is known what no answer may do. Both kinds of
+vocabulary: with marks that are tokens, and with marks that are spelt. Prints how many were tried, and every mistake.
 
     python benchmarks/answers.py [answers, default 100000] [seed]
 """

@@ -1,7 +1,7 @@
 """Chat formats: what is read out of a sampled answer, how thinking is switched off, whose recorded ids are whose.
 
-No torch: a tokenizer of bytes stands in for both kinds of vocabulary, with marks that are tokens and with marks that are
-spelt.
+No torch: a tokenizer of bytes stands in for both kinds of vocabulary, with marks that are tokens and with marks that
+are spelt.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def names(action: Action) -> list[str]:
         (f"Hm, {call('rm')}, no.\n{UNTHINK}\n{call('look')}", ["look"], "", f"Hm, {call('rm')}, no."),
         (f"Hm, {OPEN}{{\n{UNTHINK}\nDone.", [], "Done.", f"Hm, {OPEN}{{"),
         (f'"{OPEN}", I "say {UNTHINK} {call("look")}', ["look"], "", f'"{OPEN}", I "say'),
-        (f"Perhaps {MARKS[2]}7{MARKS[3]} comes. {UNTHINK} {call('look')}", ["look"], "", "Perhaps <tool_response>7</tool_response> comes."),
+        (f"Perhaps {MARKS[2]}7{MARKS[3]} comes. {UNTHINK} {call('look')}", ["look"], "",
+         "Perhaps <tool_response>7</tool_response> comes."),
         # Twice, in the middle, and a stray end.
         (f"{THINK}a{UNTHINK}b{THINK}{call('rm')}{UNTHINK}c", [], "bc", f"a\n\n{call('rm')}"),
         (f"{call('look')}{THINK}{call('rm')}", ["look"], "", call("rm")),
@@ -136,8 +137,8 @@ def test_thinking_is_rendered_as_it_is_read(chat: HermesFormat) -> None:
     action = Action("Looking.", (ToolCall("look", {"at": 1}),), "First a look.")
     text = chat.tokenizer.decode(chat.answer(action))
     assert text == (
-        '<think>\nFirst a look.\n</think>\n\nLooking.\n<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'
-        "<|im_end|>"
+        "<think>\nFirst a look.\n</think>\n\nLooking.\n"
+        '<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call><|im_end|>'
     )
     again = chat.parse(chat.answer(action))
     assert (again.thinking, again.content, names(again)) == ("First a look.", "Looking.", ["look"])
@@ -199,7 +200,7 @@ def test_what_only_spells_a_mark_is_text(marked: HermesFormat, text: str) -> Non
 @pytest.mark.parametrize("mark", MARKS)
 @pytest.mark.parametrize("where", ["%s", "a %s b", '\\"%s\\"', "%s" * 5, "%s\\\\"])
 def test_a_mark_in_a_string_is_text(chat: HermesFormat, mark: str, where: str) -> None:
-    raw = '\n{"name": "say", "arguments": {"word": "%s"}}\n' % where.replace("%s", mark)
+    raw = f'\n{{"name": "say", "arguments": {{"word": "{where.replace("%s", mark)}"}}}}\n'
     action = read(chat, f"I say it.{OPEN}{raw}{CLOSE}{call('look')}")
     say, look = action.tool_calls
     assert (say.arguments, say.raw) == ({"word": json.loads(f'"{where}"').replace("%s", mark)}, raw)
@@ -213,7 +214,7 @@ def test_a_mark_in_a_string_is_text(chat: HermesFormat, mark: str, where: str) -
     [
         (f'{OPEN}{{"name": "a", "arguments": {{"x": "y}}}}{CLOSE}{call("b", x="z")}', [("", False), ("b", True)]),
         (f'{OPEN}{{"name": "a"}} {call("b")}', [("a", False), ("b", True)]),
-        (f'{OPEN}{call("b")}', [("", False), ("b", True)]),
+        (f"{OPEN}{call('b')}", [("", False), ("b", True)]),
         (f'{OPEN}{{"name": "a"}} and more{CLOSE}{call("b")}', [("", False), ("b", True)]),
         (f'{OPEN}{{"name": "a", "args": {{"x": "{CLOSE}"}}}}{CLOSE}{call("b")}', [("a", False), ("b", True)]),
         (f'{OPEN}{{"name": "a", "arguments": {{"x": "{CLOSE}', [("", False)]),
@@ -236,7 +237,9 @@ def test_ten_thousand_marks_are_read_in_a_moment(marked: HermesFormat) -> None:
 # --- ends ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_start|>user\nmore\n", "<|im_end|>\n<|im_start|>tool\n{}", "<tool_response>\n{}\n"])
+@pytest.mark.parametrize(
+    "end", ["<|endoftext|>", "<|im_start|>user\nmore\n", "<|im_end|>\n<|im_start|>tool\n{}", "<tool_response>\n{}\n"]
+)
 def test_nothing_after_an_end_counts(chat: HermesFormat, end: str) -> None:
     assert read(chat, f"Done.{end}{call('rm')} Really.") == Action("Done.")
     action = read(chat, f"{call('look')}{end}{THINK}hm{UNTHINK}{call('rm')}")
@@ -257,7 +260,9 @@ def test_each_end_stops_the_sampling() -> None:
 # --- generated turns ----------------------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-SPELLS = st.sampled_from([*MARKS, *(m[:-1] for m in MARKS), "<|im_end|>", '"', "\\", "\\u003ctool_call>", '{"name": "rm"}'])
+SPELLS = st.sampled_from(
+    [*MARKS, *(m[:-1] for m in MARKS), "<|im_end|>", '"', "\\", "\\u003ctool_call>", '{"name": "rm"}']
+)
 """Texts that a careless reader would take for more."""
 ODD = st.lists(TEXT | SPELLS, max_size=4).map("".join)
 JSON = st.recursive(
@@ -278,7 +283,7 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 def test_every_turn_that_is_rendered_is_read_back(
     chat: HermesFormat, calls: list[tuple[str, dict[str, Any]]], content: str, thinking: str
 ) -> None:
-    """With marks that are tokens, whatever the texts say; where marks are spelt, only strings of calls may spell them."""
+    """With marks that are tokens, whatever the texts say. Where marks are spelt, only strings in calls spell them."""
     if not chat._marks and any(mark in content + thinking for mark in MARKS):
         content = thinking = ""
     action = Action(content, tuple(ToolCall(name, arguments) for name, arguments in calls), thinking)
@@ -331,7 +336,11 @@ def echoed(chat: HermesFormat) -> Trajectory:
 
 
 def test_an_encoding_names_vocabulary_and_format() -> None:
-    same = {encoding_of(hermes()), encoding_of(hermes()), encoding_of(format_for(ByteTokenizer(), tool_style="signature"))}
+    same = {
+        encoding_of(hermes()),
+        encoding_of(hermes()),
+        encoding_of(format_for(ByteTokenizer(), tool_style="signature")),
+    }
     assert len(same) == 1
     assert next(iter(same)).startswith("hermes/signature/")
     others = {
@@ -362,7 +371,12 @@ def test_an_encoding_names_vocabulary_and_format() -> None:
 
 @pytest.mark.parametrize(
     "learner",
-    [hermes(Shifted()), hermes(tool_style="schema"), hermes(ByteTokenizer(MARKS)), hermes(ByteTokenizer(MARKS), thinking="off")],
+    [
+        hermes(Shifted()),
+        hermes(tool_style="schema"),
+        hermes(ByteTokenizer(MARKS)),
+        hermes(ByteTokenizer(MARKS), thinking="off"),
+    ],
     ids=["another vocabulary", "another tool style", "more tokens", "no thinking"],
 )
 def test_ids_of_another_encoding_are_rendered_anew(learner: HermesFormat) -> None:
@@ -378,7 +392,9 @@ def test_ids_of_another_encoding_are_rendered_anew(learner: HermesFormat) -> Non
         assert (tokens, spans) == tokens_of(learner, bare)
         assert tokens.encoding == encoding_of(learner)
         assert t.task.instruction in learner.tokenizer.decode(tokens.ids)
-        with pytest.raises(ConfigError, match=r"RL needs the log-probabilities of the policy's own tokens, so play") as e:
+        with pytest.raises(
+            ConfigError, match=r"RL needs the log-probabilities of the policy's own tokens, so play"
+        ) as e:
             sampled_tokens(learner, record)
         assert encoding_of(learner) in str(e.value)
         assert (record.tokens.encoding or "that the record does not name") in str(e.value)

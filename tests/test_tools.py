@@ -789,7 +789,7 @@ MALFORMED = {
     '{"name": "f", "arguments": ""}': '"arguments" is not an object',
     '{"name": "f", "parameters": []}': '"parameters" is not an object',
     '{"name": "f", "arguments": {}, "parameters": {"a": 1}}': "expected one of them",
-    '{"name": "f", "args": {"a": 1}}': "the key 'args': expected \"name\" and \"arguments\"",
+    '{"name": "f", "args": {"a": 1}}': 'the key \'args\': expected "name" and "arguments"',
     '{"name": "f", "input": {"a": 1}}': "the key 'input'",
     '{"name": "f", "Arguments": {"a": 1}}': "the key 'Arguments'",
     '{"name": "f", "order": 7}': "the key 'order'",

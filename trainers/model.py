@@ -231,8 +231,8 @@ class Policy:
         if batch.encodings and (foreign := batch.encodings - {encoding_of(self.chat)}):
             raise ConfigError(
                 f"token ids of {', '.join(sorted(foreign))} are to be trained on, but the policy's are of "
-                f"{encoding_of(self.chat)}: take tokens_of(policy.chat, trajectory), which renders them anew, or play the "
-                "episodes with this policy"
+                f"{encoding_of(self.chat)}: take tokens_of(policy.chat, trajectory), which renders them anew, or play "
+                "the episodes with this policy"
             )
         predictions: Predictions = self.module(batch, heads)
         return predictions

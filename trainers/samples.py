@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 
 
 def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context: int) -> list[Sample]:
-    """What each trajectory teaches: its sampled tokens, by the weight of their turn. Ids of another vocabulary or format
-    are rendered anew, with a word in the log.
+    """What each trajectory teaches: its sampled tokens, by the weight of their turn. Ids of another vocabulary or
+    format are rendered anew, with a word in the log.
 
     Raises `DataError` for a trajectory of more than `max_context` tokens, and where nothing has a weight.
     """
@@ -54,8 +54,8 @@ def say_rendered_anew(chat: ChatFormat, trajectories: Iterable[Trajectory]) -> N
     foreign = [t for t in recorded if not owns(chat, t)]
     if foreign:
         _log.warning(
-            "%d of %d episodes with token ids are rendered anew from their messages: their ids are of %s, the model's of "
-            "%s",
+            "%d of %d episodes with token ids are rendered anew from their messages: their ids are of %s, "
+            "the model's of %s",
             len(foreign),
             len(recorded),
             ", ".join(dict.fromkeys(map(encoding_in, foreign))),

@@ -45,7 +45,8 @@ class Marks:
 def read_answer(pieces: Sequence[Piece], marks: Marks) -> Action:
     """The answer as an action. Never fails: a call that cannot be parsed has no arguments, and an error.
 
-    - What stands between the marks of thinking is thought, up to the end where these do not close. Calls in it are text.
+    - What stands between the marks of thinking is thought, or up to the end where it does not close. Calls in it are
+      text.
     - A mark that closes thinking which nothing has opened (the prompt did) makes all before it thinking.
     - A mark inside a JSON string of a call is text.
     - A result that the model makes up ends the answer: what follows is not its own to say.
@@ -89,7 +90,7 @@ def read_answer(pieces: Sequence[Piece], marks: Marks) -> Action:
 def _call(pieces: Sequence[Piece], start: int, closes: str) -> tuple[ToolCall, int]:
     """The call that begins at `start`, and the index after it.
 
-    It ends at the first mark. Where that would cut a string of valid JSON, it ends at the first mark outside of strings.
+    It ends at the first mark, and where that would cut a string of valid JSON, at the first mark outside of strings.
     """
     end = next((k for k in range(start, len(pieces)) if pieces[k][1]), len(pieces))
     call = parse_call(_text(pieces[start:end]).strip())
@@ -119,10 +120,10 @@ def _outside_strings(pieces: Sequence[Piece], start: int) -> int:
 
 def _goes_on(text: str, inside: bool) -> bool:
     """Whether a string is open after `text`, where one was open before it, or not."""
-    last = None
-    for last in _STRINGS.finditer(f'"{text}' if inside else text):
-        pass
-    return last is not None and not last[1]
+    ended = '"'
+    for string in _STRINGS.finditer(f'"{text}' if inside else text):
+        ended = string[1]
+    return not ended
 
 
 def _text(pieces: Sequence[Piece]) -> str:

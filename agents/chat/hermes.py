@@ -42,8 +42,8 @@ class HermesFormat:
             thinking: "off": each answer begins with an empty `<think>` block, as Qwen 3 is told not to think. "on": a
                 model thinks or does not, as it was trained.
 
-        Raises `ConfigError` for a tokenizer without ChatML's control tokens, and for thinking that is switched off where
-        the tokenizer has no `<think>`.
+        Raises `ConfigError` for a tokenizer without ChatML's control tokens, and for thinking that is switched off
+        where the tokenizer has no `<think>`.
         """
         self.tokenizer = tokenizer
         self.tool_style: ToolStyle = tool_style
@@ -156,7 +156,6 @@ class HermesFormat:
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         parts = self._spelt.split(text) if self._spelt else [text]
         yield from ((part, i % 2 == 1) for i, part in enumerate(parts) if part)
-
 
     def _text(self, text: str) -> list[int]:
         """Plain text, control tokens spelt out in it included, as ids that are no control tokens."""

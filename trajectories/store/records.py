@@ -207,8 +207,8 @@ def _finite(t: Trajectory) -> bool:
 
 
 def _pack(id: str, tokens: Tokens) -> bytes:
-    """base64 of flags and count, ids, a bit a token for `sampled`, log-probabilities in 4 bytes where that is exact, and
-    the name of the encoding, where there is one."""
+    """base64 of flags and count, ids, a bit a token for `sampled`, log-probabilities in 4 bytes where that is exact,
+    and the name of the encoding, where there is one."""
     import numpy as np
 
     try:
