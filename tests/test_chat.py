@@ -397,6 +397,7 @@ def test_ids_of_another_encoding_are_rendered_anew(learner: HermesFormat) -> Non
         ) as e:
             sampled_tokens(learner, record)
         assert encoding_of(learner) in str(e.value)
+        assert record.tokens is not None
         assert (record.tokens.encoding or "that the record does not name") in str(e.value)
 
 

@@ -281,7 +281,7 @@ def _packed(table: Any) -> Iterator[Packed | None]:
     for i in range(table.num_rows):
         held = [column[i] for column in columns]
         arrays = (list_.values.to_numpy() for list_ in held)
-        yield Packed(*arrays, encoding=encodings[i] or "") if held[0].is_valid else None
+        yield Packed(*arrays, encodings[i] or "") if held[0].is_valid else None
 
 
 def _turns(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
