@@ -7,6 +7,7 @@ are spelt.
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from sparring import ConfigError, Task, ToolEnv, Trajectory
 from sparring.agents import (
@@ -38,6 +40,9 @@ from sparring.agents.fakes import ByteTokenizer
 from sparring.agents.loading import chat_for
 from sparring.envs import make, task_set
 from sparring.trajectories import Action, Fork, Message, StopReason, ToolCall
+from sparring.trajectories.curation import shared_turns
+from sparring.trajectories.interchange import openai
+from sparring.trajectories.pages.report.terminal import show_trajectory
 
 MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 OPEN, CLOSE, _, _, THINK, UNTHINK = MARKS
@@ -131,6 +136,16 @@ def test_nobody_is_told_what_was_thought(chat: HermesFormat) -> None:
     assert turn.action.thinking == "I cannot do it."  # the record has it
     assert turn.action.shown == "<think>I cannot do it.</think>\nDone."
     assert Trajectory.from_json(doubtful.to_json()) == doubtful
+
+
+def test_what_was_thought_is_shown_compared_and_counted(chat: HermesFormat) -> None:
+    one, other = (played(chat, f"{THINK}{thought}{UNTHINK}Done.") for thought in ("First.", "Second."))
+    page = Console(width=80, record=True, file=io.StringIO())
+    page.print(show_trajectory(one))
+    assert "<think>First.</think>" in page.export_text()
+    bare = replace(one, tokens=None, turns=tuple(replace(turn, span=None) for turn in one.turns))
+    assert shared_turns(bare, other) == 0
+    assert openai.export([one, other]).report.lost["thinking"] == 2
 
 
 def test_thinking_is_rendered_as_it_is_read(chat: HermesFormat) -> None:
