@@ -141,7 +141,7 @@ def encoding_of(chat: ChatFormat) -> str:
     with suppress(TypeError):  # a format that has no hash is asked each time
         if (known := _encodings.get(chat)) is not None:
             return known
-    vocabulary = getattr(getattr(chat, "tokenizer", None), "get_vocab", dict)()
+    vocabulary: dict[str, int] = getattr(getattr(chat, "tokenizer", None), "get_vocab", dict)()
     digest = hashlib.blake2b(digest_size=8)
     for token, id in sorted(vocabulary.items(), key=lambda item: (item[1], item[0])):
         digest.update(f"{id} {token}\n".encode("utf-8", "surrogatepass"))

@@ -280,8 +280,11 @@ def _packed(table: Any) -> Iterator[Packed | None]:
     encodings = table[_ENCODING].to_pylist() if named else [None] * table.num_rows
     for i in range(table.num_rows):
         held = [column[i] for column in columns]
-        arrays = (list_.values.to_numpy() for list_ in held)
-        yield Packed(*arrays, encodings[i] or "") if held[0].is_valid else None
+        if held[0].is_valid:
+            ids, sampled, logprobs = (list_.values.to_numpy() for list_ in held)
+            yield Packed(ids, sampled, logprobs, encodings[i] or "")
+        else:
+            yield None
 
 
 def _turns(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
