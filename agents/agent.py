@@ -14,7 +14,7 @@ from typing import Protocol
 from ..envs.env import ToolEnv
 from ..trajectories.messages import Action, Message, Observation
 from ..trajectories.trajectory import StopReason, Tokens, Trajectory, Turn
-from .chat_format import ChatFormat
+from .chat_format import ChatFormat, encoding_of, owns
 from .chat_model import ChatModel, ChatSettings
 from .engine import Engine, Sampling, context_within, end_ids_of
 
@@ -125,20 +125,19 @@ class _ModelSession:
         """Whether the ids end where the next answer begins."""
 
     def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
-        """Keeps the parent's ids where they are in this agent's format; else its first turns are rendered anew, as text
-        that nobody sampled."""
+        """Keeps the parent's ids where they are of this agent's encoding; else its first turns are rendered anew, as
+        text that nobody sampled."""
         chat, tokens = self.agent.chat, parent.tokens
-        prompt = chat.start(parent.prompt, parent.tools)
         turns = parent.turns[:fork]
         span = parent.turns[fork].span if fork < len(parent.turns) else None
         self.ready = True
-        if tokens is not None and span is not None and list(tokens.ids[: len(prompt)]) == prompt:
+        if tokens is not None and span is not None and owns(chat, parent):
             self.ids = list(tokens.ids[: span[0]])
             same = parent.temperature == self.agent.temperature  # else it is text that this agent did not draw
             self.sampled = list(tokens.sampled[: span[0]]) if same else [0] * span[0]
             self.logprobs = list(tokens.logprobs[: span[0]]) if same else [0.0] * span[0]
             return turns
-        self._given(prompt)
+        self._given(chat.start(parent.prompt, parent.tools))
         rendered = []
         for turn in turns:
             start = len(self.ids)
@@ -170,7 +169,7 @@ class _ModelSession:
         return Decision(action, (start, len(self.ids)), cut)
 
     def tokens(self) -> Tokens:
-        return Tokens(tuple(self.ids), tuple(self.sampled), tuple(self.logprobs))
+        return Tokens(tuple(self.ids), tuple(self.sampled), tuple(self.logprobs), encoding_of(self.agent.chat))
 
     def close(self) -> None:
         self.agent.engine.release(self.key)

@@ -277,7 +277,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if self._changing and episode.stop is None:
             said = (*self._announced(), *said)
         messages = (*(Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in results), *said)
-        turn = Turn(Action(action.content, calls), results, said)
+        turn = Turn(replace(action, tool_calls=calls), results, said)
         episode.add(turn)
         if episode.stop:
             turn = replace(turn, reward=sum(self.judge()[1].values()))

@@ -983,13 +983,13 @@ def test_replay_gives_the_states_before_each_turn_and_sees_a_changed_environment
 
 
 def test_a_correction_keeps_the_ids_of_the_episode_that_it_forked_from(qwen: HermesFormat) -> None:
-    """The parent sampled its call letter by letter where the renderer has one token: these very ids stay."""
+    """The parent sampled its call on one line where the renderer writes three: these very ids stay."""
     task = refund_task()
     (plan,) = rollout("orders", script(find, refund_unknown, done), [EpisodeSpec(task)])
     marked = [qwen.answer(turn.action) for turn in plan.turns]
-    spelt = [[*qwen._text(qwen.tokenizer.decode(ids[:-1])), END] for ids in marked]
-    assert spelt[0] != marked[0]
-    (parent,) = rollout("orders", LLMAgent(Puppet(lambda s, turn: spelt[turn]), qwen), [EpisodeSpec(task)])
+    one_line = [[id for id in ids if id not in qwen._newline] for ids in marked]
+    assert one_line[0] != marked[0]
+    (parent,) = rollout("orders", LLMAgent(Puppet(lambda s, turn: one_line[turn]), qwen), [EpisodeSpec(task)])
     assert [t.results for t in parent.turns] == [t.results for t in plan.turns]
 
     ((_, corrected),) = corrections([Trajectory.from_json(parent.to_json())])

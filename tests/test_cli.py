@@ -308,6 +308,23 @@ def test_a_file_of_an_older_model_is_not_taken_up(here: Path, tiny_qwen3: Path) 
     assert "an older model of this name" in fails(command)
 
 
+def test_thinking_is_switched_off_by_an_option(here: Path, tiny_qwen3: Path, tiny_llama: Path) -> None:
+    command = "rollout echo --model tiny-qwen3 --n 1 --max-turn-tokens 4 --out"
+    run(f"{command} thinks.jsonl")
+    run(f"{command} quiet.jsonl --thinking off")
+    (thinks,), (quiet,) = read(here / "thinks.jsonl"), read(here / "quiet.jsonl")
+    assert thinks.tokens is not None
+    assert quiet.tokens is not None
+    assert quiet.tokens.encoding != thinks.tokens.encoding
+    assert (thinks.meta["thinking"], quiet.meta["thinking"]) == ("on", "off")
+    assert "the tokenizer has no <think>" in fails("rollout echo --model tiny-llama --n 1 --thinking off")
+    trained = run(
+        "train sft --data quiet.jsonl --keep all --model tiny-qwen3 --steps 1 --batch 1 --out runs/quiet --thinking off"
+    )
+    assert "rendered anew" not in trained.stderr
+    assert json.loads((here / "runs/quiet/model/sparring.json").read_text())["thinking"] == "off"
+
+
 def test_groups_share_task_and_faults(here: Path) -> None:
     run("rollout orders --agent random --n 2 --group 3 --faults count=1 --levels 1-2 --seed 5 --out g.jsonl")
     episodes = read(here / "g.jsonl")

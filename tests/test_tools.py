@@ -771,6 +771,8 @@ def test_a_call_is_read_and_kept_verbatim() -> None:
     raw = ' {"arguments": {"x": 1.0, "y": "\\u00e9"}, "name": "f"}\n'
     assert parse_call(raw) == ToolCall("f", {"x": 1.0, "y": "é"}, raw)
     assert parse_call('{"name": "f"}').arguments == {}
+    assert parse_call('{"name": "f", "parameters": {"x": 1}}').arguments == {"x": 1}  # as Llama 3 writes it
+    assert parse_call('{"type": "function", "name": "f", "arguments": {"x": 1}}').arguments == {"x": 1}
 
 
 MALFORMED = {
@@ -783,6 +785,19 @@ MALFORMED = {
     '{"name": 3}': 'no "name"',
     '{"name": "f", "arguments": []}': '"arguments" is not an object',
     '{"name": "f", "arguments": "{}"}': '"arguments" is not an object',
+    '{"name": "f", "arguments": null}': '"arguments" is not an object',
+    '{"name": "f", "arguments": ""}': '"arguments" is not an object',
+    '{"name": "f", "parameters": []}': '"parameters" is not an object',
+    '{"name": "f", "arguments": {}, "parameters": {"a": 1}}': "expected one of them",
+    '{"name": "f", "args": {"a": 1}}': 'the key \'args\': expected "name" and "arguments"',
+    '{"name": "f", "input": {"a": 1}}': "the key 'input'",
+    '{"name": "f", "Arguments": {"a": 1}}': "the key 'Arguments'",
+    '{"name": "f", "order": 7}': "the key 'order'",
+    '{"name": "f", "id": "o7"}': "the key 'id'",
+    '{"name": "f", "arguments": {"a": 1}, "b": 2}': "the key 'b'",
+    '{"name": "f", "": {"a": 1}}': "the key ''",
+    '{"name": "f", "type": "tool", "arguments": {}}': "the key 'type'",
+    '{"type": "function", "function": {"name": "f"}}': 'no "name"',
     '{"name": "f", "name": "g"}': "the key 'name' stands twice",
     '{"name": "f", "arguments": {"a": {"b": 1, "b": 2}}}': "the key 'b' stands twice",
     '{"name": "f", "arguments": {"x": NaN}}': "NaN",

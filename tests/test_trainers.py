@@ -27,8 +27,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sparring.agents import ChatFormat, EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted, tokens_of
+from sparring.agents import (
+    AgentSettings,
+    ChatFormat,
+    EpisodeSpec,
+    HermesFormat,
+    LLMAgent,
+    ScriptedAgent,
+    load_agent,
+    rollout,
+    scripted,
+    tokens_of,
+)
+from sparring.agents.chat_format import encoding_of
+from sparring.agents.engines.fake import FakeEngine
 from sparring.agents.engines.transformers import TransformersEngine
+from sparring.agents.fakes import ByteTokenizer
 from sparring.agents.head import Head
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
@@ -352,6 +366,60 @@ def test_samples_are_what_the_policy_said(tiny_qwen3: Path) -> None:
     with pytest.raises(DataError, match="nothing to learn from"):
         samples_of(chat, [replace(trajectory, turns=nothing)], 4096)
     assert Sample.of(Tokens((1, 2, 3), (0, 1, 0), (0.0, -1.0, 0.0)), weights=[5, 5, 5]).weights == (0, 5, 0)
+
+
+def sampled_by_bytes(n: int = 2) -> list[Trajectory]:
+    """Episodes of a model whose tokens are bytes in other numbers than those of the tiny models."""
+    chat = HermesFormat(ByteTokenizer(), tool_style="signature")
+    said = [chat.answer(Action.call("say", word="dune")), chat.answer(Action("Done."))]
+    agent = LLMAgent(FakeEngine(said, max_context=10_000), chat, max_turn_tokens=200)
+    tasks = task_set(make("echo"), "train", n)
+    return rollout("echo", agent, [EpisodeSpec(t, seed=s) for t in tasks for s in range(2)])
+
+
+def test_ids_of_another_model_are_never_trained_on(tiny_qwen3: Path, caplog: pytest.LogCaptureFixture) -> None:
+    policy, foreign = policy_of(tiny_qwen3), sampled_by_bytes()
+    bare = [replace(t, tokens=None, turns=tuple(replace(x, span=None) for x in t.turns)) for t in foreign]
+    own = rollout("echo", policy.agent(parallel=4), [EpisodeSpec(t.task) for t in foreign])
+    samples = samples_of(policy.chat, [*foreign, *own, *echo_gold()], 4096)
+    assert samples == samples_of(policy.chat, [*bare, *own, *echo_gold()], 4096)
+    (said,) = [r.getMessage() for r in caplog.records]
+    theirs, ours = own_tokens(foreign[0]).encoding, encoding_of(policy.chat)
+    assert said == (
+        f"4 of {4 + len(own)} episodes with token ids are rendered anew from their messages: their ids are of {theirs}"
+        f", the model's of {ours}"
+    )
+    caplog.clear()
+    pairs = [Pair(foreign[0], foreign[1], 0, "made", 1.0), Pair(own[0], foreign[1], 0, "made", 1.0)]
+    dpo = Dpo(DpoSettings(min_chosen=-1e9), Data(pairs=pairs))
+    dpo.prepare(policy)
+    assert [s.ids for sides in dpo._sides for s in sides] == [
+        tokens_of(policy.chat, t)[0].ids for t in (bare[0], bare[1], own[0], bare[1])
+    ]
+    assert len(caplog.records) == 1
+
+    group = TrajectoryGroup(tuple(foreign[:2]))
+    with pytest.raises(ConfigError, match=f"are of {theirs}, the policy's are of {ours}: RL needs"):
+        losses_of(policy, [group], replace(GRPO, kl=0.0, replay=0))
+    batch = TreeBatch.build([Sample.of(own_tokens(foreign[0])), Sample.of(own_tokens(own[0]))])
+    with pytest.raises(
+        ConfigError, match=f"token ids of {theirs} are to be trained on, but the policy's are of {ours}"
+    ):
+        policy.predict(batch)
+
+
+def test_a_saved_model_knows_its_own_ids(tiny_qwen3: Path, tmp_path: Path) -> None:
+    policy = Policy.load(tiny_qwen3, tool_style="schema", thinking="off", precision="fp32")
+    policy.save(tmp_path)
+    again = Policy.load(tmp_path, precision="fp32")
+    assert encoding_of(again.chat) == encoding_of(policy.chat)
+    others = (Policy.load(tmp_path, thinking="on").chat, Policy.load(tmp_path, tool_style="signature").chat)
+    assert len({encoding_of(chat) for chat in (policy.chat, *others)}) == 3
+    agent = load_agent(str(tmp_path), AgentSettings(max_turn_tokens=4, precision="fp32"))
+    (t,) = rollout("echo", agent, [EpisodeSpec(task_set(make("echo"), "train", 1)[0])])
+    assert own_tokens(t).encoding == encoding_of(policy.chat)
+    prompt = policy.tokenizer.decode(own_tokens(t).ids[: own_tokens(t).sampled.index(1)])
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
 def test_what_was_not_sampled_is_not_learnt(loud: Path) -> None:

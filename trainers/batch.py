@@ -43,6 +43,8 @@ class Sample:
     """What else a loss needs for each token, by name: `SAMPLER`, "advantages", "returns", ..."""
     temperature: float = 1.0
     """That the log-probabilities are taken at: above 0."""
+    encoding: str = ""
+    """Whose ids these are (`Tokens.encoding`): a policy of another encoding refuses them. Empty: not known."""
 
     @classmethod
     def of(
@@ -71,7 +73,8 @@ class Sample:
         each = {name: (v,) * n if isinstance(v, int | float) else tuple(v) for name, v in channels.items()}
         if wrong := {name: len(v) for name, v in each.items() if len(v) != n}:
             raise DataError(f"a channel has a value for each of {n} tokens, got {wrong}")
-        return cls(tokens.ids, tuple(float(w) for w in given), {SAMPLER: tokens.logprobs, **each}, temperature)
+        channels_of = {SAMPLER: tokens.logprobs, **each}
+        return cls(tokens.ids, tuple(float(w) for w in given), channels_of, temperature, tokens.encoding)
 
     @property
     def weight(self) -> float:
@@ -102,6 +105,8 @@ class TreeBatch:
     """B."""
     longest: int
     """Tokens of the longest sample."""
+    encodings: frozenset[str] = frozenset()
+    """Of the samples, where known."""
 
     @classmethod
     def build(cls, samples: Sequence[Sample], device: torch.device | str = "cpu") -> TreeBatch:
@@ -160,6 +165,7 @@ class TreeBatch:
             {name: make(values, dtype=torch.float32, device=device) for name, values in channels_M.items()},
             len(samples),
             max(len(s.ids) for s in samples),
+            frozenset(s.encoding for s in samples if s.encoding),
         )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..agents.agent import LLMAgent
 from ..agents.attention import forward_hidden, use_layouts
-from ..agents.chat_format import ChatFormat, write_format
+from ..agents.chat_format import ChatFormat, encoding_of, write_format
 from ..agents.engine import context_within
 from ..agents.engines.transformers.engine import TransformersEngine
 from ..agents.head import Head
@@ -200,6 +200,7 @@ class Policy:
         name: str | Path,
         *,
         tool_style: Literal["auto", "schema", "signature"] = "auto",
+        thinking: Literal["auto", "on", "off"] = "auto",
         precision: Precision = "bf16",
         lora: Lora | None = None,
         device: str | None = None,
@@ -211,6 +212,7 @@ class Policy:
         Args:
             name: As `sparring.agents.models.resolve` reads it.
             tool_style: How tools are shown to the model; auto: as it was trained, else by its size.
+            thinking: Whether it may think before it answers; auto: as it was trained here, else on.
             precision: Of autocast, of generation, and of the base under adapters.
             lora: Adapters to train in place of all weights.
             device: cpu, cuda, cuda:1; None: a GPU where there is one.
@@ -220,7 +222,7 @@ class Policy:
         dtype = _dtype_of(precision) if lora else torch.float32
         model = load_model(source, dtype=dtype, device=device_named(device))
         tokenizer = load_tokenizer(source)
-        chat = chat_for(tokenizer, source, tool_style)
+        chat = chat_for(tokenizer, source, tool_style, thinking)
         policy = cls(model, tokenizer, chat, precision=precision, lora=lora, checkpointing=checkpointing)
         heads = Path(source) / _HEADS
         if heads.is_file():
@@ -270,7 +272,16 @@ class Policy:
         return module
 
     def predict(self, batch: TreeBatch, heads: Sequence[str] = ()) -> Predictions:
-        """Log-probabilities of the weighted tokens and the outputs of `heads`, with gradient where it is on."""
+        """Log-probabilities of the weighted tokens and the outputs of `heads`, with gradient where it is on.
+
+        Raises `ConfigError` for token ids of another vocabulary or chat format: to this model they mean other texts.
+        """
+        if batch.encodings and (foreign := batch.encodings - {encoding_of(self.chat)}):
+            raise ConfigError(
+                f"token ids of {', '.join(sorted(foreign))} are to be trained on, but the policy's are of "
+                f"{encoding_of(self.chat)}: take tokens_of(policy.chat, trajectory), which renders them anew, or play "
+                "the episodes with this policy"
+            )
         predictions: Predictions = self.module(batch, heads)
         return predictions
 

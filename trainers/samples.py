@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..agents.chat_format import ChatFormat, tokens_of
+from ..agents.chat_format import ChatFormat, encoding_in, encoding_of, owns, tokens_of
 from ..trajectories.errors import DataError
 from ..trajectories.trajectory import Trajectory
 from .batch import Sample, TreeBatch, micro_batches
 from .losses import Loss, sft_loss
 from .model import Policy
 
-__all__ = ["Replay", "epoch_indices", "likelihood_losses", "samples_of"]
+__all__ = ["Replay", "epoch_indices", "likelihood_losses", "samples_of", "say_rendered_anew"]
+
+_log = logging.getLogger(__name__)
 
 
 def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context: int) -> list[Sample]:
-    """What each trajectory teaches: its sampled tokens, by the weight of their turn.
+    """What each trajectory teaches: its sampled tokens, by the weight of their turn. Ids of another vocabulary or
+    format are rendered anew, with a word in the log.
 
     Raises `DataError` for a trajectory of more than `max_context` tokens, and where nothing has a weight.
     """
     samples = []
+    trajectories = list(trajectories)
+    say_rendered_anew(chat, trajectories)
     for trajectory in trajectories:
+        if trajectory.tokens is not None and not trajectory.turns:
+            continue  # it did not get to its first turn
         tokens, spans = tokens_of(chat, trajectory)
         if len(tokens) > max_context:
             raise DataError(
@@ -38,6 +46,21 @@ def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context
     if not samples:
         raise DataError("nothing to learn from: no trajectory has a turn with weight above 0")
     return samples
+
+
+def say_rendered_anew(chat: ChatFormat, trajectories: Iterable[Trajectory]) -> None:
+    """Logs a warning where recorded ids are not `chat`'s own, so that messages are trained on and not these."""
+    recorded = [t for t in trajectories if t.tokens is not None]
+    foreign = [t for t in recorded if not owns(chat, t)]
+    if foreign:
+        _log.warning(
+            "%d of %d episodes with token ids are rendered anew from their messages: their ids are of %s, "
+            "the model's of %s",
+            len(foreign),
+            len(recorded),
+            ", ".join(dict.fromkeys(map(encoding_in, foreign))),
+            encoding_of(chat),
+        )
 
 
 def likelihood_losses(

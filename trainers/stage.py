@@ -66,6 +66,8 @@ class PolicySettings:
     """bf16: float32 master weights, the work in bfloat16. fp32: all in float32."""
     tool_style: str = "signature"
     """How tools are shown to the model: schema or signature."""
+    thinking: bool = True
+    """Whether the model may think before it answers."""
     parallel: int = 64
     """Episodes that it plays at once."""
 
@@ -130,7 +132,10 @@ class Work:
         from .model import Policy
 
         source: str | Path = self.model if stage == BASE else self.inputs[stage].model
-        return Policy.load(source, tool_style=self.how.tool_style, precision=self.how.precision, **options)  # type: ignore[arg-type]  # checked there
+        how: dict[str, Any] = {"tool_style": self.how.tool_style, "precision": self.how.precision}
+        if not self.how.thinking:
+            how["thinking"] = "off"
+        return Policy.load(source, **how, **options)
 
     def mixture(self, shares: Mapping[str, float]) -> Mixture:
         """The recipe's environments under fault plans by share; `{kinds}` in a plan are those of each environment."""

@@ -87,6 +87,9 @@ class Tokens:
     logprobs: tuple[float, ...]
     """Log-probability in nats, of the distribution that the token was drawn from: of the sampling policy at the
     episode's temperature, and at temperature 1 where that is 0. 0.0 where `sampled` is 0."""
+    encoding: str = ""
+    """Whose ids these are: a name for the vocabulary and the chat format (`sparring.agents.encoding_of`). To another
+    model they mean other texts. Empty: the record does not say."""
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.sampled) == len(self.logprobs):

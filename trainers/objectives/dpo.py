@@ -22,7 +22,7 @@ from ..losses import DpoVariant, Loss, dpo_loss, sequence_sums
 from ..model import Policy
 from ..objective import OBJECTIVES, Data, Drawn, Needs
 from ..run import Run
-from ..samples import Replay, epoch_indices
+from ..samples import Replay, epoch_indices, say_rendered_anew
 from ..settings import Optim, TrainSettings
 
 __all__ = ["WAYS_TO_PAIRS", "Dpo", "DpoSettings", "StepPairs"]
@@ -95,6 +95,7 @@ class Dpo:
 
     def prepare(self, policy: Policy) -> None:
         s = self.settings
+        say_rendered_anew(policy.chat, (side for pair in self.data.pairs for side in (pair.chosen, pair.rejected)))
         sides = [_sides(policy, pair, policy.room(s.max_context)) for pair in self.data.pairs]
         self._sides = sides = [both for both in sides if both[0].weight and both[1].weight]
         if not sides:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ...agents.chat_format import ChatFormat, sampled_tokens
 from ...agents.evaluation import seed_of
 from ...trajectories.errors import ConfigError
 from ...trajectories.trajectory import Trajectory, TrajectoryGroup, dump_jsonl
@@ -146,7 +147,7 @@ class Grpo:
 
     def losses(self, policy: Policy, batch: StepGroups) -> Iterable[Callable[[], Loss]]:
         s = self.settings
-        samples = _samples(batch.groups, s.estimator)
+        samples = _samples(policy.chat, batch.groups, s.estimator)
         total = sum(sample.weight for sample in samples)
         divisor = {
             "token-mean": total,
@@ -178,15 +179,17 @@ class Grpo:
         yield from self._replay.losses(policy, batch.step, s.optim.micro_tokens)
 
 
-def _samples(groups: Sequence[TrajectoryGroup], estimator: Estimator) -> list[Sample]:
-    """Each episode's sampled tokens at the temperature that sampled them, with its advantage on every one."""
+def _samples(chat: ChatFormat, groups: Sequence[TrajectoryGroup], estimator: Estimator) -> list[Sample]:
+    """Each episode's sampled tokens at the temperature that sampled them, with its advantage on every one.
+
+    Raises `ConfigError` for tokens of another encoding.
+    """
     samples = []
     for group in groups:
         advantages = group_advantages(group.rewards(), estimator)
         for trajectory, advantage in zip(group.trajectories, advantages, strict=True):
-            if trajectory.tokens is None:
-                raise ConfigError(f"trajectory {trajectory.id} has no sampled tokens: RL needs a model's own episodes")
-            samples.append(Sample.of(trajectory.tokens, temperature=trajectory.temperature, advantages=advantage))
+            tokens = sampled_tokens(chat, trajectory)
+            samples.append(Sample.of(tokens, temperature=trajectory.temperature, advantages=advantage))
     return samples
 
 

@@ -422,7 +422,7 @@ def _cut(source: Sequence[SourceMessage], offered: set[str]) -> list[Turn]:
                 else:
                     failed[key] = call.id
         messages = tuple(m.message for m in after if m.message.role != "tool")
-        taken = Action(action.message.content, action.message.tool_calls)
+        taken = Action(action.message.content, action.message.tool_calls, action.message.thinking)
         turns.append(Turn(taken, tuple(made), messages, weight=action.weight))
     return turns
 

@@ -40,6 +40,7 @@ _FACTS: dict[str, Callable[[Trajectory], bool]] = {
     "rewards": lambda t: bool(t.reward or t.reward_parts or any(turn.reward for turn in t.turns)),
     "success": lambda t: t.success is not None,
     "stop reason": lambda t: True,
+    "thinking": lambda t: any(turn.action.thinking for turn in t.turns),
     "turn weights": lambda t: any(turn.weight != 1 for turn in t.turns),
     "turn weights between 0 and 1": lambda t: any(turn.weight not in (0, 1) for turn in t.turns),
     "task data": lambda t: bool(t.task.data),
@@ -110,7 +111,7 @@ def turn_messages(t: Trajectory) -> list[list[Message]]:
         for call in turn.action.tool_calls:
             n += 1
             calls.append(call if call.id else replace(call, id=f"call-{n}"))
-        of_turn = [Message("assistant", turn.action.content, tuple(calls))]
+        of_turn = [replace(turn.action.message, tool_calls=tuple(calls))]
         for i, r in enumerate(turn.results):
             of_turn.append(Message("tool", r.content, tool_call_id=r.call_id or calls[i].id, name=r.tool))
         out.append([*of_turn, *turn.messages])

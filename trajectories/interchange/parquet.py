@@ -113,6 +113,7 @@ def _table_row(t: Trajectory) -> Row:
         "token_ids": list(t.tokens.ids) if t.tokens else None,
         "sampled": list(t.tokens.sampled) if t.tokens else None,
         "logprobs": list(t.tokens.logprobs) if t.tokens else None,
+        "encoding": t.tokens.encoding if t.tokens else None,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..agents.loading import tool_style_of
+from ..agents.loading import thinking_of, tool_style_of
 from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.locks import LOCK, only_process_in
@@ -50,6 +50,8 @@ class Start:
     """Train adapters of this rank; 0 trains all weights."""
     tool_style: Literal["auto", "schema", "signature"] = "auto"
     """How tools are shown to the model; auto: as it was trained, else by its size."""
+    thinking: Literal["auto", "on", "off"] = "auto"
+    """Whether the model may think before it answers; auto: as it was trained here, else on."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16: float32 master weights and the work in bfloat16; fp32: all in float32."""
     device: str | None = None
@@ -152,7 +154,7 @@ def plan(objective: str, settings: TrainSettings, start: Start, given: Given) ->
     lengths: list[int] = []
     if given.data and not any(map(holds_pairs, given.data)):
         source = resolve(start.model)
-        chat = chat_for(load_tokenizer(source), source, start.tool_style)
+        chat = chat_for(load_tokenizer(source), source, start.tool_style, start.thinking)
         lengths = [len(tokens_of(chat, t)[0]) for t in read(given.data)[:_COUNTED]]
     return _plan(objective, settings, start, lengths)
 
@@ -281,9 +283,10 @@ def _train(
     from ..trainers.objective import OBJECTIVES
     from ..trainers.run import Run, write_text
 
-    style = tool_style_of(start.model, start.tool_style)
+    style, thinking = tool_style_of(start.model, start.tool_style), thinking_of(start.model, start.thinking)
     model = start.model if not Path(start.model).is_dir() else str(Path(start.model).resolve())
     about = {**about, "model": model, "lora": start.lora, "tool_style": style, "precision": start.precision}
+    about |= {"thinking": thinking} if thinking != "on" else {}
     about = json.loads(json.dumps(about, default=str))
     device = device_named(start.device)  # one that is not here is said before anything is deleted or fetched
     if out.exists() and not out.is_dir():
@@ -312,6 +315,7 @@ def _train(
         policy = Policy.load(
             start.model,
             tool_style=style,
+            thinking=thinking,
             precision=start.precision,
             lora=Lora(start.lora, 2 * start.lora, objective.settings.seed) if start.lora else None,
             device=device,

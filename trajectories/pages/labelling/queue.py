@@ -88,7 +88,7 @@ def _turns_hash(t: Trajectory) -> bytes:
     """Hash of what was said, called and answered."""
     seen = [
         (
-            turn.action.content,
+            turn.action.shown,
             [(c.name, c.arguments, c.raw) for c in turn.action.tool_calls],
             [(r.tool, r.outcome.value, r.content) for r in turn.results],
             [(m.role, m.content) for m in turn.messages],

@@ -87,8 +87,8 @@ def show_trajectory(trajectory: Trajectory) -> Group:
     for message in t.prompt:
         out += _block(message.role, message.content, "cyan")
     for number, turn in enumerate(t.turns, 1):
-        if turn.action.content or not turn.action.tool_calls:
-            out += _block(f"assistant, turn {number}", turn.action.content, "blue")
+        if turn.action.shown or not turn.action.tool_calls:
+            out += _block(f"assistant, turn {number}", turn.action.shown, "blue")
         for i, call in enumerate(turn.action.tool_calls):
             out += _block(f"call, turn {number}", _call_text(call), "magenta")
             if i < len(turn.results):
