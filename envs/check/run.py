@@ -1,0 +1,90 @@
+"""`check_env`: what is wrong with an environment, and how to fix it.
+
+A superset of Gymnasium's checker, which is run too. It plays some tasks with the environment's expert, with random
+calls and with nothing, clean and under each kind of fault, next to each other and from snapshots: about a second for a
+small environment. Defines `check_env` and `run_checks`; `CHECKS` is the list of all checks, which are in the modules
+next to this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...trajectories.errors import EnvError
+from ..env import ToolEnv
+from ..registry import make
+from . import again, played, written
+from .findings import WHILE, Check, Finding, Subject, found_error, raised
+
+__all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
+
+CHECKS: tuple[Check, ...] = (
+    written.documentation, written.tools, written.helpers, written.tasks, written.spaces, played.nothing,
+    again.determinism, written.gymnasium, again.snapshots, again.beside, played.samples, played.expert,
+)  # fmt: skip
+"""In this order: each may rely on what those before it found in order."""
+
+_AFTER: dict[Check, tuple[Check, ...]] = {
+    again.determinism: (written.spaces,),
+    written.gymnasium: (written.spaces, again.determinism),
+    again.snapshots: (written.spaces, again.determinism),
+    again.beside: (written.spaces, again.determinism, again.snapshots),
+    played.samples: (written.spaces,),
+    played.expert: (played.nothing,),
+}
+"""Left out where one of these has found an error: it would only find the same again."""
+
+
+def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> list[Finding]:
+    """All findings, errors first; empty when all is well.
+
+    Args:
+        env: A registered name, `module:Class`, a class, or an environment. It is reset many times.
+        tasks: How many tasks are played in each check.
+
+    Raises `UnknownName` when there is no such environment. What an environment's own code raises becomes a finding.
+    """
+    findings = [finding for _, found in run_checks(env, tasks=tasks) for finding in found or ()]
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
+
+
+def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterator[tuple[str, list[Finding] | None]]:
+    """The name of each check in turn (`check_names()`) and what it found. None: it was left out, because one that it
+    relies on found an error. Arguments and errors are those of `check_env`."""
+    first, *names = check_names()
+    try:
+        made = make(env) if isinstance(env, str) else env if isinstance(env, ToolEnv) else env()
+    except EnvError as error:  # "what is wrong; how to fix it"
+        what, _, fix = str(error).partition("; ")
+        yield first, [found_error(what, fix or "see the example in the README")]
+        yield from ((name, None) for name in names)
+        return
+    yield first, []
+    subject = Subject(made, tasks)
+    findings: list[Finding] = []
+    broken: set[Check] = set()
+    playable = True
+    for name, check in zip(names, CHECKS, strict=True):
+        if not playable or broken & set(_AFTER.get(check, ())):
+            yield name, None
+            continue
+        found: list[Finding] = []
+        try:
+            found.extend(check(subject))
+        except Exception as error:
+            own = raised(subject, error, (check.__doc__ or "").splitlines()[0])
+            begun = own.what.partition(WHILE)[0]
+            if not any(finding.what.partition(WHILE)[0] == begun for finding in findings):
+                found.append(own)
+            broken.add(check)
+        findings += found
+        if any(finding.severity == "error" for finding in found):
+            broken.add(check)
+        yield name, found
+        if check is written.tasks and any(f.severity == "error" for f in findings):
+            playable = subject.playable  # without tasks or tools there is no episode to look at
+
+
+def check_names() -> tuple[str, ...]:
+    """Of all checks, in their order; the first is that the environment can be made."""
+    return ("make", *(check.__name__ for check in CHECKS))
