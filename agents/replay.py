@@ -203,7 +203,7 @@ def _ended(r: ToolResult) -> str:
 
 def _end(t: Trajectory, env: ToolEnv, step: Step | None) -> Difference | None:
     stop = step.stop if step is not None else None
-    if t.stop in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED):
+    if t.stop.no_verdict:
         return None  # what it would have come to was never known
     limit = t.stop in (StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, StopReason.DEADLINE)
     if limit and (stop is None or (stop.by_agent and t.stop is StopReason.TOKEN_LIMIT)):
@@ -269,7 +269,7 @@ class Replayer:
     def __call__(self, trajectory: Trajectory) -> Replayed:
         """Replays one episode. Nothing an environment raises comes through, except what is no `Exception`."""
         t = trajectory
-        if t.stop in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED):
+        if t.stop.no_verdict:
             return Replayed(t, unreplayable=f"recorded as {t.stop.value}")
         env = self._env(t)
         if isinstance(env, str):

@@ -226,7 +226,7 @@ def pass_hat_k(trajectories: Iterable[Trajectory], k: int) -> PassK:
 
 
 def excluded(trajectories: Iterable[Trajectory]) -> Excluded:
-    """How many episodes are in no denominator, by reason: infrastructure failure, cancelled, not judged."""
+    """How many episodes are in no denominator, by reason (an infrastructure failure, a bug of the environment, ...)."""
     reasons: Counter[str] = Counter()
     episodes = 0
     for t in trajectories:
@@ -236,7 +236,11 @@ def excluded(trajectories: Iterable[Trajectory]) -> Excluded:
     return Excluded(episodes, episodes - reasons.total(), dict(reasons.most_common()))
 
 
-_REASONS = {StopReason.INFRASTRUCTURE: "infrastructure failure", StopReason.CANCELLED: "cancelled"}
+_REASONS = {
+    StopReason.INFRASTRUCTURE: "infrastructure failure",
+    StopReason.BUG: "bug of the environment",
+    StopReason.CANCELLED: "cancelled",
+}
 
 
 def split(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], int]:
