@@ -30,7 +30,7 @@ from ..trajectories.messages import Action, Json, Message, Observation, ToolCall
 from ..trajectories.trajectory import StopReason, Task, Turn
 from .episode import Episode, Host, Snapshot
 from .facets import FaultHooks, KnobHooks, Others, ToolRules, User, overridden
-from .hooks import must, number, parts, run, truth
+from .hooks import copied, must, number, parts, run, truth
 from .rewards import RewardTerm
 from .spaces import ActionSpace, ObservationSpace
 from .task import Split, task_set
@@ -199,6 +199,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self.toolbox,
             others,
             state=lambda: self.state,
+            copy=lambda: copied(self.state, self.setup, f"{cls.__name__}.state"),
             acted=self._offer,
             keeps_before=lambda: bool(self.keeps_before or self.reward_terms),
         )
@@ -249,14 +250,14 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         episode = self._episode = Episode(self._host, task, plan or FaultPlan())
         for toolbox in (self.toolbox, *self._host.others.values()):
             toolbox.begin(None, episode=task.id)
-        run(self.setup, f"{type(self).__name__}.setup(task, rng)", task, episode.rng)
+        run(self.setup, f"{type(self).__name__}.setup(task, rng) gives", task, episode.rng)
         if self._changing:
             self.toolbox.begin(None, episode=task.id, tools=self._offered())
             self._actions.tools = self.toolbox.specs
         if str(episode.plan):
             self.toolbox.state.faults = episode.plan.begin(task, self.toolbox.tools, self._world)
         if self._host.keeps_before():
-            episode.before = copy.deepcopy(self.state)
+            episode.before = self._host.copy()
         return Observation(_prompted(self, task), self.toolbox.present)
 
     def act(self, action: Action) -> Step:
@@ -288,7 +289,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         elif episode.tick >= self.max_turns:
             episode.stop = StopReason.TURN_LIMIT
         else:
-            run(self.others.elapse, "others.elapse(env)", self)
+            run(self.others.elapse, "others.elapse(env) gives", self)
         said = () if answer is None else (Message("user", answer),)
         if self._changing and episode.stop is None:
             said = (*self._announced(), *said)
@@ -333,7 +334,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if self.reward_terms:
             ended = replace(episode.ended(), success=success)
             for name, term in self.reward_terms.items():
-                earned[name] = number(term(ended), term, f"the reward term {name!r}")
+                earned[name] = number(term(ended), term, f"the reward part {name!r} is")
         if episode.stop is not None and (self.reward_terms or isinstance(found, Verdict)):
             episode.judged = success, earned
         return success, earned
@@ -379,7 +380,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         found: list[Any] = []
         given = self.tool_rules.offered(self)
         expected = "a list of tools, or of their names"
-        must(_is_some(given), self.tool_rules.offered, "tool_rules.offered(env)", given, expected)
+        must(_is_some(given), self.tool_rules.offered, "tool_rules.offered(env) gives", given, expected)
         for source in given:
             if isinstance(source, str) and source not in self._own:
                 raise UnknownName(f"tool of {type(self).__name__}", source, self._own)
@@ -391,7 +392,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self.toolbox.offer(self._offered())
 
     def _called(self, call: ToolCall, result: ToolResult) -> None:
-        run(self.tool_rules.after_call, "tool_rules.after_call(env, call, result)", self, call, result)
+        run(self.tool_rules.after_call, "tool_rules.after_call(env, call, result) gives", self, call, result)
         self._offer()
 
     def _announced(self) -> tuple[Message, ...]:
@@ -399,7 +400,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self.toolbox.offer(self._offered())
         came, went = self.toolbox.changes()
         text = self.tool_rules.announce(self, came, went) if came or went else ""
-        must(isinstance(text, str), self.tool_rules.announce, "tool_rules.announce(env, came, went)", text, "a text")
+        must(
+            isinstance(text, str),
+            self.tool_rules.announce,
+            "tool_rules.announce(env, came, went) gives",
+            text,
+            "a text",
+        )
         return (Message("user", text),) if text else ()
 
 
@@ -417,13 +424,13 @@ class _World:
         hook = self._env.fault_hooks.rotate_id
         given = hook(self._env, tool, arguments)
         return truth(
-            given, hook, "fault_hooks.rotate_id(env, tool, arguments)", "True where it renamed one, else False"
+            given, hook, "fault_hooks.rotate_id(env, tool, arguments) gives", "True where it renamed one, else False"
         )
 
     def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
         hook = self._env.fault_hooks.distort
         given = hook(self._env, tool, arguments, value)
-        label = "fault_hooks.distort(env, tool, arguments, value)"
+        label = "fault_hooks.distort(env, tool, arguments, value) gives"
         must(_is_json(given), hook, label, given, "a value that JSON can hold, or None")
         return given
 
@@ -435,7 +442,7 @@ def _prompted(env: ToolEnv, task: Task) -> tuple[Message, ...]:
     """The first messages."""
     given: Any = env.prompt(task)
     fits = isinstance(given, tuple | list) and all(_is_said(message) for message in given)
-    must(fits, env.prompt, f"{type(env).__name__}.prompt(task)", given, "a tuple of Messages, each with a text")
+    must(fits, env.prompt, f"{type(env).__name__}.prompt(task) gives", given, "a tuple of Messages, each with a text")
     return tuple(given)
 
 
@@ -443,7 +450,7 @@ def _answered(env: ToolEnv, said: str) -> str | None:
     """What the user says to a message."""
     answer: Any = env.user.reply(env, said)
     fits = answer is None or isinstance(answer, str)
-    must(fits, env.user.reply, "user.reply(env, said)", answer, "a text, or None")
+    must(fits, env.user.reply, "user.reply(env, said) gives", answer, "a text, or None")
     return answer if answer is None else str(answer)
 
 
@@ -452,16 +459,16 @@ def _judged(env: ToolEnv, task: Task) -> bool | Verdict:
     label = f"{type(env).__name__}.success(task)"
     found: Any = env.success(task)
     if not isinstance(found, Verdict):
-        return truth(found, env.success, label, "True, False or a Verdict")
-    must(isinstance(found.reason, str), env.success, f"{label}.reason", found.reason, "a text")
-    success = truth(found.success, env.success, f"{label}.success")
-    return Verdict(success, found.reason, parts(found.parts, env.success, f"{label}.parts"))
+        return truth(found, env.success, f"{label} gives", "True, False or a Verdict")
+    must(isinstance(found.reason, str), env.success, f"{label} gives the reason", found.reason, "a text")
+    success = truth(found.success, env.success, f"{label} gives a Verdict whose success is")
+    return Verdict(success, found.reason, parts(found.parts, env.success, f"{label} gives the parts"))
 
 
 def _injected(env: ToolEnv) -> Mapping[str, Any]:
     given: Any = env.tool_rules.injected(env)
     fits = isinstance(given, Mapping)
-    must(fits, env.tool_rules.injected, "tool_rules.injected(env)", given, "a mapping by key")
+    must(fits, env.tool_rules.injected, "tool_rules.injected(env) gives", given, "a mapping by key")
     return {**given}
 
 

@@ -43,7 +43,7 @@ def expert(env: ToolEnv) -> Calls:
         solution = env.solve(env.episode.task)
         if solution is None:
             raise EnvError(f"{type(env).__name__} has no solve(self, task): gold trajectories need an expert")
-        label = f"{type(env).__name__}.solve(task)"
+        label = f"{type(env).__name__}.solve(task) gives"
         must(inspect.isgenerator(solution), env.solve, label, solution, "a generator: let it yield its calls")
         yield from _follow(env, solution)
     while True:
@@ -66,7 +66,7 @@ def _follow(env: ToolEnv, solution: Solution) -> Calls:
             except StopIteration:
                 return
             continue
-        label = f"{type(env).__name__}.solve(task), in a yield,"
+        label = f"{type(env).__name__}.solve(task) yields"
         must(_is_call(wanted), env.solve, label, wanted, "(tool, {parameter: value}), or the text of a message")
         result = yield from _insist(env, *wanted)
         name, arguments = wanted
@@ -84,7 +84,7 @@ def _follow(env: ToolEnv, solution: Solution) -> Calls:
                 must(
                     fits,
                     env.fault_hooks.look,
-                    "fault_hooks.look(env, tool, arguments)",
+                    "fault_hooks.look(env, tool, arguments) gives",
                     check,
                     "(tool, arguments), or None",
                 )

@@ -9,6 +9,7 @@ with a `yield` gives, are all true.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import traceback
@@ -21,7 +22,7 @@ import numpy as np
 from ..trajectories.blame import is_users, line_of, place_of, told
 from ..trajectories.errors import EnvBug, EnvError, InfrastructureError, SparringError
 
-__all__ = ["bug", "came_through", "files_of", "guarded", "must", "number", "parts", "run", "truth", "wrong"]
+__all__ = ["bug", "came_through", "copied", "files_of", "guarded", "must", "number", "parts", "run", "truth", "wrong"]
 
 Hook = Callable[..., Any]
 
@@ -31,7 +32,7 @@ def wrong(hook: Hook, label: str, value: Any, expected: str) -> EnvError:
 
     Args:
         hook: The function.
-        label: What it is called: "Kiosk.success(task)".
+        label: What it is called, with a verb: "Kiosk.success(task) gives".
         value: What it gave.
         expected: What it should give: "True, False or a Verdict".
     """
@@ -42,10 +43,8 @@ def wrong(hook: Hook, label: str, value: Any, expected: str) -> EnvError:
         fix = "write def, and not async def" if inspect.isawaitable(value) else "take the yield out of it"
         if inspect.iscoroutine(value):
             value.close()  # Python would warn of it a second time
-        return EnvError(
-            f"{label} gives {what}{at}; {fix}" + ("" if expected == "nothing" else f", and return {expected}")
-        )
-    return EnvError(f"{label} gives {_shown(value)}{at}; return {expected}")
+        return EnvError(f"{label} {what}{at}; {fix}" + ("" if expected == "nothing" else f", and return {expected}"))
+    return EnvError(f"{label} {_shown(value)}{at}; return {expected}")
 
 
 def must(fits: bool, hook: Hook, label: str, value: Any, expected: str) -> None:
@@ -58,6 +57,45 @@ def run(hook: Hook, label: str, *given: Any) -> None:
     """Calls a function that gives nothing. Raises `EnvError` where that has not run it."""
     if _never_ran(value := hook(*given)):
         raise wrong(hook, label, value, "nothing")
+
+
+def copied(state: Any, setup: Hook, label: str) -> Any:
+    """A deep copy of an episode's world. Raises `EnvError` that names the part which cannot be copied.
+
+    Args:
+        state: The world.
+        setup: What has set it up.
+        label: What it is called: "Kiosk.state".
+    """
+    try:
+        return copy.deepcopy(state)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        part, why = _uncopied(state, label, error)
+        raise EnvError(
+            f"{part} cannot be copied: {type(why).__name__}: {' '.join(str(why).split())[:200]} ({place_of(setup)}); "
+            "keep plain data in self.state: what deepcopy cannot copy is of a class that defines __deepcopy__, and a "
+            "world outside of it has copyable = False"
+        ) from error
+
+
+def _uncopied(state: Any, label: str, error: BaseException) -> tuple[str, BaseException]:
+    """The smallest part of a world that cannot be copied, and why."""
+    if isinstance(state, Mapping):
+        parts = {f"{label}[{key!r}]": part for key, part in state.items()}
+    elif isinstance(state, list | tuple):
+        parts = {f"{label}[{i}]": part for i, part in enumerate(state)}
+    else:
+        parts = {f"{label}.{name}": part for name, part in getattr(state, "__dict__", {}).items()}
+    for name, part in parts.items():
+        try:
+            copy.deepcopy(part)
+        except RecursionError as deep:
+            return name, deep
+        except Exception as inner:
+            return _uncopied(part, name, inner)
+    return label, error
 
 
 def _never_ran(value: Any) -> bool:
@@ -87,7 +125,7 @@ def parts(value: Any, hook: Hook, label: str) -> dict[str, float]:
     """A reward's parts by name. Raises `EnvError` for what is no mapping of names to finite numbers."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise wrong(hook, label, value, "a mapping of names to numbers")
-    return {name: number(part, hook, f"{label}[{name!r}]") for name, part in value.items()}
+    return {name: number(part, hook, f"the reward part {name!r} is") for name, part in value.items()}
 
 
 # ---- what it raises --------------------------------------------------------------------------------------------------

@@ -1058,9 +1058,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("success", lambda self, task: float("nan"), "gives nan"),
     ("success", _later, "gives a coroutine, which nobody awaits"),
     ("success", _yields, "gives a generator, which nobody runs"),
-    ("success", lambda self, task: Verdict("no"), r"success\(task\).success gives 'no'"),
-    ("success", lambda self, task: Verdict(True, parts={"a": float("nan")}), r"parts\['a'\] gives nan"),
-    ("success", lambda self, task: Verdict(True, parts=[1]), r"parts gives \[1\]"),
+    ("success", lambda self, task: Verdict("no"), "whose success is 'no'"),
+    ("success", lambda self, task: Verdict(True, parts={"a": float("nan")}), "reward part 'a' is nan"),
+    ("success", lambda self, task: Verdict(True, parts=[1]), r"gives the parts \[1\]"),
     ("setup", _later, "setup.* gives a coroutine"),
     ("setup", _yields, "setup.* gives a generator"),
     ("prompt", lambda self, task: "Go.", "prompt.* gives 'Go.'"),
@@ -1071,9 +1071,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("tool_rules", ToolRules(after_call=_later), "tool_rules.after_call.* gives a coroutine"),
     ("tool_rules", ToolRules(offered=lambda env: "put"), "tool_rules.offered.* gives 'put'"),
     ("tool_rules", ToolRules(offered=lambda env: 3), "tool_rules.offered.* gives 3"),
-    ("reward_terms", {"nan": lambda ended: float("nan")}, "reward term 'nan' gives nan"),
-    ("reward_terms", {"text": lambda ended: "1"}, "reward term 'text' gives '1'"),
-    ("reward_terms", {"later": _later}, "reward term 'later' gives a coroutine"),
+    ("reward_terms", {"nan": lambda ended: float("nan")}, "reward part 'nan' is nan"),
+    ("reward_terms", {"text": lambda ended: "1"}, "reward part 'text' is '1'"),
+    ("reward_terms", {"later": _later}, "reward part 'later' is a coroutine"),
 ]
 
 

@@ -44,6 +44,8 @@ def determinism(subject: Subject) -> Iterator[Finding]:
 def snapshots(subject: Subject) -> Iterator[Finding]:
     """snapshot and restore in mid-episode, on random walks"""
     env, other = subject.env, subject.other
+    if not env.copyable:
+        return
     wheres = [("the same environment", env), ("the same environment", env)]
     wheres += [("another one", other)] if other is not None else []
     for plan in (FaultPlan(), FaultPlan(count=2)):
@@ -71,7 +73,7 @@ def snapshots(subject: Subject) -> Iterator[Finding]:
 def beside(subject: Subject) -> Iterator[Finding]:
     """two episodes at the same time"""
     env, other = subject.env, subject.other
-    for task in subject.tasks[:4] if other is not None else ():
+    for task in subject.tasks[:4] if other is not None and env.copyable else ():
         assert other is not None
         calls = walk(subject, task, FaultPlan())
         alone = episode(env, task, FaultPlan(), calls)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from ...trajectories.blame import trace_of
 from ...trajectories.errors import DataError, EnvError
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
+from ..hooks import bug
 from ..task import Split
 
-__all__ = ["WHILE", "Check", "Finding", "Subject", "found_error", "found_warning", "raised", "share"]
+__all__ = ["Check", "Finding", "Subject", "found_error", "found_warning", "raised", "share"]
 
-WHILE = ", while checking: "
+_WHILE = ", while checking: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,13 @@ class Finding:
     """An error breaks training or makes its numbers false; a warning costs something, or may be meant."""
     what: str
     how_to_fix: str
+    trace: str = field(default="", compare=False)
+    """The traceback of what the author's code raised; empty where it raised nothing."""
+
+    @property
+    def bug(self) -> str:
+        """What is wrong, without the check that found it: the same in several checks."""
+        return self.what.partition(_WHILE)[0]
 
 
 @dataclass
@@ -34,8 +41,12 @@ class Subject:
     """The environment under check, and what several checks need of it."""
 
     env: ToolEnv
+    another: Callable[[], ToolEnv]
+    """Makes one like it. Raises `TypeError` where the class cannot be made without options."""
     n: int
     listed: dict[Split, list[Task]] = field(default_factory=dict)
+    raising: set[str] = field(default_factory=set)
+    """Tools of which a finding says already that they raise."""
 
     @property
     def name(self) -> str:
@@ -60,7 +71,7 @@ class Subject:
     def other(self) -> ToolEnv | None:
         """Another environment like it; None where the class cannot be made without options."""
         try:
-            return type(self.env)()
+            return self.another()
         except TypeError:
             return None
 
@@ -73,26 +84,29 @@ Check = Callable[[Subject], Iterator[Finding]]
 """Its docstring says what it looks at; its name is that of the check."""
 
 
-def found_error(what: str, how_to_fix: str) -> Finding:
-    return Finding("error", what, how_to_fix)
+def found_error(what: str, how_to_fix: str, trace: str = "") -> Finding:
+    return Finding("error", what, how_to_fix, trace)
 
 
 def found_warning(what: str, how_to_fix: str) -> Finding:
     return Finding("warning", what, how_to_fix)
 
 
-def raised(subject: Subject, error: Exception, during: str) -> Finding:
-    """An exception of the author's code, with the line that raised it."""
-    if isinstance(error, (EnvError, DataError)):
-        what, _, fix = str(error).partition("; ")
-        return found_error(what, fix or "define it as in the README's example")
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == inspect.getfile(type(subject.env))]
-    last = (own or list(frames))[-1]
-    place = f"{last.filename.rsplit('/', 1)[-1]}, line {last.lineno}, in {last.name}"
+def raised(subject: Subject, error: BaseException, during: str) -> Finding:
+    """An exception of the author's code, with the line that raised it, the task and the faults."""
+    env = subject.env
+    own = bug(type(env), error)
+    what, _, fix = str(own).partition("; ")
+    if not isinstance(error, EnvError | DataError):
+        what = str(own)
+        fix = "fix that line; an environment's own methods never raise, only its tools do, and those a ToolError"
+    begun = env._episode
+    at = f", in task {begun.task.id}" if begun is not None else ""
+    under = f" under the faults {begun.plan}" if begun is not None and str(begun.plan) else ""
     return found_error(
-        f"{type(error).__name__}: {error} ({place}){WHILE}{during}",
-        "fix that line; an environment's own methods never raise, only its tools do, and those a ToolError",
+        f"{what}{_WHILE}{during.splitlines()[0]}{at}{under}",
+        fix or "define it as in the README's example",
+        trace_of(error),
     )
 
 

@@ -14,6 +14,7 @@ from ..env import Step, ToolEnv, Verdict
 from ..experts import play
 from .episodes import verdict
 from .findings import Finding, Subject, found_error, found_warning, share
+from .hostile import tool_bug
 
 __all__ = ["expert", "nothing", "samples"]
 
@@ -110,12 +111,7 @@ def samples(subject: Subject) -> Iterator[Finding]:
                 f"the tool {result.tool!r} refuses arguments that fit its schema: {result.content}",
                 "let the type hints say all that is asked (Literal, Annotated[int, Field(ge=0)], ...)",
             )
-        if result.outcome is Outcome.TOOL_ERROR and result.error and _new(reported, result.tool, result.outcome):
-            last = result.error.strip().splitlines()[-1]
-            yield found_error(
-                f"the tool {result.tool!r} raised {last[:200]} for {str(action.tool_calls[0].arguments)[:120]}",
-                "raise a ToolError with a message for the agent (NotFound, Conflict, ...), for an unknown id, say",
-            )
+        yield from tool_bug(subject, [step.turn])
 
 
 def _new(reported: set[tuple[str, Outcome]], tool: str, outcome: Outcome) -> bool:

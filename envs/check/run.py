@@ -8,19 +8,25 @@ next to this one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
+from ...trajectories.blame import trace_of
 from ...trajectories.errors import EnvError
 from ..env import ToolEnv
+from ..hooks import guarded
 from ..registry import make
-from . import again, played, written
-from .findings import WHILE, Check, Finding, Subject, found_error, raised
+from . import again, hostile, played, worlds, written
+from .findings import Check, Finding, Subject, found_error, raised
 
 __all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
 
 CHECKS: tuple[Check, ...] = (
     written.documentation, written.tools, written.helpers, written.tasks, written.spaces, played.nothing,
-    again.determinism, written.gymnasium, again.snapshots, again.beside, played.samples, played.expert,
+    again.determinism, written.gymnasium, again.snapshots, again.beside, worlds.apart, worlds.reads, played.samples,
+    hostile.hostile, hostile.hooks, played.expert,
 )  # fmt: skip
 """In this order: each may rely on what those before it found in order."""
 
@@ -29,7 +35,11 @@ _AFTER: dict[Check, tuple[Check, ...]] = {
     written.gymnasium: (written.spaces, again.determinism),
     again.snapshots: (written.spaces, again.determinism),
     again.beside: (written.spaces, again.determinism, again.snapshots),
+    worlds.apart: (written.spaces, played.nothing, again.determinism, again.beside),
+    worlds.reads: (written.spaces,),
     played.samples: (written.spaces,),
+    hostile.hostile: (written.spaces, again.determinism),
+    hostile.hooks: (written.spaces,),
     played.expert: (played.nothing,),
 }
 """Left out where one of these has found an error: it would only find the same again."""
@@ -53,14 +63,15 @@ def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterat
     relies on found an error. Arguments and errors are those of `check_env`."""
     first, *names = check_names()
     try:
-        made = make(env) if isinstance(env, str) else env if isinstance(env, ToolEnv) else env()
+        another = _maker(env)
+        made = env if isinstance(env, ToolEnv) else another()
     except EnvError as error:  # "what is wrong; how to fix it"
         what, _, fix = str(error).partition("; ")
-        yield first, [found_error(what, fix or "see the example in the README")]
+        yield first, [found_error(what, fix or "see the example in the README", trace_of(error))]
         yield from ((name, None) for name in names)
         return
     yield first, []
-    subject = Subject(made, tasks)
+    subject = Subject(made, another, tasks)
     findings: list[Finding] = []
     broken: set[Check] = set()
     playable = True
@@ -69,20 +80,50 @@ def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterat
             yield name, None
             continue
         found: list[Finding] = []
-        try:
-            found.extend(check(subject))
-        except Exception as error:
-            own = raised(subject, error, (check.__doc__ or "").splitlines()[0])
-            begun = own.what.partition(WHILE)[0]
-            if not any(finding.what.partition(WHILE)[0] == begun for finding in findings):
-                found.append(own)
-            broken.add(check)
+        known = {finding.bug for finding in findings}
+        with _threads(subject, found):
+            try:
+                found.extend(finding for finding in check(subject) if finding.bug not in known)
+            except (KeyboardInterrupt, MemoryError):
+                raise
+            except BaseException as error:  # sys.exit() in a hook would say that all is well
+                own = raised(subject, error, check.__doc__ or "")
+                if own.bug not in known:
+                    found.append(own)
+                broken.add(check)
         findings += found
         if any(finding.severity == "error" for finding in found):
             broken.add(check)
         yield name, found
         if check is written.tasks and any(f.severity == "error" for f in findings):
             playable = subject.playable  # without tasks or tools there is no episode to look at
+
+
+def _maker(env: str | ToolEnv | type[ToolEnv]) -> Callable[[], ToolEnv]:
+    """Makes such an environment. Raises `TypeError` for one whose options are not known."""
+    if isinstance(env, ToolEnv):
+        return type(env)
+    if isinstance(env, str):
+        return partial(make, env)
+    return partial(guarded, env, env)
+
+
+@contextmanager
+def _threads(subject: Subject, found: list[Finding]) -> Iterator[None]:
+    """A thread that dies within: nobody else is told of it."""
+    before = threading.excepthook
+
+    def died(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            what = raised(subject, args.exc_value, "what its threads do").what
+            fix = "catch it in the thread, and let the tool that waits for it raise a ToolError"
+            found.append(found_error(f"a thread died of {what}", fix, trace_of(args.exc_value)))
+
+    threading.excepthook = died
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def check_names() -> tuple[str, ...]:
