@@ -24,6 +24,7 @@ from ..tools.definition import Tool
 from ..tools.plans import FaultPlan
 from ..tools.sets import is_tool, tools_of, toolset
 from ..tools.toolbox import Toolbox
+from ..trajectories.blame import place_of
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.giving_up import says_it_cannot
 from ..trajectories.messages import Action, Json, Message, Observation, ToolCall, ToolResult
@@ -383,7 +384,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         must(_is_some(given), self.tool_rules.offered, "tool_rules.offered(env) gives", given, expected)
         for source in given:
             if isinstance(source, str) and source not in self._own:
-                raise UnknownName(f"tool of {type(self).__name__}", source, self._own)
+                error = UnknownName(f"tool of {type(self).__name__}", source, self._own)
+                error.args = (f"{error} ({place_of(self.tool_rules.offered)})",)
+                raise error
             found.append(self._own[source] if isinstance(source, str) else source)
         return tuple(toolset(*found))
 

@@ -16,9 +16,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from .errors import SparringError
+
 __all__ = ["is_users", "line_of", "place_of", "told", "trace_of"]
 
-_LONGEST = 300
+_LONGEST = 160
 """Characters of an exception's text that are told."""
 
 
@@ -54,7 +56,8 @@ def line_of(error: BaseException, own: Collection[str] = ()) -> str:
         if users:  # what was made at run time, as dataclasses are, is in no file
             best = next((frame for frame in reversed(users) if not frame.filename.startswith("<")), users[-1])
             return _place(best.filename, best.lineno, best.name)
-        last = last or (frames[-1] if frames else None)
+        if not isinstance(one, SparringError):  # what we say ourselves is no help to find
+            last = last or (frames[-1] if frames else None)
     return _place(last.filename, last.lineno, last.name) if last is not None else ""
 
 
@@ -75,7 +78,7 @@ def place_of(function: Callable[..., Any] | type) -> str:
 def trace_of(error: BaseException) -> str:
     """The traceback of an exception, whatever its own text does."""
     try:
-        text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(_meant(error)))
     except Exception as second:  # an exception whose own text raises
         text = f"{type(error).__name__}, whose text cannot be made: {type(second).__name__}"
     return text.encode("utf-8", "replace").decode()

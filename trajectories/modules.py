@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .blame import told
 from .errors import ConfigError, UnknownName
 
 __all__ = ["load_object", "load_only"]
@@ -75,3 +76,7 @@ def _module(name: str) -> ModuleType:
         if error.name and stem.startswith(error.name):
             raise UnknownName("module", stem, [f.stem for f in here.glob("*.py")]) from None
         raise
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # sys.exit() as it is loaded would end the command, and look like success
+        raise ConfigError(f"{name} cannot be loaded: {told(error)}; a module that is loaded may not end") from error

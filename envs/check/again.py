@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+import re
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from ...tools.plans import FaultPlan
 from .episodes import comparable, difference, episode, follow, numpy_state, verdict, walk
@@ -22,7 +27,7 @@ def determinism(subject: Subject) -> Iterator[Finding]:
             first, second = (episode(env, task, plan, actions) for _ in range(2))
             if first != second:
                 yield found_error(
-                    f"the same task does not go the same way twice: {difference(first, second)}",
+                    f"the same task does not go the same way twice: {difference(first, second, env)}",
                     "set all up in setup(task, rng), from task and rng: no clock, no global random, no order of a set",
                 )
                 return
@@ -30,15 +35,53 @@ def determinism(subject: Subject) -> Iterator[Finding]:
             episode(env, between, FaultPlan(), actions)
             if (third := episode(env, task, plan, actions)) != first:
                 yield found_error(
-                    f"a task goes another way after another task: {difference(first, third)}",
+                    f"a task goes another way after another task: {difference(first, third, env)}",
                     "set everything up anew in setup(task, rng): what an episode changes must not outlive it",
                 )
                 return
+    yield from _by_the_clock(subject)
     if (random.getstate(), numpy_state()) != before:
         yield found_warning(
             "the environment draws from the global random generator, or seeds it",
             "draw from the rng that tasks and setup are given, and after that from self.episode.rng",
         )
+
+
+def _by_the_clock(subject: Subject) -> Iterator[Finding]:
+    """Where the author's file reads a clock: the same episode before and after a full second."""
+    env, task = subject.env, subject.tasks[0]
+    read = _clocks(type(env))
+    if not read:
+        return
+    actions = walk(subject, task, FaultPlan())
+    first = episode(env, task, FaultPlan(), actions)
+    time.sleep(1.05 - time.time() % 1)
+    if (second := episode(env, task, FaultPlan(), actions)) != first:
+        yield found_error(
+            f"the same task goes another way a second later, by the clock of {read}: {difference(first, second, env)}",
+            "keep the time in self.state: sparring.envs.Clock stands still until it is told to go on",
+        )
+    elif "today" in read:
+        yield found_warning(
+            f"the environment asks what day it is ({read}): a record of today may not replay tomorrow",
+            "keep the date in self.state: sparring.envs.Clock stands still until it is told to go on",
+        )
+
+
+_CLOCK = re.compile(r"\b(?:datetime|date|time|_time|dt)\.(now|today|utcnow|time|time_ns|localtime|gmtime|ctime)\(")
+
+
+def _clocks(env: type) -> str:
+    """`time.time() in kiosk.py, line 9`: the first clock that the classes of an environment read; empty: none."""
+    for cls in env.__mro__:
+        if cls.__module__.partition(".")[0] in ("builtins", "gymnasium") or cls.__name__ == "ToolEnv":
+            continue
+        with suppress(OSError, TypeError):  # made at run time
+            lines, first = inspect.getsourcelines(cls)
+            for number, line in enumerate(lines, first):
+                if found := _CLOCK.search(line.partition("#")[0]):
+                    return f"{found[0]}) in {Path(inspect.getfile(cls)).name}, line {number}"
+    return ""
 
 
 def snapshots(subject: Subject) -> Iterator[Finding]:

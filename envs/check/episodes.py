@@ -15,7 +15,7 @@ from ...trajectories.messages import Action
 from ...trajectories.trajectory import Task, Turn
 from ..env import ToolEnv
 from ..experts import play
-from .findings import Subject
+from .findings import Subject, at
 
 __all__ = ["comparable", "difference", "episode", "follow", "numpy_state", "verdict", "walk"]
 
@@ -82,12 +82,19 @@ def numpy_state() -> bytes:
     return repr(np.random.get_state()).encode()
 
 
-def difference(first: Sequence[object], second: Sequence[object]) -> str:
-    """The first place where two episodes part."""
+def difference(first: Sequence[object], second: Sequence[object], env: ToolEnv | None = None) -> str:
+    """The first place where two episodes part; with the line of the tool, or of `setup`, where `env` is given."""
     for one, two in zip(first, second, strict=False):
         if one != two:
-            return f"{_text(one)} and then {_text(two)}"
+            line = "" if env is None else _line(env, one)
+            return f"{_text(one)} and then {_text(two)}{line}"
     return f"{len(first)} and then {len(second)} turns"
+
+
+def _line(env: ToolEnv, part: object) -> str:
+    if isinstance(part, Turn) and part.results and (tool := env.toolbox.tools.get(part.results[0].tool)):
+        return at(tool.fn)
+    return at(env.success if isinstance(part, tuple) else env.setup)
 
 
 def _text(part: object) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
-from ...trajectories.blame import trace_of
+from ...trajectories.blame import line_of, place_of, trace_of
 from ...trajectories.errors import DataError, EnvError
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
-from ..hooks import bug
+from ..hooks import bug, files_of
 from ..task import Split
 
-__all__ = ["Check", "Finding", "Subject", "found_error", "found_warning", "raised", "share"]
+__all__ = ["Check", "Finding", "Subject", "at", "found_error", "found_warning", "raised", "share"]
 
 _WHILE = ", while checking: "
 
@@ -30,10 +30,13 @@ class Finding:
     trace: str = field(default="", compare=False)
     """The traceback of what the author's code raised; empty where it raised nothing."""
 
+    line: str = field(default="", compare=False)
+    """Which exception, and where: one line of the author's is told once."""
+
     @property
     def bug(self) -> str:
-        """What is wrong, without the check that found it: the same in several checks."""
-        return self.what.partition(_WHILE)[0]
+        """What is wrong, whichever check found it, and with which task."""
+        return self.line or self.what.partition(_WHILE)[0]
 
 
 @dataclass
@@ -84,8 +87,8 @@ Check = Callable[[Subject], Iterator[Finding]]
 """Its docstring says what it looks at; its name is that of the check."""
 
 
-def found_error(what: str, how_to_fix: str, trace: str = "") -> Finding:
-    return Finding("error", what, how_to_fix, trace)
+def found_error(what: str, how_to_fix: str, trace: str = "", line: str = "") -> Finding:
+    return Finding("error", what, how_to_fix, trace, line)
 
 
 def found_warning(what: str, how_to_fix: str) -> Finding:
@@ -97,6 +100,8 @@ def raised(subject: Subject, error: BaseException, during: str) -> Finding:
     env = subject.env
     own = bug(type(env), error)
     what, _, fix = str(own).partition("; ")
+    place = line_of(error, files_of(type(env)))
+    line = what if isinstance(error, EnvError) else f"{type(error).__name__} in {place}"
     if not isinstance(error, EnvError | DataError):
         what = str(own)
         fix = "fix that line; an environment's own methods never raise, only its tools do, and those a ToolError"
@@ -107,7 +112,14 @@ def raised(subject: Subject, error: BaseException, during: str) -> Finding:
         f"{what}{_WHILE}{during.splitlines()[0]}{at}{under}",
         fix or "define it as in the README's example",
         trace_of(error),
+        line,
     )
+
+
+def at(function: Callable[..., Any] | type) -> str:
+    """` (kiosk.py, line 9, in success)`, or nothing."""
+    where = place_of(function)
+    return f" ({where})" if where else ""
 
 
 def share(tasks: list[Task], subject: Subject) -> str:

@@ -27,13 +27,13 @@ from ..facets import Fact, KnobHooks, overridden
 from ..hooks import files_of, must
 from ..spaces import sample_json
 from .episodes import difference, episode
-from .findings import Finding, Subject, found_error, raised
+from .findings import Finding, Subject, at, found_error, raised
 
 __all__ = ["hooks", "hostile", "tool_bug"]
 
-_EPISODES = 8
+_EPISODES = 10
 """Of each kind of fault, and without one."""
-_CALLS = 6
+_CALLS = 8
 """Of an episode at most."""
 _ENOUGH_S = 6.0
 """After so long, one episode of each kind has to do: a slow world."""
@@ -63,10 +63,10 @@ def hostile(subject: Subject) -> Iterator[Finding]:
             try:
                 seen = _played(subject, task, plan, actions)
                 yield from tool_bug(subject, seen)
-                if not differs and number < 2 and (again := episode(env, task, plan, actions)) != seen:
-                    differs = True
+                if not differs and (again := episode(env, task, plan, actions)) != seen:
+                    differs, parts = True, difference(seen, again, env)
                     yield found_error(
-                        f"the same calls do not come to the same thing twice{_under(plan)}: {difference(seen, again)}",
+                        f"the same calls do not come to the same thing twice{_under(plan)}: {parts}",
                         "draw from self.episode.rng alone, in hooks too: no clock, no global random, no order of a set",
                     )
             except (KeyboardInterrupt, MemoryError):
@@ -91,8 +91,8 @@ def hooks(subject: Subject) -> Iterator[Finding]:
             for fact in facts:
                 if task.instruction.count(fact.text) != 1:
                     yield found_error(
-                        f"knobs.facts(env, task) gives a fact that is not in the instruction once: {fact.text!r:.80} "
-                        f"({place_of(env.knobs.facts)})",
+                        f"knobs.facts(env, task) gives a fact that is not in the instruction once: {fact.text!r:.80}"
+                        f"{at(env.knobs.facts)}",
                         "let its text be a part of task.instruction, word for word",
                     )
                     return
@@ -166,7 +166,9 @@ def _actions(
 ) -> list[Action]:
     """Up to `_CALLS` bad calls and a last message."""
     tools = list(env.toolbox.tools.values())
-    calls = [_call(rng.choice(tools), known, rng) for _ in range(rng.randint(1, _CALLS))]
+    often = rng.choice(tools)  # what comes of a second call shows in the same tool, as a rule
+    many = rng.randint(1, _CALLS)
+    calls = [_call(often if rng.random() < 0.5 else rng.choice(tools), known, rng) for _ in range(many)]
     if rng.random() < 0.2:
         return [Action("", tuple(calls)), Action("Done.")]
     said = [Action(word) for word in rng.sample(_WORDS, 2)]

@@ -67,7 +67,14 @@ def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterat
         made = env if isinstance(env, ToolEnv) else another()
     except EnvError as error:  # "what is wrong; how to fix it"
         what, _, fix = str(error).partition("; ")
-        yield first, [found_error(what, fix or "see the example in the README", trace_of(error))]
+        yield (
+            first,
+            [
+                found_error(
+                    what, fix or "fix that line, or see the example in the README", trace_of(error.__cause__ or error)
+                )
+            ],
+        )
         yield from ((name, None) for name in names)
         return
     yield first, []
@@ -81,7 +88,7 @@ def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterat
             continue
         found: list[Finding] = []
         known = {finding.bug for finding in findings}
-        with _threads(subject, found):
+        with _threads(subject, known, found):
             try:
                 found.extend(finding for finding in check(subject) if finding.bug not in known)
             except (KeyboardInterrupt, MemoryError):
@@ -109,15 +116,16 @@ def _maker(env: str | ToolEnv | type[ToolEnv]) -> Callable[[], ToolEnv]:
 
 
 @contextmanager
-def _threads(subject: Subject, found: list[Finding]) -> Iterator[None]:
-    """A thread that dies within: nobody else is told of it."""
+def _threads(subject: Subject, known: set[str], found: list[Finding]) -> Iterator[None]:
+    """Adds a thread that dies within to what is `found`, unless it is `known`: nobody else is told of it."""
     before = threading.excepthook
 
     def died(args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None:
-            what = raised(subject, args.exc_value, "what its threads do").what
-            fix = "catch it in the thread, and let the tool that waits for it raise a ToolError"
-            found.append(found_error(f"a thread died of {what}", fix, trace_of(args.exc_value)))
+            own = raised(subject, args.exc_value, "what its threads do")
+            if own.bug not in known | {finding.bug for finding in found}:
+                fix = "catch it in the thread, and let the tool that waits for it raise a ToolError"
+                found.append(found_error(f"a thread died of {own.what}", fix, own.trace, own.line))
 
     threading.excepthook = died
     try:

@@ -9,16 +9,16 @@ from typing import Any
 
 from ...tools.definition import Tool
 from ...tools.plans import FaultPlan
-from ...trajectories.blame import place_of
 from ...trajectories.messages import Action, Json, ToolCall
 from ..copies import SHARED
 from ..env import ToolEnv
 from ..facets import Others, ToolRules, overridden
 from .episodes import comparable, difference, follow, verdict, walk
-from .findings import Finding, Subject, found_error, found_warning
+from .findings import Finding, Subject, at, found_error, found_warning
 
 __all__ = ["apart", "reads"]
 
+_ANEW = "set everything up anew in setup(task, rng): what an episode changes must not outlive it"
 _LOOKS = 6
 """Calls that look at a world."""
 
@@ -26,13 +26,19 @@ _LOOKS = 6
 def apart(subject: Subject) -> Iterator[Finding]:
     """what the expert has done in one instance, looked at from another"""
     env, other = subject.env, subject.other
-    place = place_of(type(env))
     for index, task in enumerate(subject.tasks[:4] if other is not None else ()):
         assert other is not None
         actions = [*walk(subject, task, FaultPlan()), Action("Done.")]
         looks = _looks(env, actions)
         between = subject.tasks[(index + 1) % len(subject.tasks)]
         env.start(task)
+        if verdict(env)[0]:  # it was not when nobody had played yet
+            yield found_error(
+                f"what one episode has done is still there in the next{at(env.setup)}: the task "
+                f"{task.instruction[:80]!r} has been played, and is done as it begins",
+                _ANEW,
+            )
+            return
         untouched = _seen(env, looks)
         env.start(task)
         other.start(task)
@@ -41,7 +47,7 @@ def apart(subject: Subject) -> Iterator[Finding]:
             here = _seen(env, looks)
             if here != untouched:
                 yield found_error(
-                    f"{SHARED.partition(';')[0]} ({place}): an episode was played in one, and in the other "
+                    f"{SHARED.partition(';')[0]}{at(type(env))}: an episode was played in one, and in the other "
                     f"{difference(untouched, here)}",
                     "keep the episode in self.state; where the world is outside of it (a server, a folder, a database, "
                     "a global), set copyable = False in the class: nobody plays next to the agent then",
@@ -52,7 +58,7 @@ def apart(subject: Subject) -> Iterator[Finding]:
             here = _seen(env, looks)
             if here != untouched:
                 yield found_error(
-                    f"an episode that begins in one instance changes the world of another ({place}): "
+                    f"an episode that begins in one instance changes the world of another{at(type(env))}: "
                     f"{difference(untouched, here)}",
                     "keep the episode in self.state, or set copyable = False in the class",
                 )
@@ -61,9 +67,8 @@ def apart(subject: Subject) -> Iterator[Finding]:
         after = _seen(env, looks)
         if after != untouched:
             yield found_error(
-                f"what one episode has done is still there in the next ({place_of(env.setup)}): "
-                f"{difference(untouched, after)}",
-                "set everything up anew in setup(task, rng): what an episode changes must not outlive it",
+                f"what one episode has done is still there in the next{at(env.setup)}: {difference(untouched, after)}",
+                _ANEW,
             )
             return
 
@@ -112,8 +117,7 @@ def reads(subject: Subject) -> Iterator[Finding]:
             if name not in told and (where := _changed(before, _picture(env.state), "self.state")):
                 told.add(name)
                 yield found_warning(
-                    f"the tool {name!r} changes {where}, and says that it only reads "
-                    f"({place_of(env.toolbox.tools[name].fn)})",
+                    f"the tool {name!r} changes {where}, and says that it only reads{at(env.toolbox.tools[name].fn)}",
                     "write @tool(effect=True): timeouts, retries and what the expert does about them hang on it",
                 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..agents.agent import Agent
-from ..agents.rollouts import EpisodeSpec, Limits, limited, limits_note, planned
+from ..agents.rollouts import TRACEBACK, EpisodeSpec, Limits, limited, limits_note, planned
 from ..agents.rollouts import rollout as play
 from ..envs.env import name_of
 from ..envs.episode import NOTES
@@ -136,7 +136,7 @@ class Recorder:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1 if whole else 0)
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
-        own = (*NOTES, "limits")
+        own = (*NOTES, "limits", TRACEBACK)
         other = next(
             (
                 what

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .rollout import AGENT, LIMITS
 from .settings import command, keep_in, level_numbers
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ __all__ = ["evaluate"]
 _BASELINE = "do-nothing"
 
 
-@command(config=True, settings=AGENT, limits=LIMITS)
+@command(config=True, settings=o.AGENT, limits=o.LIMITS)
 def evaluate(
     ctx: typer.Context,
     env: o.Env,
@@ -50,7 +49,7 @@ def evaluate(
     """
     from ..app.console import show, watching
     from ..app.players import Player
-    from ..app.playing import Tasks, by_condition, fault_plan, not_struck, play, why_failed
+    from ..app.playing import Tasks, by_condition, fault_plan, not_struck, play, say_bugs, why_failed
     from ..app.wording import file_name
     from ..trajectories.errors import ConfigError
     from ..trajectories.pages.report import Arm, text_table, visible
@@ -71,8 +70,7 @@ def evaluate(
         labels = [player.model or player.label for player in players]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"the same agent twice: {', '.join(labels)}")
-    arms = []
-    notes = []
+    arms, notes, every = [], [], []
     with watching() as watch:
         tasks.say_if_fewer(wanted, watch)
         for number, (player, label) in enumerate(zip(players, labels, strict=True), 1):
@@ -91,6 +89,7 @@ def evaluate(
                 limits=limits,
                 overwrite=overwrite,
             )
+            every += played
             arms.append(Arm(label, "", by_condition(played)))
             if out is not None:  # now that what the folder held has turned out to be of this very call
                 keep_in(ctx, out)
@@ -104,3 +103,5 @@ def evaluate(
         typer.echo(visible(note))
     if out is not None:
         typer.echo(f"Episodes are in {out}; as a page: sparring report {out}")
+    if say_bugs(every, debug=o.debugging(ctx)):
+        raise typer.Exit(1)

@@ -39,8 +39,6 @@ def end(error: BaseException, *, debug: bool) -> int:
     """Says what `error` was, for people, and returns the exit code."""
     while isinstance(error, BaseExceptionGroup):  # the first is the cause, the others fell with it
         error = error.exceptions[0]
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):
         _forget_stdout()
         return PIPE_CLOSED
@@ -73,6 +71,7 @@ def _stopped(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
 
 
 def _one_line(error: BaseException, debug: bool) -> str:
+    from ..trajectories.blame import told
     from ..trajectories.errors import MissingExtra, SparringError, is_full_disk
 
     if isinstance(error, ImportError) and not isinstance(error, SparringError):
@@ -94,20 +93,7 @@ def _one_line(error: BaseException, debug: bool) -> str:
     if isinstance(error, MemoryError):
         return "the memory does not suffice: lower --micro-tokens, --parallel or --batch"
     hint = "" if debug else f"; for the traceback: {shlex.join(['sparring', '--debug', *sys.argv[1:]])}"
-    return _flat(f"{type(error).__name__}: {error}") + f" ({_place(error)}){hint}"
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of the user's own code, or else of any."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return "no traceback"
-    here = Path(__file__).resolve().parent.parent
-    packages = [here / name for name in ("agents", "envs", "tools", "trainers", "trajectories")]
-    known = tuple(str(p) for p in (here, *(p.resolve() for p in packages), sys.prefix, sys.base_prefix))
-    foreign = [f for f in frames if not os.path.realpath(f.filename).startswith(known)]
-    last = (foreign or list(frames))[-1]
-    return f"{Path(last.filename).name}, line {last.lineno}, in {last.name}"
+    return _flat(told(error)) + hint
 
 
 def _flat(text: str) -> str:

@@ -8,24 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .settings import Fields, command, level_numbers
+from .settings import command, level_numbers
 
 if TYPE_CHECKING:
     from ..agents.loading import AgentSettings
     from ..agents.rollouts import Limits
 
-__all__ = ["AGENT", "LIMITS", "rollout"]
-
-AGENT = Fields("sparring.agents.loading:AgentSettings", least={"max_turn_tokens": 1, "max_context": 1, "parallel": 1,
-                                                            "temperature": 0.0})  # fmt: skip
-"""How a model plays, as options."""
-
-LIMITS = Fields("sparring.agents.rollouts:Limits", least={"turns": 1, "tokens": 1})
-"""When episodes are cut, as options."""
+__all__ = ["rollout"]
 
 
-@command(config=True, settings=AGENT, limits=LIMITS)
+@command(config=True, settings=o.AGENT, limits=o.LIMITS)
 def rollout(
+    ctx: typer.Context,
     env: o.Env,
     agent: o.AgentName = None,
     model: o.Model = None,
@@ -52,7 +46,7 @@ def rollout(
     """
     from ..app.console import watching
     from ..app.players import Player
-    from ..app.playing import Tasks, fault_plan, not_struck, play, why_failed
+    from ..app.playing import Tasks, fault_plan, not_struck, play, say_bugs, why_failed
     from ..app.wording import count
     from ..trajectories.errors import ConfigError, DataError
     from ..trajectories.metrics import success_rate
@@ -70,7 +64,10 @@ def rollout(
         tasks.say_if_fewer(wanted, watch)
         loaded = player.load(watch)
         played = play(player, loaded, env, wanted, out, watch, limits=limits, overwrite=overwrite, group=group)
+    lost = say_bugs(played, debug=o.debugging(ctx))
     rate = success_rate(played)
+    if rate.value is None and lost:
+        raise typer.Exit(1)
     if rate.value is None:
         failed = next((t.error for t in played if t.error), "no reason given")
         raise DataError(f"none of {len(played)} episodes could be judged: {visible(failed)}")
@@ -83,3 +80,5 @@ def rollout(
         typer.echo(f"note: {note}")
     if out is not None:
         typer.echo(f"{count(len(played), 'episode')} in {out}; to read one: sparring show {out}")
+    if lost:
+        raise typer.Exit(1)
