@@ -63,6 +63,9 @@ def _module(name: str) -> ModuleType:
     if "/" not in name and there is not None:
         return there
     here = Path(name).resolve().parent if "/" in name else Path.cwd()
+    if name.endswith(".py") and not (here / f"{stem}.py").is_file():
+        near = [f.name for f in here.glob("*.py")] if here.is_dir() else []
+        raise ConfigError(f"there is no file {name}" + (f"; there are {', '.join(sorted(near)[:8])}" if near else ""))
     if "/" in name and there is not None:
         held, wanted = Path(there.__file__ or "").resolve(), here / f"{stem}.py"
         if held != wanted and held != here / stem / "__init__.py":

@@ -243,6 +243,17 @@ _REASONS = {
 }
 
 
+def not_struck(trajectories: Iterable[Trajectory]) -> str:
+    """Said where episodes had a fault plan, and it struck none of them: what is measured is then no recovery. Else
+    empty."""
+    with_plan = [t for t in trajectories if t.faults]
+    if not with_plan or any(t.faults_hit for t in with_plan):
+        return ""
+    plans = ", ".join(dict.fromkeys(t.faults for t in with_plan))
+    n = len(with_plan)
+    return f"0 of {n} {'episode' if n == 1 else 'episodes'} were struck by {plans}: no call was one that it can strike"
+
+
 def split(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], int]:
     """The judged episodes, and how many were not."""
     every = list(trajectories)

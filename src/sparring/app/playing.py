@@ -21,7 +21,7 @@ from .players import Player
 from .records import Recorder, play_into
 from .wording import condition_name, count
 
-__all__ = ["Tasks", "by_condition", "fault_plan", "not_struck", "play", "say_bugs", "why_failed"]
+__all__ = ["Tasks", "by_condition", "fault_plan", "play", "say_bugs", "why_failed"]
 
 _WAY_OUT = {
     StopReason.TOKEN_LIMIT: "raise --max-turn-tokens or --max-context, or --tokens if it was given",
@@ -104,9 +104,11 @@ def play(
         warnings.simplefilter("always", RolloutWarning)
         played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
     lost = bugs(played)
-    for text in dict.fromkeys(str(warning.message) for warning in told):
-        if not lost or "ended by a bug" not in text:  # of those the command speaks at its end
-            watch.say(f"note: {text}")
+    for warning in told:
+        if not issubclass(warning.category, RolloutWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif not lost or "ended by a bug" not in str(warning.message):  # of those the command speaks at its end
+            watch.say(f"note: {warning.message}")
     if before:
         watch.say(f"{count(before, 'episode')} of {len(wanted)} were in {path} already")
     return played
@@ -146,12 +148,3 @@ def why_failed(trajectories: Iterable[Trajectory]) -> str:
     return ", ".join(
         f"{stop.value} {n} of {len(failed)}" + (f" ({_WAY_OUT[stop]})" if stop in _WAY_OUT else "") for stop, n in stops
     )
-
-
-def not_struck(trajectories: Iterable[Trajectory]) -> str:
-    """Said where episodes had a fault plan, and it struck none of them; else empty."""
-    planned = [t for t in trajectories if t.faults]
-    if not planned or any(t.faults_hit for t in planned):
-        return ""
-    plans = ", ".join(dict.fromkeys(t.faults for t in planned))
-    return f"0 of {count(len(planned), 'episode')} were struck by {plans}: no call was one that it can strike"

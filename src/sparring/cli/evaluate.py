@@ -48,14 +48,16 @@ def evaluate(
       sparring evaluate orders --model smollm2-135m --faults clean --faults count=2 --n 8
     """
     from ..app.console import show, watching
+    from ..app.outputs import folder_to_write
     from ..app.players import Player
-    from ..app.playing import Tasks, by_condition, fault_plan, not_struck, play, say_bugs, why_failed
+    from ..app.playing import Tasks, by_condition, fault_plan, play, say_bugs, why_failed
     from ..app.wording import file_name
     from ..trajectories.errors import ConfigError
+    from ..trajectories.metrics import not_struck
     from ..trajectories.pages.report import Arm, text_table, visible
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; expected a folder, for a file of episodes for each agent")
+    if out is not None:
+        folder_to_write(out, "for a file of episodes for each agent")
     asked = [*(Player(model=name, settings=settings) for name in model), *(Player(name) for name in agent)]
     if not asked:
         raise ConfigError("nobody to evaluate: give --model or --agent, e.g. --agent expert")

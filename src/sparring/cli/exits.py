@@ -1,4 +1,4 @@
-"""How a command ends that did not end well: one line, and an exit code. Defines `end` and `resume_command`."""
+"""How a command ends that did not end well: one line, and an exit code. Defines `end`, `one_line`, `resume_command`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["end", "resume_command"]
+__all__ = ["end", "one_line", "resume_command"]
 
 _EXTRAS = {
     package: extra
@@ -47,7 +47,7 @@ def end(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, KeyboardInterrupt):
         _say(_stopped(error, sys.argv[1:]))
         return 130
-    _say(f"error: {_one_line(error, debug)}")
+    _say(f"error: {_said_of(error, debug)}")
     return 1
 
 
@@ -70,7 +70,7 @@ def _stopped(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
     return f"{said}; everything complete was saved\nresume with: {again}" if again else said
 
 
-def _one_line(error: BaseException, debug: bool) -> str:
+def _said_of(error: BaseException, debug: bool) -> str:
     from ..trajectories.blame import told
     from ..trajectories.errors import MissingExtra, SparringError, is_full_disk
 
@@ -79,24 +79,24 @@ def _one_line(error: BaseException, debug: bool) -> str:
         if package in _EXTRAS:
             return str(MissingExtra(package, _EXTRAS[package]))
     if isinstance(error, SparringError):
-        return _flat(str(error))
+        return one_line(str(error))
     if isinstance(error, SyntaxError) and error.filename:
         shown = f": {error.text.strip()}" if error.text else ""
-        return _flat(f"{error.filename}, line {error.lineno} is no Python: {error.msg}{shown}")
+        return one_line(f"{error.filename}, line {error.lineno} is no Python: {error.msg}{shown}")
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
         if is_full_disk(error):
             return f"no space left on the device{where}; what was complete is saved, make room and run it again"
-        return _flat(f"{error.strerror}{where}")
+        return one_line(f"{error.strerror}{where}")
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be loaded
         return "the GPU's memory does not suffice: lower --micro-tokens, --parallel or --batch, or use --lora 16"
     if isinstance(error, MemoryError):
         return "the memory does not suffice: lower --micro-tokens, --parallel or --batch"
     hint = "" if debug else f"; for the traceback: {shlex.join(['sparring', '--debug', *sys.argv[1:]])}"
-    return _flat(told(error)) + hint
+    return one_line(told(error)) + hint
 
 
-def _flat(text: str) -> str:
+def one_line(text: str) -> str:
     """One line that shows what it holds: an error may quote what a tool or a file said."""
     from ..trajectories.pages.report import visible
 

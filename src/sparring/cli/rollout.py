@@ -45,16 +45,17 @@ def rollout(
       sparring rollout orders --model smollm2-135m --faults count=1 --n 4
     """
     from ..app.console import watching
+    from ..app.outputs import file_to_write
     from ..app.players import Player
-    from ..app.playing import Tasks, fault_plan, not_struck, play, say_bugs, why_failed
+    from ..app.playing import Tasks, fault_plan, play, say_bugs, why_failed
     from ..app.wording import count
-    from ..trajectories.errors import ConfigError, DataError
-    from ..trajectories.metrics import success_rate
+    from ..trajectories.errors import DataError
+    from ..trajectories.metrics import not_struck, success_rate
     from ..trajectories.pages.report import visible
     from ..trajectories.pages.report.wording import percent
 
-    if out is not None and out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; expected a file, such as {out / 'episodes.jsonl'}")
+    if out is not None:
+        file_to_write(out, "episodes.jsonl")
     player = Player(agent, model, settings)
     tasks = Tasks(env, n, split, level_numbers(levels), seed, group)
     wanted = tasks.episodes(fault_plan(faults, seed))  # before a model is loaded for nothing

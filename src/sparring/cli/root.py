@@ -181,8 +181,22 @@ def root(
         raise typer.Exit(2)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning of ours as one line; any other as Python shows it."""
+    if category.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        from .exits import one_line
+
+        print(f"note: {one_line(str(message))}", file=sys.stderr)
+    else:
+        _pythons(message, category, *where, **more)
+
+
+_pythons = warnings.showwarning
+
+
 def main() -> None:
     """What the shell calls."""
+    warnings.showwarning = _show_warning
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
