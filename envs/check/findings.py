@@ -14,7 +14,7 @@ from ..env import ToolEnv
 from ..hooks import bug, files_of
 from ..task import Split
 
-__all__ = ["Check", "Finding", "Subject", "at", "found_error", "found_warning", "raised", "share"]
+__all__ = ["CheckFunction", "Finding", "Subject", "at", "found_error", "found_warning", "raised", "share"]
 
 _WHILE = ", while checking: "
 
@@ -83,7 +83,7 @@ class Subject:
         return type(self.env).solve is not ToolEnv.solve
 
 
-Check = Callable[[Subject], Iterator[Finding]]
+CheckFunction = Callable[[Subject], Iterator[Finding]]
 """Its docstring says what it looks at; its name is that of the check."""
 
 

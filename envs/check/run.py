@@ -19,18 +19,18 @@ from ..env import ToolEnv
 from ..hooks import guarded
 from ..registry import make
 from . import again, hostile, played, worlds, written
-from .findings import Check, Finding, Subject, found_error, raised
+from .findings import CheckFunction, Finding, Subject, found_error, raised
 
 __all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[CheckFunction, ...] = (
     written.documentation, written.tools, written.helpers, written.tasks, written.spaces, played.nothing,
     again.determinism, written.gymnasium, again.snapshots, again.beside, worlds.apart, worlds.reads, played.samples,
     hostile.hostile, hostile.hooks, played.expert,
 )  # fmt: skip
 """In this order: each may rely on what those before it found in order."""
 
-_AFTER: dict[Check, tuple[Check, ...]] = {
+_AFTER: dict[CheckFunction, tuple[CheckFunction, ...]] = {
     again.determinism: (written.spaces,),
     written.gymnasium: (written.spaces, again.determinism),
     again.snapshots: (written.spaces, again.determinism),
@@ -80,7 +80,7 @@ def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterat
     yield first, []
     subject = Subject(made, another, tasks)
     findings: list[Finding] = []
-    broken: set[Check] = set()
+    broken: set[CheckFunction] = set()
     playable = True
     for name, check in zip(names, CHECKS, strict=True):
         if not playable or broken & set(_AFTER.get(check, ())):
