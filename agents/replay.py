@@ -21,10 +21,10 @@ from ..envs.copies import worlds_apart
 from ..envs.env import Step, ToolEnv
 from ..envs.episode import Snapshot
 from ..envs.experts import play
-from ..envs.hooks import bug
+from ..envs.hooks import files_of
 from ..envs.registry import make, make_recorded
 from ..tools.plans import FaultPlan
-from ..trajectories.blame import told
+from ..trajectories.blame import line_of, told
 from ..trajectories.errors import DataError, InfrastructureError, SparringError
 from ..trajectories.messages import Cause, Json, Message, Outcome, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
@@ -130,7 +130,9 @@ def replay_check(env: ToolEnv, trajectory: Trajectory) -> Difference | None:
     except (InfrastructureError, MemoryError, KeyboardInterrupt):
         raise
     except BaseException as error:  # of the environment's own code: that it did not raise before is the difference
-        return Difference(Kind.ERROR, at, "the environment's code", "no exception", str(bug(type(env), error)))
+        place = line_of(error, files_of(type(env)))
+        where = "the environment's code" + (f" ({place})" if place else "")
+        return Difference(Kind.ERROR, at, where, "no exception", f"{type(error).__name__}: {error}")
 
 
 def _prompt(t: Trajectory, now: tuple[Message, ...]) -> Difference | None:

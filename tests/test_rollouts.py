@@ -774,7 +774,7 @@ class Foldered(ToolEnv):
     def success(self, task: Task) -> bool:
         key = task.data["key"]
         if self.place == "folder":
-            return (self.folder / key).exists()
+            return bool((self.folder / key).exists())
         if self.place == "database":
             with closing(self._database) as held:
                 return bool(held.execute("select 1 from done where key = ?", [key]).fetchall())
@@ -1051,6 +1051,11 @@ def _yields(self: object, *args: object) -> Iterator[bool]:
     yield True
 
 
+def wrong(value: object) -> Any:
+    """What no type checker would let pass."""
+    return value
+
+
 WRONG: list[tuple[str, Any, str]] = [
     ("success", lambda self, task: "no", r"Wrong.success\(task\) gives 'no'"),
     ("success", lambda self, task: None, "gives None"),
@@ -1058,19 +1063,19 @@ WRONG: list[tuple[str, Any, str]] = [
     ("success", lambda self, task: float("nan"), "gives nan"),
     ("success", _later, "gives a coroutine, which nobody awaits"),
     ("success", _yields, "gives a generator, which nobody runs"),
-    ("success", lambda self, task: Verdict("no"), "whose success is 'no'"),
+    ("success", lambda self, task: Verdict(wrong("no")), "whose success is 'no'"),
     ("success", lambda self, task: Verdict(True, parts={"a": float("nan")}), "reward part 'a' is nan"),
-    ("success", lambda self, task: Verdict(True, parts=[1]), r"gives the parts \[1\]"),
+    ("success", lambda self, task: Verdict(True, parts=wrong([1])), r"gives the parts \[1\]"),
     ("setup", _later, "setup.* gives a coroutine"),
     ("setup", _yields, "setup.* gives a generator"),
     ("prompt", lambda self, task: "Go.", "prompt.* gives 'Go.'"),
     ("prompt", lambda self, task: ("Go.",), "prompt.* gives"),
-    ("user", User(lambda env, said: 7), "user.reply.* gives 7"),
-    ("user", User(_later), "user.reply.* gives a coroutine"),
+    ("user", User(wrong(lambda env, said: 7)), "user.reply.* gives 7"),
+    ("user", User(wrong(_later)), "user.reply.* gives a coroutine"),
     ("others", Others(elapse=_yields), "others.elapse.* gives a generator"),
     ("tool_rules", ToolRules(after_call=_later), "tool_rules.after_call.* gives a coroutine"),
     ("tool_rules", ToolRules(offered=lambda env: "put"), "tool_rules.offered.* gives 'put'"),
-    ("tool_rules", ToolRules(offered=lambda env: 3), "tool_rules.offered.* gives 3"),
+    ("tool_rules", ToolRules(offered=wrong(lambda env: 3)), "tool_rules.offered.* gives 3"),
     ("reward_terms", {"nan": lambda ended: float("nan")}, "reward part 'nan' is nan"),
     ("reward_terms", {"text": lambda ended: "1"}, "reward part 'text' is '1'"),
     ("reward_terms", {"later": _later}, "reward part 'later' is a coroutine"),
