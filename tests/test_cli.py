@@ -898,6 +898,21 @@ def test_a_bug_of_an_environment_keeps_the_other_episodes_and_is_said_at_the_end
     assert "1 bug of the environment" in run("compare played.jsonl").stdout
 
 
+def test_what_a_bug_had_ended_is_played_again(here: Path) -> None:
+    lamp(f'{{0: 1, 1: 1, 2: 1}}[task.data["n"]] and {WELL}')
+    run("rollout lamp.py --agent expert --n 4 --out played.jsonl", 1)
+    before = Path("played.jsonl").read_bytes().splitlines()
+    del sys.modules["lamp"]
+    lamp()
+    result = run("rollout lamp.py --agent expert --n 4 --out played.jsonl")
+    assert "success 100% [51, 100] of 4 episodes" in result.stdout
+    assert "3 episodes of 4 were in played.jsonl already" in result.stderr
+    after = Path("played.jsonl").read_bytes().splitlines()
+    assert after[:3] == before[:3]
+    assert [t.stop.value for t in read(Path("played.jsonl"))] == ["finished"] * 4
+    assert sorted(p.name for p in here.iterdir() if p.is_file()) == ["lamp.py", "played.jsonl"]
+
+
 def test_an_environment_that_leaves_is_no_success(here: Path) -> None:
     lamp("__import__('sys').exit(0)")
     for command in ("rollout lamp.py --agent do-nothing", "check lamp.py"):

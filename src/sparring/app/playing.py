@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from collections import Counter
@@ -128,7 +129,8 @@ def say_bugs(played: Sequence[Trajectory], *, debug: bool) -> bool:
         first = next(t for t in played if t.stop is StopReason.BUG)
         if debug:
             print(visible(str(first.meta.get(TRACEBACK, ""))), file=sys.stderr)
-        print(visible(f"error: {said}"), file=sys.stderr)
+        hint = "" if debug else f"; for the traceback: {shlex.join(['sparring', '--debug', *sys.argv[1:]])}"
+        print(visible(f"error: {said}{hint}"), file=sys.stderr)
     return bool(said)
 
 

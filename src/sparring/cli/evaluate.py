@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .settings import command, keep_in, level_numbers
+from .config import keep_in
+from .settings import command, level_numbers
 
 if TYPE_CHECKING:
     from ..agents.loading import AgentSettings

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .settings import command, keep_in
+from .config import keep_in
+from .settings import command
 
 __all__ = ["recipe"]
 

@@ -43,7 +43,7 @@ _ENVIRONMENT = {
 
 _USAGE: type[BaseException] = typer.BadParameter.__mro__[2]  # ClickException: typer may bring a click of its own
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
-_NO_COMMANDS = ("exits", "options", "root", "settings")
+_NO_COMMANDS = ("config", "exits", "options", "root", "settings")
 """Modules of this package that other modules use."""
 _FIRST = ("envs", "watch", "check", "rollout", "evaluate", "train", "recipe", "report", "show", "view", "compare")
 """Commands that help lists first, in the order in which one needs them."""
