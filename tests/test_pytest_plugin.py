@@ -86,7 +86,7 @@ def test_a_traceback_is_shown_where_it_is_asked_for(run: Run) -> None:
     wrong = GOOD.replace('return self.state["lit"] == [task.data["n"]]', 'return {}["x"]')
     result = run(wrong, "--sparring", "lamps.py:Lamp", "-k", "nothing", "--tb=long")
     result.stdout.fnmatch_lines(
-        ["*KeyError: 'x' (lamps.py, line 29, in success)*", "Traceback (most recent*", "*line 29, in success"]
+        ["*KeyError: 'x' (lamps.py, line 31, in success)*", "Traceback (most recent*", "*line 31, in success"]
     )
     assert "Traceback" not in run(wrong, "--sparring", "lamps.py:Lamp", "-k", "nothing").stdout.str()
 
