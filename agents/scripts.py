@@ -34,22 +34,21 @@ def do_nothing(env: ToolEnv, seed: int) -> Script:
 
 def blind_retry(env: ToolEnv, seed: int) -> Script:
     """The expert's calls, but a failed call is repeated as it is, up to three times, and then passed over."""
-    plan = env.solve(env.episode.task)
-    wanted = next(plan, "Done.") if plan is not None else "Done."
-    while True:
-        if isinstance(wanted, str):
-            yield Action(wanted)
-            result = SAID
-        else:
-            for _ in range(4):
-                result = yield Action.call(wanted[0], **wanted[1])
-                if result.ok:
-                    break
-        wanted = _next(plan, result)
+    return _experts_calls(env, tries=4, goes_on=True)
 
 
 def give_up(env: ToolEnv, seed: int) -> Script:
     """The expert's calls until one fails; then it stops."""
+    return _experts_calls(env, tries=1, goes_on=False)
+
+
+def _experts_calls(env: ToolEnv, *, tries: int, goes_on: bool) -> Script:
+    """The expert's calls, made by one who knows nothing of failures.
+
+    Args:
+        tries: How often a call is made that fails.
+        goes_on: What is done about one that has failed so often: the next one, or nothing more.
+    """
     plan = env.solve(env.episode.task)
     wanted = next(plan, "Done.") if plan is not None else "Done."
     while True:
@@ -57,8 +56,11 @@ def give_up(env: ToolEnv, seed: int) -> Script:
             yield Action(wanted)
             result = SAID
         else:
-            result = yield Action.call(wanted[0], **wanted[1])
-        wanted = _next(plan, result) if result.ok else "Cannot do it."
+            for _ in range(tries):
+                result = yield Action.call(wanted[0], **wanted[1])
+                if result.ok:
+                    break
+        wanted = _next(plan, result) if result.ok or goes_on else "Cannot do it."
 
 
 def _next(plan: Solution | None, result: ToolResult) -> tuple[str, dict[str, Json]] | str:

@@ -15,19 +15,23 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary, ref
 
 import gymnasium
+import orjson
 
 from ..tools.definition import Tool
 from ..tools.plans import FaultPlan
 from ..tools.sets import is_tool, tools_of, toolset
 from ..tools.toolbox import Toolbox
+from ..trajectories.blame import place_of
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.giving_up import says_it_cannot
 from ..trajectories.messages import Action, Json, Message, Observation, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
 from .episode import Episode, Host, Snapshot
 from .facets import FaultHooks, KnobHooks, Others, ToolRules, User, overridden
+from .hooks import copied, must, number, parts, run, truth
 from .rewards import RewardTerm
 from .spaces import ActionSpace, ObservationSpace
 from .task import Split, task_set
@@ -42,6 +46,9 @@ _FACETS: dict[str, type] = {
     "default_faults": FaultPlan,
 }  # fmt: skip
 """Of what class each facet is."""
+
+_playing: WeakKeyDictionary[type, ref[ToolEnv]] = WeakKeyDictionary()
+"""Which instance plays, of classes whose instances share one world."""
 
 Solution = Generator[tuple[str, dict[str, Json]] | str, ToolResult, None]
 """What `solve` returns: it yields (tool, arguments) and is sent the result; a yielded string is the final message."""
@@ -99,7 +106,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     deadline and `reward_terms` are known to wait."""
     copyable: ClassVar[bool] = True
     """Whether a second instance has a world of its own. False where all instances reach the same one (a server, a
-    folder, a database): rollouts then play one episode at a time, and no expert plays for `expert_turns`."""
+    folder, a database): rollouts then play one episode at a time, no expert plays for `expert_turns`, nothing is
+    restored, and an instance whose world another one has taken over refuses to go on."""
     keeps_before: ClassVar[bool] = False
     """The world as `setup` left it is kept for `success`: see `Episode.ended`. Reward terms always have it."""
     default_faults: FaultPlan = FaultPlan()
@@ -192,6 +200,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self.toolbox,
             others,
             state=lambda: self.state,
+            copy=lambda: copied(self.state, self.setup, f"{cls.__name__}.state"),
             acted=self._offer,
             keeps_before=lambda: bool(self.keeps_before or self.reward_terms),
         )
@@ -237,18 +246,20 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def start(self, task: Task, plan: FaultPlan | None = None) -> Observation:
         """Starts an episode of `task`; the same task and plan always give the same world and the same faults."""
+        if not self.copyable:
+            _playing[type(self)] = ref(self)
         episode = self._episode = Episode(self._host, task, plan or FaultPlan())
         for toolbox in (self.toolbox, *self._host.others.values()):
             toolbox.begin(None, episode=task.id)
-        self.setup(task, episode.rng)
+        run(self.setup, f"{type(self).__name__}.setup(task, rng) gives", task, episode.rng)
         if self._changing:
             self.toolbox.begin(None, episode=task.id, tools=self._offered())
             self._actions.tools = self.toolbox.specs
         if str(episode.plan):
             self.toolbox.state.faults = episode.plan.begin(task, self.toolbox.tools, self._world)
         if self._host.keeps_before():
-            episode.before = copy.deepcopy(self.state)
-        return Observation(self.prompt(task), self.toolbox.present)
+            episode.before = self._host.copy()
+        return Observation(_prompted(self, task), self.toolbox.present)
 
     def act(self, action: Action) -> Step:
         """Executes one action. Calls run in order; a message without calls hands over to the user, whose answer goes on
@@ -256,6 +267,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         episode = self._episode
         if episode is None or episode.stop is not None:
             raise ConfigError("the episode is over, or has not begun: call reset() first")
+        if not self.copyable and _playing[type(self)]() is not self:
+            raise ConfigError(
+                f"another instance of {name_of(self)} has begun an episode since, in the world that all share "
+                "(copyable = False): play one episode at a time"
+            )
+        if not isinstance(action, Action):
+            raise ConfigError(f"an action is a sparring Action, got {type(action).__name__}: Action.call('tool', x=1)")
         episode.tick += 1
         executed = self.toolbox.execute_all(action.tool_calls)
         calls = tuple(call for call, _ in executed)
@@ -263,7 +281,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         answer = None
         if not calls:
             episode.said = action.content
-            answer = self.user.reply(self, action.content) if episode.answers < self.user.max_answers else None
+            answer = _answered(self, action.content) if episode.answers < self.user.max_answers else None
             episode.answers += answer is not None
         if episode.stop is not None:
             pass  # a tool or a facet has ended it
@@ -272,7 +290,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         elif episode.tick >= self.max_turns:
             episode.stop = StopReason.TURN_LIMIT
         else:
-            self.others.elapse(self)
+            run(self.others.elapse, "others.elapse(env) gives", self)
         said = () if answer is None else (Message("user", answer),)
         if self._changing and episode.stop is None:
             said = (*self._announced(), *said)
@@ -287,8 +305,6 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Gymnasium's form of `act`. `info` holds `success` at the end."""
         if isinstance(action, ToolCall):
             action = Action(tool_calls=(action,))
-        if not isinstance(action, Action):
-            raise ConfigError(f"an action is a sparring Action, got {type(action).__name__}: Action.call('tool', x=1)")
         step = self.act(action)
         info = {"success": self.judge()[0]} if step.stop else {}
         terminated = step.stop is not None and step.stop.terminated
@@ -304,24 +320,25 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if episode.stop is not None and episode.stop.truncated:
             found: bool | Verdict = Verdict(False, f"cut: {episode.stop.value}")
         else:
-            found = self.success(episode.task)
+            found = _judged(self, episode.task)
             if not episode.possible:
                 done = found.success if isinstance(found, Verdict) else found
                 found = Verdict(episode.declined and not done, "a fault made it impossible")
-        parts: dict[str, float] = {}
+        earned: dict[str, float] = {}
         if isinstance(found, Verdict):
-            success, episode.reason = bool(found.success), found.reason
+            success, episode.reason = found.success, found.reason
             if episode.stop is not None:
-                parts = {name: float(part) for name, part in found.parts.items()}
+                earned = dict(found.parts)
         else:
-            success, episode.reason = bool(found), ""
-        parts = parts or {"success": float(success)}
+            success, episode.reason = found, ""
+        earned = earned or {"success": float(success)}
         if self.reward_terms:
             ended = replace(episode.ended(), success=success)
-            parts |= {name: float(term(ended)) for name, term in self.reward_terms.items()}
+            for name, term in self.reward_terms.items():
+                earned[name] = number(term(ended), term, f"the reward part {name!r} is")
         if episode.stop is not None and (self.reward_terms or isinstance(found, Verdict)):
-            episode.judged = success, parts
-        return success, parts
+            episode.judged = success, earned
+        return success, earned
 
     # ---- fork --------------------------------------------------------------------------------------------------------
 
@@ -330,7 +347,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return self.episode.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to `snapshot`, which stays usable."""
+        """Goes back to `snapshot`, which stays usable. Raises `ConfigError` where the world cannot be copied."""
+        if not self.copyable:
+            raise ConfigError(
+                f"{name_of(self)} says that its world cannot be copied (copyable = False): an episode begins at its "
+                "task's start there, and not at a snapshot"
+            )
         self.state = copy.deepcopy(snapshot.world)
         self._episode = Episode.resumed(self._host, snapshot)
         if self._changing:
@@ -350,16 +372,21 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             render=rules.render,
             is_error=rules.is_error,
             errors=rules.errors,
-            inject=lambda: rules.injected(self),
+            inject=lambda: _injected(self),
             after_call=after_call,
         )
 
     def _offered(self) -> tuple[Tool, ...]:
         """The tools on offer now."""
         found: list[Any] = []
-        for source in self.tool_rules.offered(self):
+        given = self.tool_rules.offered(self)
+        expected = "a list of tools, or of their names"
+        must(_is_some(given), self.tool_rules.offered, "tool_rules.offered(env) gives", given, expected)
+        for source in given:
             if isinstance(source, str) and source not in self._own:
-                raise UnknownName(f"tool of {type(self).__name__}", source, self._own)
+                error = UnknownName(f"tool of {type(self).__name__}", source, self._own)
+                error.args = (f"{error} ({place_of(self.tool_rules.offered)})",)
+                raise error
             found.append(self._own[source] if isinstance(source, str) else source)
         return tuple(toolset(*found))
 
@@ -368,7 +395,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self.toolbox.offer(self._offered())
 
     def _called(self, call: ToolCall, result: ToolResult) -> None:
-        self.tool_rules.after_call(self, call, result)
+        run(self.tool_rules.after_call, "tool_rules.after_call(env, call, result) gives", self, call, result)
         self._offer()
 
     def _announced(self) -> tuple[Message, ...]:
@@ -376,6 +403,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self.toolbox.offer(self._offered())
         came, went = self.toolbox.changes()
         text = self.tool_rules.announce(self, came, went) if came or went else ""
+        must(
+            isinstance(text, str),
+            self.tool_rules.announce,
+            "tool_rules.announce(env, came, went) gives",
+            text,
+            "a text",
+        )
         return (Message("user", text),) if text else ()
 
 
@@ -390,10 +424,72 @@ class _World:
         return overridden(self._env.fault_hooks, FaultHooks, "rotate_id", "distort")
 
     def rotate_id(self, tool: str, arguments: dict[str, Json]) -> bool:
-        return self._env.fault_hooks.rotate_id(self._env, tool, arguments)
+        hook = self._env.fault_hooks.rotate_id
+        given = hook(self._env, tool, arguments)
+        return truth(
+            given, hook, "fault_hooks.rotate_id(env, tool, arguments) gives", "True where it renamed one, else False"
+        )
 
     def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
-        return self._env.fault_hooks.distort(self._env, tool, arguments, value)
+        hook = self._env.fault_hooks.distort
+        given = hook(self._env, tool, arguments, value)
+        label = "fault_hooks.distort(env, tool, arguments, value) gives"
+        must(_is_json(given), hook, label, given, "a value that JSON can hold, or None")
+        return given
+
+
+# ---- what an author's functions give ---------------------------------------------------------------------------------
+
+
+def _prompted(env: ToolEnv, task: Task) -> tuple[Message, ...]:
+    """The first messages."""
+    given: Any = env.prompt(task)
+    fits = isinstance(given, tuple | list) and all(_is_said(message) for message in given)
+    must(fits, env.prompt, f"{type(env).__name__}.prompt(task) gives", given, "a tuple of Messages, each with a text")
+    return tuple(given)
+
+
+def _answered(env: ToolEnv, said: str) -> str | None:
+    """What the user says to a message."""
+    answer: Any = env.user.reply(env, said)
+    fits = answer is None or isinstance(answer, str)
+    must(fits, env.user.reply, "user.reply(env, said) gives", answer, "a text, or None")
+    return answer if answer is None else str(answer)
+
+
+def _judged(env: ToolEnv, task: Task) -> bool | Verdict:
+    """What `success` says, once it is sure that it is a verdict."""
+    label = f"{type(env).__name__}.success(task)"
+    found: Any = env.success(task)
+    if not isinstance(found, Verdict):
+        return truth(found, env.success, f"{label} gives", "True, False or a Verdict")
+    must(isinstance(found.reason, str), env.success, f"{label} gives the reason", found.reason, "a text")
+    success = truth(found.success, env.success, f"{label} gives a Verdict whose success is")
+    return Verdict(success, found.reason, parts(found.parts, env.success, f"{label} gives the parts"))
+
+
+def _injected(env: ToolEnv) -> Mapping[str, Any]:
+    given: Any = env.tool_rules.injected(env)
+    fits = isinstance(given, Mapping)
+    must(fits, env.tool_rules.injected, "tool_rules.injected(env) gives", given, "a mapping by key")
+    return {**given}
+
+
+def _is_said(message: Any) -> bool:
+    return isinstance(message, Message) and isinstance(message.content, str)
+
+
+def _is_some(value: Any) -> bool:
+    """Whether it is several of something, and no text."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _holder(tools: Sequence[Tool]) -> type:

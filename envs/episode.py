@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +32,8 @@ class Host:
     """Toolboxes of others, by who it is."""
     state: Callable[[], Any]
     """The world as it is now."""
+    copy: Callable[[], Any]
+    """A copy of it. Raises `EnvError` that names what cannot be copied."""
     acted: Callable[[], None]
     """Told when others have acted."""
     keeps_before: Callable[[], bool]
@@ -191,7 +192,7 @@ class Episode:
         return Snapshot(
             task=self.task,
             plan=self.plan,
-            world=copy.deepcopy(self._host.state()),
+            world=self._host.copy(),
             toolbox=self._host.toolbox.state.copy(),
             others={who: toolbox.state.copy() for who, toolbox in self._host.others.items()},
             rng=self.rng.getstate(),

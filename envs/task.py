@@ -21,6 +21,7 @@ from ..trajectories.errors import ConfigError, DataError, UnknownName
 from ..trajectories.messages import Json
 from ..trajectories.strict_json import finite, int64, no_constant
 from ..trajectories.trajectory import Task
+from .hooks import must
 
 __all__ = ["SPLITS", "HasTasks", "Split", "Task", "task_set", "tasks_from"]
 
@@ -28,6 +29,8 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 _MOST_REPEATS = 1000
+_FIELDS: dict[str, type] = {"instruction": str, "data": dict, "id": str, "seed": int, "kind": str, "level": int}
+"""Of a task, with their types."""
 
 
 class HasTasks(Protocol):
@@ -54,7 +57,7 @@ def task_set(
     seen = set(without)
     tasks: list[Task] = []
     repeats = 0
-    for task in env.tasks(split, random.Random(f"{seed}/{split}")):
+    for task in _given(env, split, seed):
         if task.id in seen or (levels and task.level not in levels):
             repeats += 1
         else:
@@ -69,9 +72,25 @@ def task_set(
     return tasks
 
 
+def _given(env: HasTasks, split: Split, seed: int) -> Iterator[Task]:
+    """What `tasks` gives, once it is sure that these are tasks. Raises `EnvError`."""
+    label = f"{type(env).__name__}.tasks({split!r}, rng)"
+    given: Any = env.tasks(split, random.Random(f"{seed}/{split}"))
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes | dict)
+    must(several, env.tasks, f"{label} gives", given, "a list of Tasks, or yield them")
+    for task in given:
+        must(
+            isinstance(task, Task), env.tasks, f"{label} gives", task, "Tasks alone: Task('Open door 3.', {'door': 3})"
+        )
+        for name, kind in _FIELDS.items():
+            value = getattr(task, name)
+            fits = isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
+            must(fits, env.tasks, f"{label} gives a Task whose {name} is", value, f"a {name} of type {kind.__name__}")
+        yield task
+
+
 # ---- from files ------------------------------------------------------------------------------------------------------
 
-_FIELDS: dict[str, type] = {"instruction": str, "data": dict, "id": str, "seed": int, "kind": str, "level": int}
 _SUFFIXES = (".jsonl", ".yaml", ".yml")
 
 

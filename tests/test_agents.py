@@ -31,6 +31,7 @@ from sparring.agents.engines.transformers.sampling import sample
 from sparring.agents.evaluation import Condition, evaluate, seed_of
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.agents.replay import corrections, first_mistake, replay
+from sparring.agents.rollouts import RolloutWarning
 from sparring.envs import ToolEnv, expert_turns, make, task_set
 from sparring.envs.echo import Echo
 from sparring.envs.orders.env import Orders
@@ -781,11 +782,13 @@ class Broken(Echo):
 
 
 @pytest.mark.parametrize(("where", "kind"), [("setup", KeyError), ("success", ZeroDivisionError)])
-def test_a_bug_of_the_environment_raises_as_it_is(qwen: HermesFormat, where: str, kind: type[Exception]) -> None:
+def test_a_bug_of_the_environment_keeps_its_name(qwen: HermesFormat, where: str, kind: type[Exception]) -> None:
     broken = type("Broken", (Broken,), {"where": where, "solve": ToolEnv.solve})  # no expert: it would raise first
     agent = LLMAgent(Puppet(lambda s, turn: qwen.answer(Action("Done."))), qwen)
-    with pytest.raises(kind, match="a bug"):
-        rollout(broken, agent, episodes_of("echo", 3))
+    with pytest.warns(RolloutWarning, match="3 of 3 episodes were ended by a bug of the environment"):
+        played = rollout(broken, agent, episodes_of("echo", 3))
+    assert {t.stop for t in played} == {StopReason.BUG}
+    assert all(f"{kind.__name__}: " in (t.error or "") and "a bug" in (t.error or "") for t in played)
 
 
 def test_a_bug_of_the_engine_raises_as_it_is(engine: TransformersEngine, loud: Path) -> None:

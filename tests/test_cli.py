@@ -1034,3 +1034,141 @@ def test_two_agents_meet_the_same_failure(here: Path) -> None:
     assert "stopped: declined" in give_up
     assert "(tool_removed). expert: success, give-up: failure." in shown
     assert "strike none of 4 tasks of echo" in fails("watch echo --faults count=1:stale_id")
+
+
+# ---- environments that break -----------------------------------------------------------------------------------------
+
+LAMP = '''
+from sparring import Task, ToolEnv, tool
+
+class Lamp(ToolEnv):
+    """Light a lamp."""
+
+    def tasks(self, split, rng):
+        return [Task(f"Light lamp {n} ({split}).", {"n": n}) for n in range(4)]
+
+    def setup(self, task, rng):
+        self.state = {"lit": []}
+
+    @tool(effect=True)
+    def light(self, n: int) -> str:
+        """Light a lamp."""
+        self.state["lit"].append(n)
+        return "lit"
+
+    def success(self, task):
+        return SUCCESS
+
+    def solve(self, task):
+        yield "light", {"n": task.data["n"]}
+'''
+WELL = 'self.state["lit"] == [task.data["n"]]'
+
+
+def lamp(success: str = WELL) -> None:
+    Path("lamp.py").write_text(LAMP.replace("SUCCESS", success))
+
+
+def test_a_bug_of_an_environment_keeps_the_other_episodes_and_is_said_at_the_end(here: Path) -> None:
+    lamp(f'{{0: 1, 1: 1, 2: 1}}[task.data["n"]] and {WELL}')
+    result = run("rollout lamp.py --agent expert --n 4 --out played.jsonl", 1)
+    assert "success 100% [44, 100] of 3 episodes, 95% Wilson interval; 1 not judged" in result.stdout
+    (said,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "1 of 4 episodes were ended by a bug of the environment lamp:Lamp" in said
+    assert "KeyError: 3 (lamp.py, line 20, in success), first in task " in said
+    assert [t.stop.value for t in read(Path("played.jsonl"))] == ["finished"] * 3 + ["bug"]
+    assert fails("rollout lamp.py --agent expert --n 4 --out played.jsonl") == said.removeprefix("error: ")
+    debugged = run("--debug rollout lamp.py --agent expert --n 4 --out played.jsonl", 1)
+    assert 'lamp.py", line 20, in success' in debugged.stderr
+    assert "bug of the environment" in fails("evaluate lamp.py --agent expert --n 4 --faults clean --out measured")
+    run("show played.jsonl")
+    assert "1 bug of the environment" in run("compare played.jsonl").stdout
+
+
+def test_what_a_bug_had_ended_is_played_again(here: Path) -> None:
+    lamp(f'{{0: 1, 1: 1, 2: 1}}[task.data["n"]] and {WELL}')
+    run("rollout lamp.py --agent expert --n 4 --out played.jsonl", 1)
+    before = Path("played.jsonl").read_bytes().splitlines()
+    del sys.modules["lamp"]
+    lamp()
+    result = run("rollout lamp.py --agent expert --n 4 --out played.jsonl")
+    assert "success 100% [51, 100] of 4 episodes" in result.stdout
+    assert "3 episodes of 4 were in played.jsonl already" in result.stderr
+    after = Path("played.jsonl").read_bytes().splitlines()
+    assert after[:3] == before[:3]
+    assert [t.stop.value for t in read(Path("played.jsonl"))] == ["finished"] * 4
+    assert sorted(p.name for p in here.iterdir() if p.is_file()) == ["lamp.py", "played.jsonl"]
+
+
+def test_an_environment_that_leaves_is_no_success(here: Path) -> None:
+    lamp("__import__('sys').exit(0)")
+    for command in ("rollout lamp.py --agent do-nothing", "check lamp.py"):
+        result = run(command, 1)
+        assert "SystemExit: 0 (lamp.py, line 20, in success)" in " ".join(result.output.split())
+    Path("leaves.py").write_text("import sys\nsys.exit(0)\n")
+    for command in ("rollout leaves.py", "check leaves.py", "evaluate leaves.py --agent expert"):
+        assert fails(command).startswith("leaves.py cannot be loaded: SystemExit: 0 (leaves.py, line 2, in <module>)")
+
+
+def test_check_shows_a_traceback_where_it_is_asked_to(here: Path) -> None:
+    lamp("next(n for n in self.state['lit'] if n == task.data['n']) >= 0")
+    assert "for the tracebacks: sparring check lamp.py --debug" in run("check lamp.py", 1).stdout
+    for command in ("check lamp.py --debug", "--debug check lamp.py"):
+        said = run(command, 1).stdout
+        assert "Traceback (most recent call last)" in said
+        assert 'lamp.py", line 20, in success' in said
+
+
+def test_a_world_that_all_share_is_said(here: Path) -> None:
+    lamp()
+    file = Path("lamp.py")
+    text = file.read_text().replace('self.state["lit"]', "WORLD").replace('self.state = {"lit": []}', "WORLD.clear()")
+    file.write_text(f"{text}\nWORLD = []\n")
+    result = run("rollout lamp.py --agent do-nothing --n 3")
+    assert "success 0%" in result.stdout
+    assert "note: lamp:Lamp: its instances share one world" in result.stderr
+    assert "its instances share one world" in " ".join(run("check lamp.py", 1).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def x(:", "line 1 is no Python: invalid syntax: def x(:"),
+        ("x = {}['a']", "KeyError: 'a' (odd.py, line 1, in <module>)"),
+        ("import nowhere_at_all", "No module named 'nowhere_at_all' (odd.py, line 1, in <module>)"),
+        ("raise SystemExit", "odd.py cannot be loaded: SystemExit (odd.py, line 1, in <module>)"),
+        ("x = 1", "expected one environment in odd.py, got none"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_told_by_its_line(here: Path, code: str, said: str) -> None:
+    Path("odd.py").write_text(code)
+    for command in ("check odd.py", "rollout odd.py --n 2"):
+        assert said in fails(command)
+
+
+def test_a_file_that_is_not_there_is_told_as_a_file(here: Path) -> None:
+    lamp()
+    assert fails("check lamb.py") == "there is no file lamb.py; there are lamp.py"
+    assert fails("check nowhere/lamb.py") == "there is no file nowhere/lamb.py"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("rollout lamp.py --out folder", "--out folder is a folder; expected a file, such as folder/episodes.jsonl"),
+        ("rollout lamp.py --out lamp.py/x.jsonl", "--out lamp.py/x.jsonl: lamp.py is a file; expected a folder"),
+        ("evaluate lamp.py --agent expert --out lamp.py", "--out lamp.py is a file; expected a folder, for a file of"),
+        ("evaluate lamp.py --agent expert --out lamp.py/x", "--out lamp.py/x: lamp.py is a file; expected a folder"),
+        ("recipe lamp.py --out lamp.py", "--out lamp.py is a file; expected a folder, for the stages and the report"),
+        ("report a.jsonl --out folder", "--out folder is a folder; expected a file, such as folder/report.html"),
+        ("curate a.jsonl --rule gold --out folder", "--out folder is a folder; expected a file"),
+        ("import a.jsonl --from openai --out folder", "--out folder is a folder; expected a file"),
+        ("export a.jsonl --to openai --out folder", "--out folder is a folder; expected a file"),
+        ("store export folder", "FILE folder is a folder; expected a file"),
+    ],
+)
+def test_where_a_command_cannot_write_is_said_first(here: Path, command: str, said: str) -> None:
+    lamp()
+    Path("folder").mkdir()
+    Path("a.jsonl").touch()
+    assert fails(command).startswith(said)

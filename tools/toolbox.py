@@ -406,9 +406,12 @@ class Toolbox:
             return self._rendered(tool, raw)
         except ToolError as error:
             return _Answer(failure=_told(error, Cause.TOOL))
-        except InfrastructureError:  # a dead server or sandbox: nobody's call is to blame, and the episode ends
+        except (
+            InfrastructureError,
+            KeyboardInterrupt,
+        ):  # a dead server or sandbox is no call's doing: the episode ends
             raise
-        except (Exception, SystemExit) as error:  # a bug of the tool is an observation, without its internals
+        except BaseException as error:  # a bug of the tool is an observation, without its internals; sys.exit() too
             return _bug(tool, _traceback(error))
 
     async def _ran_async(self, tool: Tool, values: dict[str, Any]) -> _Answer:
@@ -423,9 +426,9 @@ class Toolbox:
             return _late(tool) if limit.expired() else answer
         except ToolError as error:
             return _Answer(failure=_told(error, Cause.TOOL))
-        except InfrastructureError:
+        except (InfrastructureError, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except BaseException as error:
             return _late(tool) if limit.expired() and isinstance(error, TimeoutError) else _bug(tool, _traceback(error))
 
     def _typed(self, error: Exception) -> Exception:

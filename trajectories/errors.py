@@ -6,6 +6,7 @@
     |-- MissingExtra (ImportError) an optional package is needed; says which `pip install` fixes it
     |-- DataError (ValueError)     a data set, store or record cannot be used as it is
     |-- EnvError (TypeError)       an environment or tool is defined wrongly; says how to fix it
+    |   `-- EnvBug                 its code raised while it was played; names the author's line, the task and the faults
     |-- TrainingError (ArithmeticError)  the numbers of a training run are not finite: nothing of it is to be used
     `-- InfrastructureError (RuntimeError)  engine, sandbox or network failed: nobody's policy is to blame
 
@@ -23,6 +24,7 @@ from collections.abc import Iterable
 __all__ = [
     "ConfigError",
     "DataError",
+    "EnvBug",
     "EnvError",
     "InfrastructureError",
     "MissingExtra",
@@ -47,6 +49,10 @@ class DataError(SparringError, ValueError):
 
 class EnvError(SparringError, TypeError):
     """An environment or a tool is defined wrongly."""
+
+
+class EnvBug(EnvError):
+    """The environment's own code raised, or gave what it may not, while it was played. Its cause is what was raised."""
 
 
 class TrainingError(SparringError, ArithmeticError):

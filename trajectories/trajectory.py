@@ -38,6 +38,13 @@ class StopReason(StrEnum):
     INFRASTRUCTURE = "infrastructure"
     """Engine, sandbox or network failed: excluded from rewards and denominators, counted apart."""
     CANCELLED = "cancelled"
+    BUG = "bug"
+    """The environment's own code raised: nobody's policy is to blame. Excluded and counted apart in the same way."""
+
+    @property
+    def no_verdict(self) -> bool:
+        """Whether an episode that ended so belongs in no denominator, whatever it came to."""
+        return self in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED, StopReason.BUG)
 
     @property
     def terminated(self) -> bool:
@@ -147,7 +154,7 @@ class Trajectory:
     reward: float = 0.0
     reward_parts: dict[str, float] = field(default_factory=dict)
     success: bool | None = None
-    """None when it could not be judged (infrastructure failure, cancelled)."""
+    """None when it could not be judged (infrastructure failure, bug of the environment, cancelled)."""
     seed: int = 0
     """Of sampling; the fault plan has its own, at the end of `faults`."""
     faults: str = ""
@@ -166,7 +173,7 @@ class Trajectory:
     forked_from: Fork | None = None
     attempt: int = 0
     error: str | None = None
-    """For an infrastructure failure: what failed."""
+    """For an infrastructure failure or a bug of the environment: what failed, on one line."""
     meta: dict[str, Json] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -187,7 +194,7 @@ class Trajectory:
     @property
     def judged(self) -> bool:
         """Whether this episode belongs in a denominator."""
-        return self.success is not None and self.stop not in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED)
+        return self.success is not None and not self.stop.no_verdict
 
     @cached_property
     def final_text(self) -> str:

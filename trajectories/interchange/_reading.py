@@ -330,7 +330,7 @@ def _trajectory(e: SourceEpisode, where: str, form: str, success: bool | None) -
         if stop is StopReason.TERMINATED:  # the record ends with a call; whose doing that was it does not say
             inferred.append("stop")
     judged = e.success
-    if judged is None and stop is not StopReason.INFRASTRUCTURE and success is not None:
+    if judged is None and not stop.no_verdict and success is not None:
         judged = success
         inferred.append("success")
     instruction = e.instruction or next((m.content for m in prompt if m.role == "user"), "")

@@ -219,7 +219,7 @@ def _light(stored: Stored, n_tokens: int | None) -> dict[str, Any]:
         "outcomes": [r["outcome"] for _, _, r in results],
         "stop": body["stop"],
         "success": success,
-        "judged": success is not None and body["stop"] not in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED),
+        "judged": success is not None and not StopReason(body["stop"]).no_verdict,
         "reward": body.get("reward", 0.0),
         "reward_parts": _json(body.get("reward_parts", {})),
         "n_turns": len(body["turns"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..agents.agent import Agent
-from ..agents.rollouts import EpisodeSpec, Limits, limited, limits_note, planned
+from ..agents.rollouts import TRACEBACK, EpisodeSpec, Limits, limited, limits_note, planned
 from ..agents.rollouts import rollout as play
 from ..envs.env import name_of
 from ..envs.episode import NOTES
@@ -18,7 +19,7 @@ from ..envs.registry import make
 from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.locks import only_writer_of
 from ..trajectories.messages import Json
-from ..trajectories.trajectory import Trajectory
+from ..trajectories.trajectory import StopReason, Trajectory
 
 __all__ = ["Recorder", "episodes_in", "play_into", "read"]
 
@@ -171,7 +172,7 @@ class Recorder:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1 if whole else 0)
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
-        own = (*NOTES, "limits")
+        own = (*NOTES, "limits", TRACEBACK)
         other = next(
             (
                 what
@@ -209,7 +210,7 @@ def play_into(
 ) -> tuple[list[Trajectory], int]:
     """Plays what the recorder's file does not hold yet; all, in the order of `episodes`, and how many it held.
 
-    Each episode is written and flushed as it ends.
+    Each episode is written and flushed as it ends. One that a bug of the environment had ended is played again.
 
     Args:
         recorder: Where they go.
@@ -241,12 +242,17 @@ def _play_into(
     attempts = {key: i % group for i, key in enumerate(keys)}
     notes = {key: limits_note(e) for key, e in zip(keys, episodes, strict=True)}
     known = recorder.known(name_of(made), agent.name, notes)
+    again = [key for key, t in known.items() if t.stop is StopReason.BUG]  # the author may have fixed it
+    for key in again:
+        del known[key]
     missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
     file: Any = None
     if recorder.path is not None and (missing or recorder.overwrite):
         file = recorder.path.open("ab")
         if recorder.overwrite:
             file.truncate(0)
+        elif again:
+            file = _rewritten(file, recorder.path, known.values())
 
     def done(_: int, trajectory: Trajectory) -> None:
         key = _key(trajectory)
@@ -266,6 +272,18 @@ def _play_into(
             with suppress(OSError):  # the disk is full, which has been said: what could be written is written
                 file.close()
     return [known[key] for key in keys], len(episodes) - len(missing)
+
+
+def _rewritten(file: Any, path: Path, episodes: Iterable[Trajectory]) -> Any:
+    """The file with these episodes alone, open. Whole at every moment, old or new."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temp.open("wb") as new:
+        new.writelines(t.to_json() + b"\n" for t in episodes)
+        new.flush()
+        os.fsync(new.fileno())
+    temp.replace(path)
+    file.close()
+    return path.open("ab")
 
 
 def _key(t: Trajectory) -> Key:

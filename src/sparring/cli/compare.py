@@ -154,6 +154,9 @@ def _alone(episodes: Sequence[Trajectory], json: bool) -> None:
     typer.echo(str(excluded))
     if why := why_failed(judged):
         typer.echo(visible(f"failed episodes ended by: {why}"))
+    for of_one in conditions.values():
+        if note := metrics.not_struck(of_one):
+            typer.echo(visible(f"note: {note}"))
 
 
 def _show_alone(

@@ -62,6 +62,7 @@ def curate(
       sparring curate gold.jsonl --rule gold --rule "near_duplicates threshold=0.9" --out sft-data.jsonl
       sparring curate groups.jsonl --rule "pairs by=reward" --out pairs-data.jsonl
     """
+    from ..app.outputs import file_to_write
     from ..envs import make
     from ..trajectories.curation import curate as run
     from ..trajectories.curation import parse_rule, read_rules, write_pairs
@@ -69,6 +70,7 @@ def curate(
     from ..trajectories.files import write_lines
     from ..trajectories.locks import only_writer_of
 
+    file_to_write(out, "data.jsonl")
     card = card_path(out)
     if not overwrite and (there := next((path for path in (out, card) if path.exists()), None)):
         raise ConfigError(f"{there} is there already: choose another --out, or pass --overwrite to replace it")

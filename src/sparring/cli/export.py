@@ -52,10 +52,13 @@ def export(
       sparring export gold.jsonl --to trl-prompt-completion --keep gold --out sft.jsonl
       sparring export groups.jsonl --to trl-preference --out pairs.jsonl
     """
+    from ..app.outputs import file_to_write
     from ..app.records import read
     from ..trajectories.interchange import writer_for
 
     writer = writer_for(to)
+    if to != "llama-factory":  # that one writes a data folder
+        file_to_write(out, "data.jsonl")
     held: Any = read([file])
     if keep != "all" or writer.takes == "pairs":
         from ..trajectories import curation

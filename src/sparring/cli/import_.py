@@ -46,8 +46,10 @@ def import_(
       sparring import logs/run.eval --from inspect --out episodes.jsonl
       sparring import chats.jsonl --from openai --success --out gold.jsonl
     """
+    from ..app.outputs import file_to_write
     from ..trajectories.interchange import read, write_lines
 
+    file_to_write(out, "episodes.jsonl")
     done = read(file, source, success=success, skip_bad=skip_bad)
     typer.echo(str(done.report), err=True)
     write_lines((t.to_json() for t in done.trajectories), out)

@@ -11,7 +11,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from .settings import Fields
+
 __all__ = [
+    "AGENT",
+    "LIMITS",
     "AgentName",
     "Data",
     "Env",
@@ -30,6 +34,7 @@ __all__ = [
     "SplitName",
     "TaskLimit",
     "Validation",
+    "debugging",
 ]
 
 # ---- what is played --------------------------------------------------------------------------------------------------
@@ -68,6 +73,21 @@ Faults = Annotated[
 Seed = Annotated[int, typer.Option(help="Of tasks, faults, sampling and order: the same seed, the same result.")]
 TaskLimit = Annotated[int, typer.Option("--n", min=1, help="Number of tasks.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what --out holds, and start anew.")]
+
+AGENT = Fields(
+    "sparring.agents.loading:AgentSettings",
+    least={"max_turn_tokens": 1, "max_context": 1, "parallel": 1, "temperature": 0.0},
+)
+"""How a model plays, as options."""
+
+LIMITS = Fields("sparring.agents.rollouts:Limits", least={"turns": 1, "tokens": 1})
+"""When episodes are cut, as options."""
+
+
+def debugging(ctx: typer.Context) -> bool:
+    """Whether tracebacks are asked for: `sparring --debug COMMAND`."""
+    return bool(ctx.find_root().params.get("debug"))
+
 
 # ---- episodes that are read ------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ def report(
       sparring report runs/eval
       sparring report runs/eval/expert.jsonl gold.jsonl --out compared.html
     """
+    from ..app.outputs import file_to_write
     from ..app.playing import by_condition
     from ..app.records import read
     from ..envs import make
@@ -43,6 +44,8 @@ def report(
     from ..trajectories.files import read_rows
     from ..trajectories.pages.report import Arm, Report, find_tokenizer, token_texts, write_report
 
+    if out is not None:
+        file_to_write(out, "report.html")
     for name in env:
         make(name)  # loads its code
     if len(paths) == 1 and (paths[0] / "recipe.json").is_file():

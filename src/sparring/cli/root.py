@@ -44,7 +44,7 @@ _ENVIRONMENT = {
 
 _USAGE: type[BaseException] = typer.BadParameter.__mro__[2]  # ClickException: typer may bring a click of its own
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
-_NO_COMMANDS = ("exits", "options", "root", "settings")
+_NO_COMMANDS = ("config", "exits", "options", "root", "settings")
 """Modules of this package that other modules use."""
 _FIRST = ("envs", "watch", "check", "rollout", "evaluate", "train", "recipe", "report", "show", "view", "compare")
 """Commands that help lists first, in the order in which one needs them."""
@@ -185,8 +185,22 @@ def root(
         raise typer.Exit(2)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning of ours as one line; any other as Python shows it."""
+    if category.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        from .exits import one_line
+
+        print(f"note: {one_line(str(message))}", file=sys.stderr)
+    else:
+        _pythons(message, category, *where, **more)
+
+
+_pythons = warnings.showwarning
+
+
 def main() -> None:
     """What the shell calls."""
+    warnings.showwarning = _show_warning
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:

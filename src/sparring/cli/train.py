@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import options as o
+from .config import keep_in
 from .root import LazyGroup, built
-from .settings import Fields, command, expanded, first_sentence, keep_in, level_numbers
+from .settings import Fields, command, expanded, first_sentence, level_numbers
 
 if TYPE_CHECKING:
     from ..app.training import Given, Start
