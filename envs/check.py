@@ -31,7 +31,8 @@ from ..tools.sets import tools_of
 from ..trajectories.errors import DataError, EnvError
 from ..trajectories.messages import Action, Observation, Outcome
 from ..trajectories.trajectory import StopReason, Task, Turn
-from .env import Step, ToolEnv, Verdict
+from .env import Step, ToolEnv
+from .episode import Verdict
 from .experts import play
 from .facets import FaultHooks, overridden
 from .registry import make
