@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -36,9 +37,9 @@ def gold(env: ToolEnv, seed: int) -> Script:
             f"the task {task.id} of {name_of(env)} has no recorded gold; give it in data['gold'], by "
             "tasks_from(..., gold=FILE), or define gold(self, task)"
         )
-    yield from actions[len(env.episode.history) :]  # a fork begins in the middle
-    while True:
-        yield Action(DONE)
+    begin = len(env.episode.history)  # a fork begins in the middle
+    for action in chain(actions[begin:], repeat(Action(DONE))):  # noqa: UP028  # results are sent
+        yield action
 
 
 def do_nothing(env: ToolEnv, seed: int) -> Script:

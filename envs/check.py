@@ -29,15 +29,17 @@ from ..tools.faults import FAULTS
 from ..tools.plans import FaultPlan
 from ..tools.sets import tools_of
 from ..trajectories.errors import DataError, EnvError
-from ..trajectories.messages import Action, Observation, Outcome
+from ..trajectories.messages import Action, Observation, Outcome, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
 from .env import Step, ToolEnv
 from .episode import Verdict
 from .experts import play
-from .facets import FaultHooks, overridden
+from .facets import FaultHooks, ToolRules, User, overridden
+from .recorded import changes_nothing, play_recorded, recorded_actions
 from .registry import make
 from .spaces import ActionSpace
-from .task import SPLITS, Split, task_set
+from .task import SPLITS, NoTasks, Split, task_set
+from .user_turns import UserTurns
 
 __all__ = ["CHECKS", "Finding", "check_env", "check_names", "run_checks"]
 
@@ -97,6 +99,26 @@ class _Subject:
     @property
     def has_expert(self) -> bool:
         return type(self.env).solve is not ToolEnv.solve
+
+    @property
+    def of_suite(self) -> bool:
+        """Whether it keeps a foreign suite's rules."""
+        return self.env.tool_rules.fidelity == "suite"
+
+    def offered(self) -> dict[str, Tool]:
+        """The tools that tasks begin with, where they are not always those of the class."""
+        rules, found = self.env.tool_rules, dict[str, Tool]()
+        if not overridden(rules, ToolRules, "offered") and not overridden(self.env.user, User, "tools"):
+            return found
+        for split in SPLITS:
+            try:
+                tasks = task_set(self.env, split, self.n)
+            except DataError:  # told of where tasks are looked at
+                continue
+            for task in tasks:
+                self.env.start(task)
+                found |= {spec.name: self.env.toolbox.tools[spec.name] for spec in self.env.toolbox.specs}
+        return found
 
 
 Check = Callable[[_Subject], Iterator[Finding]]
@@ -185,6 +207,8 @@ def _raised(subject: _Subject, error: Exception, during: str) -> Finding:
 
 def _documentation(subject: _Subject) -> Iterator[Finding]:
     """the class's docstring"""
+    if subject.of_suite:  # which has documents of its own
+        return
     doc = type(subject.env).__dict__.get("__doc__") or ""
     missing = [heading for heading in HEADINGS if heading not in doc]
     if missing:
@@ -197,10 +221,12 @@ def _documentation(subject: _Subject) -> Iterator[Finding]:
 def _tools(subject: _Subject) -> Iterator[Finding]:
     """the tools"""
     owner: type = type(subject.env)
-    tools = subject.env.toolbox.tools
+    own = dict(subject.env.toolbox.tools)
+    offered = subject.offered()
+    tools = own | offered
     if not tools:
         yield _error(f"{subject.name} has no tools", "put @tool above the methods that the agent may call")
-    for name in set(tools) - {tool.name for tool in tools_of(owner)}:
+    for name in own.keys() - offered.keys() - {tool.name for tool in tools_of(owner)}:
         yield _error(f"{name!r} is offered to the agent but is no @tool method", "decorate it, or do not offer it")
     for tool in tools.values():
         if tool.alternative and tool.alternative not in tools:
@@ -214,10 +240,10 @@ def _tools(subject: _Subject) -> Iterator[Finding]:
                 "name it with at most 64 letters, digits, _ and -",
             )
         for parameter in tool.ids:
-            if parameter not in tool.spec.parameters["properties"]:
+            if parameter not in tool.spec.parameters.get("properties", {}):
                 yield _error(
                     f"the tool {tool.name!r} lists the id {parameter!r}, which is none of its parameters",
-                    f"list some of {', '.join(tool.spec.parameters['properties']) or 'none'}",
+                    f"list some of {', '.join(tool.spec.parameters.get('properties', ())) or 'none'}",
                 )
     if any(tool.ids for tool in tools.values()) and not overridden(subject.env.fault_hooks, FaultHooks, "rotate_id"):
         yield _warning(
@@ -285,7 +311,9 @@ def _splits(subject: _Subject) -> Iterator[Finding]:
     for split in SPLITS:
         try:
             tasks = task_set(subject.env, split, _LISTED)
-        except DataError:
+        except NoTasks:
+            if subject.of_suite:  # which may be there to test alone
+                continue
             yield _error(
                 f"the split {split!r} has no tasks",
                 f"let tasks({split!r}, rng) give some; each of {', '.join(SPLITS)} has to have its own",
@@ -367,6 +395,13 @@ def _spaces(subject: _Subject) -> Iterator[Finding]:
         yield _error(
             "an episode does not begin with a message of the user", "let prompt(task) end with one; give tasks a text"
         )
+    if isinstance(env.user, UserTurns):
+        first = env.user.turns(env)[0].text
+        if not any(first in message.content for message in observation.messages):
+            yield _error(
+                f"the user's first turn is none of the first messages: {first[:80]!r}",
+                "give UserTurns all turns: the first is what the episode begins with, and is not said again",
+            )
 
 
 def _nothing(subject: _Subject) -> Iterator[Finding]:
@@ -382,12 +417,12 @@ def _nothing(subject: _Subject) -> Iterator[Finding]:
                 "let success(task) and the reward terms look, and change nothing",
             )
             return
-        step = subject.env.act(Action("Done."))
+        step = _said(subject.env, "Done.")
         if before[0] or subject.env.judge()[0]:
             solved.append(task)
         yield from _reward(subject, step)
         subject.env.start(task)
-        subject.env.act(Action("Cannot do it."))
+        _said(subject.env, "Cannot do it.")
         if subject.env.judge()[0] and task not in solved:
             excused.append(task)
         if task != body:
@@ -396,6 +431,13 @@ def _nothing(subject: _Subject) -> Iterator[Finding]:
                 "copy what setup(task, rng) takes out of task.data: the same task is started again and again",
             )
             return
+    if subject.of_suite:
+        solved, excused, unknown = _not_meant(subject, solved, excused)
+        if unknown:
+            yield _warning(
+                f"{_share(unknown, subject)} succeed when nothing is done",
+                "if nothing is to be done there, record it: data['gold'] = []",
+            )
     if solved:
         yield _error(
             f"{_share(solved, subject)} succeed when nothing is done",
@@ -406,6 +448,33 @@ def _nothing(subject: _Subject) -> Iterator[Finding]:
             f"{_share(excused, subject)} succeed when the agent gives up at once",
             "where a task is impossible, let success(task) ask for a try: self.episode.tick > 1",
         )
+
+
+def _said(env: ToolEnv, text: str) -> Step:
+    """The last step of an episode in which nothing else is said."""
+    step = env.act(Action(text))
+    while step.stop is None:
+        step = env.act(Action(text))
+    return step
+
+
+def _not_meant(subject: _Subject, solved: list[Task], excused: list[Task]) -> tuple[list[Task], list[Task], list[Task]]:
+    """Of a suite's tasks that succeed when nothing is done, and when the agent gives up: those where its own gold acts.
+    And those where it has none, as long as not all succeed."""
+    judged = {id(task): _inaction(subject.env, task) for task in (*solved, *excused)}
+    unknown = [task for task in (*solved, *excused) if judged[id(task)] is None]
+    if len(solved) == len(subject.tasks):
+        return [t for t in solved if not judged[id(t)]], excused, []
+    return [t for t in solved if judged[id(t)] is False], [t for t in excused if judged[id(t)] is False], unknown
+
+
+def _inaction(env: ToolEnv, task: Task) -> bool | None:
+    """Whether doing nothing is right by the task's own gold. None: it has none."""
+    actions = recorded_actions(env, task)
+    if actions is None:
+        return None
+    env.start(task)
+    return changes_nothing(env, actions)
 
 
 def _reward(subject: _Subject, step: Step) -> Iterator[Finding]:
@@ -514,19 +583,25 @@ def _beside(subject: _Subject) -> Iterator[Finding]:
 def _samples(subject: _Subject) -> Iterator[Finding]:
     """random calls that fit the schemas"""
     env = subject.env
-    env.action_space.seed(0)
     env.start(subject.tasks[0])
+    space = ActionSpace(env.toolbox.present)
+    space.seed(0)
     reported: set[tuple[str, Outcome]] = set()
+    changing = bool(subject.offered())
     for index in range(_SAMPLES * max(1, len(env.toolbox.tools) // 4)):
-        action = env.action_space.sample()
+        if env.episode.stop is not None or (changing and index % 10 == 0):  # each task may have tools of its own
+            env.start(subject.tasks[(index // 10 if changing else index) % len(subject.tasks)])
+        space.tools = env.toolbox.present
+        action = space.sample()
         if not action.tool_calls:
-            return
-        if env.episode.stop is not None:
-            env.start(subject.tasks[index % len(subject.tasks)])
+            continue
         step = env.act(action)
         result = step.turn.results[0]
         if result.fault is not None:
             continue  # an environment may bring faults of its own
+        if subject.of_suite:
+            yield from _suites_bug(reported, result, action)
+            continue
         if result.outcome in (Outcome.INVALID_ARGUMENTS, Outcome.MALFORMED) and _new(
             reported, result.tool, result.outcome
         ):
@@ -542,13 +617,55 @@ def _samples(subject: _Subject) -> Iterator[Finding]:
             )
 
 
+_BUGS = ("AttributeError", "ImportError", "ModuleNotFoundError", "NameError", "UnboundLocalError", "TypeError")
+
+
+def _suites_bug(reported: set[tuple[str, Outcome]], result: ToolResult, action: Action) -> Iterator[Finding]:
+    """What a suite raises is what it says to the agent; some of it is hardly meant so."""
+    last = (result.error or "").strip().rpartition("\n")[2]
+    if last.partition(":")[0] in _BUGS and _new(reported, result.tool, Outcome.TOOL_ERROR):
+        yield _warning(
+            f"the tool {result.tool!r} raised {last[:200]} for {str(action.tool_calls[0].arguments)[:120]}",
+            "look whether the suite does so itself, or the wrapper is wrong: at=, injected, setup",
+        )
+
+
+def _recorded(subject: _Subject) -> Iterator[Finding]:
+    """the recorded gold"""
+    failed: list[Task] = []
+    why = ""
+    for task in subject.tasks:
+        actions = recorded_actions(subject.env, task)
+        if actions is None:
+            continue
+        subject.env.start(task)
+        turns = play_recorded(subject.env, actions)
+        if not subject.env.judge()[0]:
+            failed.append(task)
+            why = why or _why(subject.env, turns)
+    if failed:
+        yield _error(
+            f"the recorded gold fails {_share(failed, subject)}: {why}",
+            "let tools, setup and success(task) do as the suite does; where its gold is wrong, leave the task out",
+        )
+
+
+def _why(env: ToolEnv, turns: Sequence[Turn]) -> str:
+    if env.episode.stop is StopReason.TURN_LIMIT:
+        return f"cut at max_turns = {env.max_turns}"
+    results = [result for turn in turns for result in turn.results if not result.ok]
+    call = f"; {results[0].tool} ended in {results[0].outcome.value}: {results[0].content[:120]}" if results else ""
+    return f"{env.episode.reason or 'its verdict is a failure'}{call}"
+
+
 def _expert(subject: _Subject) -> Iterator[Finding]:
     """the expert, clean, from the middle of an episode, and under each kind of fault"""
     env = subject.env
     if not subject.has_expert:
-        yield _warning(
-            f"{subject.name} has no expert", "define solve(self, task): gold traces and corrections come from it"
-        )
+        if all(recorded_actions(env, task) is None for task in subject.tasks):
+            yield _warning(
+                f"{subject.name} has no expert", "define solve(self, task): gold traces and corrections come from it"
+            )
         return
     clean = list(_solved(subject, FaultPlan(), 0.99, "clean", "let solve(task) reach what success(task) asks for"))
     yield from clean
@@ -686,7 +803,7 @@ _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 CHECKS: tuple[Check, ...] = (
     _documentation, _tools, _helpers, _tasks, _spaces, _nothing, _determinism, _gymnasium, _snapshots, _beside,
-    _samples, _expert,
+    _samples, _recorded, _expert,
 )  # fmt: skip
 """In this order: each may rely on what those before it found in order."""
 
@@ -696,6 +813,7 @@ _AFTER: dict[Check, tuple[Check, ...]] = {
     _snapshots: (_spaces, _determinism),
     _beside: (_spaces, _determinism, _snapshots),
     _samples: (_spaces,),
+    _recorded: (_spaces,),
     _expert: (_nothing,),
 }
 """Left out where one of these has found an error: it would only find the same again."""

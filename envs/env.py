@@ -280,7 +280,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             episode.stop = StopReason.TURN_LIMIT
         else:
             self.others.elapse(self)
-        said = () if answer is None else (Message("user", answer),)
+        said: tuple[Message, ...] = () if answer is None else (Message("user", answer),)
         if self._changing and episode.stop is None:
             told = self._announced()
             said = (*told, *said) if answer or not told else told

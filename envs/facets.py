@@ -144,7 +144,7 @@ class ToolRules(_Facet):
     message alone."""
     is_error: Callable[[Any], ToolError | str | bool | None] | None = None
     """For tools that return their errors: see `sparring.tools.Toolbox`."""
-    errors: Errors = {}
+    errors: Errors = {}  # noqa: RUF012  # never changed
     """For tools that raise errors of their own: which `ToolError` each becomes, as a class or as a function of the
     exception. The first that fits counts."""
 

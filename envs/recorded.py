@@ -7,21 +7,22 @@ A call is (tool, arguments), an object with `name` and `arguments` (or `args`, `
 `ToolCall` or an `Action`. A text is said to the user. A list of calls and texts is one turn of the user's; where it has
 no text at its end, "Done." follows.
 
-Defines `recorded_actions`.
+Defines `recorded_actions`, `play_recorded`, `changes_nothing`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from ..trajectories.errors import DataError
 from ..trajectories.messages import Action, Json, ToolCall
-from ..trajectories.trajectory import Task
+from ..trajectories.trajectory import Task, Turn
 from .env import ToolEnv
 
-__all__ = ["DONE", "recorded_actions"]
+__all__ = ["DONE", "changes_nothing", "play_recorded", "recorded_actions"]
 
 DONE = "Done."
 """What is said where the record has no text."""
@@ -58,8 +59,8 @@ def _read(item: Any, task: Task) -> list[Action]:
         if isinstance(name, str) and len(found) <= 1:
             return [Action.call(name, **_arguments(held[found[0]] if found else {}, task))]
     raise DataError(
-        f"the gold of the task {task.id} holds {item!r:.80}, which is no call and no text: a call is [tool, arguments], "
-        'or {"name": ..., "arguments": {...}}'
+        f"the gold of the task {task.id} holds {item!r:.80}, which is no call and no text: a call is [tool, "
+        'arguments], or {"name": ..., "arguments": {...}}'
     )
 
 
@@ -82,3 +83,22 @@ def _arguments(given: Any, task: Task) -> dict[str, Json]:
     if not isinstance(given, Mapping):
         raise DataError(f"the gold of the task {task.id} has arguments that are no object: {given!r:.80}")
     return dict(given)
+
+
+def play_recorded(env: ToolEnv, actions: Sequence[Action]) -> list[Turn]:
+    """Plays recorded actions in the present episode, and says "Done." until it ends; the turns."""
+    turns: list[Turn] = []
+    for action in chain(actions, repeat(Action(DONE))):
+        step = env.act(action)
+        turns.append(step.turn)
+        if step.stop is not None:
+            break
+    return turns
+
+
+def changes_nothing(env: ToolEnv, actions: Iterable[Action]) -> bool:
+    """Whether none of the recorded calls has an effect: then doing nothing may be right. Asked in an episode, for the
+    tools that it has."""
+    calls = [call.name for action in actions for call in action.tool_calls]
+    known = env.toolbox.tools
+    return not any(name not in known or known[name].effect for name in calls)

@@ -63,7 +63,7 @@ def task_set(
     seen = set(without)
     tasks: list[Task] = []
     repeats = 0
-    for task in env.tasks(split, random.Random(f"{seed}/{split}")):
+    for task in _given(env, split, seed):
         if task.id in seen or (levels and task.level not in levels):
             repeats += 1
         else:
@@ -74,8 +74,26 @@ def task_set(
             break
     if not tasks:
         wanted = f" of level {', '.join(map(str, levels))}" if levels else ""
-        raise NoTasks(f"{type(env).__name__}.tasks({split!r}) gave no task{wanted}")
+        others = [] if levels else [other for other in SPLITS if other != split and _any(env, other)]
+        there = f"; there are some in {' and '.join(others)}" if others else ""
+        raise NoTasks(f"{type(env).__name__}.tasks({split!r}) gave no task{wanted}{there}")
     return tasks
+
+
+def _given(env: HasTasks, split: Split, seed: int) -> Iterator[Task]:
+    """An environment's tasks. Where a split has none, it is told which have some."""
+    try:
+        yield from env.tasks(split, random.Random(f"{seed}/{split}"))
+    except NoTasks as error:
+        others = [other for other in SPLITS if other != split and _any(env, other)]
+        raise NoTasks(f"{error}; there are some in {' and '.join(others)}" if others else str(error)) from None
+
+
+def _any(env: HasTasks, split: Split) -> bool:
+    try:
+        return next(iter(env.tasks(split, random.Random(0))), None) is not None
+    except Exception:  # it is told of where this split is asked for
+        return False
 
 
 # ---- from files ------------------------------------------------------------------------------------------------------
@@ -200,7 +218,7 @@ class _Assigned:
                         raise DataError(f"splits: the task {id!r} is in {self._by_id[str(id)]!r} and in {name!r}")
 
     def split_of(self, row: dict[str, Json], where: str) -> str | None:
-        """"": its hash decides. None: none of them."""
+        """ "": its hash decides. None: none of them."""
         if self.field is not None:
             names = self.splits if isinstance(self.splits, Mapping) else {}
             return _named_split(row, self.field, names, where)

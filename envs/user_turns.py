@@ -1,7 +1,7 @@
 """User turns as data: a user who says one text after the other. Defines `UserTurns` and `UserTurn`.
 
     class Bookings(ToolEnv):
-        user = UserTurns("turns", check=lambda env, turn: env.state.bookings == suite.gold_after(env.episode.task, turn))
+        user = UserTurns("turns", check=lambda env, turn: env.state == suite.after(env.episode.task.data, turn))
 
     Task("Book me a seat.", {"turns": [
         "Book me a seat.",
@@ -21,7 +21,7 @@ from typing import Any
 from ..tools.definition import Tool
 from ..tools.sets import bound, toolset
 from ..trajectories.errors import DataError, EnvError, UnknownName
-from .episode import Verdict
+from .episode import Episode, Verdict
 from .facets import User
 
 __all__ = ["UserTurn", "UserTurns"]
@@ -106,7 +106,8 @@ class UserTurns(User):
         return [UserTurn.read(row) for row in rows]
 
     def reply(self, env: Any, said: str) -> str | None:
-        episode, turns = env.episode, self.turns(env)
+        episode: Episode = env.episode
+        turns = self.turns(env)
         if self._check is not None:
             episode.checks = (*episode.checks, self._asked(env, episode.user_turns))
         episode.user_turns += 1

@@ -13,7 +13,7 @@
     `-- ToolTimeout           no answer in time; `took_effect` says whether the effect happened, None if unknown
 
 Any other exception in a tool's body is a bug of the tool: recorded as tool_error, shown to the agent without internals.
-The tools of a foreign suite raise what they like: see `Toolbox(fidelity="suite")`, and `FOREIGN` for what that makes of it.
+The tools of a foreign suite raise what they like: see `Toolbox(fidelity="suite")`, and `FOREIGN` for what that is.
 """
 
 from __future__ import annotations

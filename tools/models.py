@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, RootModel, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
 from ..trajectories.errors import EnvError
@@ -29,8 +29,10 @@ class ModelArguments:
     """With a field for each value that is injected as an attribute."""
     parameters: dict[str, Json]
     """The JSON Schema that the agent sees: the model's, without what is injected."""
-    names: frozenset[str] | None
-    """All arguments that there are, where the model does not say what becomes of others. None: it says so."""
+    names: frozenset[str]
+    """All arguments that there are."""
+    extra: str | None
+    """What the model says becomes of others: ignore, allow or forbid. None: it does not say."""
     fields: tuple[str, ...]
     """Fields that are injected."""
     private: tuple[str, ...]
@@ -39,12 +41,21 @@ class ModelArguments:
     """Injected values that the function takes next to the model."""
 
     def read(self, arguments: Mapping[str, Json], injected: Mapping[str, Any]) -> tuple[BaseModel, dict[str, Any]]:
-        """The model, and what the function takes next to it. Raises pydantic's `ValidationError`, and whatever the
-        model's own code raises."""
+        """The model, and what the function takes next to it. Raises pydantic's `ValidationError`, whatever the model's
+        own code raises, and `EnvError` for an injected value of another type than its field's."""
         sent = {name: value for name, value in arguments.items() if name not in injected}
         filled = {self._key(name): injected[name] for name in self.fields if name in injected}
         if filled:
-            model = self.model.model_validate({**sent, **filled})
+            try:
+                model = self.model.model_validate({**sent, **filled})
+            except ValidationError as error:
+                wrong = [first["loc"][0] for first in error.errors() if first["loc"] and first["loc"][0] in filled]
+                if wrong:  # nobody's arguments
+                    raise EnvError(
+                        f"the value that is injected for {wrong[0]} does not fit {self.model.__name__}: "
+                        f"{first_error(error)}; inject one of its type"
+                    ) from None
+                raise
         else:  # as JSON: a strict model takes a date from a text there
             model = self.model.model_validate_json(json.dumps(sent))
         for name in self.private:
@@ -52,9 +63,12 @@ class ModelArguments:
                 setattr(model, name, injected[name])
         return model, {name: injected[name] for name in self.keywords if name in injected}
 
-    def unknown(self, arguments: Mapping[str, Json]) -> list[str]:
-        """Arguments that there are not."""
-        return [] if self.names is None else [name for name in arguments if name not in self.names]
+    def unknown(self, arguments: Mapping[str, Json], *, checked: bool) -> list[str]:
+        """Arguments that there are not, as far as the model refuses them; where it does not say, as far as names are
+        `checked`. What is injected is none of them."""
+        if self.extra == "forbid" or (self.extra is None and checked):
+            return [name for name in arguments if name not in self.names]
+        return []
 
     def _key(self, name: str) -> str:
         field = self.model.model_fields[name]
@@ -76,6 +90,8 @@ def model_arguments(
 
 @lru_cache(maxsize=KEPT)
 def _read(model: type[BaseModel], name: str, injects: tuple[str, ...], taken: tuple[str, ...]) -> ModelArguments:
+    if issubclass(model, RootModel):
+        raise EnvError(f"tool {name!r}: {model.__name__} is a RootModel; arguments come by name, so give it fields")
     private = tuple(n for n in injects if n in model.__private_attributes__)
     more = [n for n in injects if n not in (*model.model_fields, *private, *taken)]
     try:
@@ -90,11 +106,10 @@ def _read(model: type[BaseModel], name: str, injects: tuple[str, ...], taken: tu
     extra = model.model_config.get("extra")
     if extra in ("ignore", "allow"):
         del parameters["additionalProperties"]
-    names = None
-    if extra is None:
-        by_name = model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name")
-        names = frozenset(parameters["properties"]) | (frozenset(model.model_fields) if by_name else frozenset())
-    return ModelArguments(full, parameters, names, fields, private, taken)
+    names = frozenset(parameters["properties"])
+    if model.model_config.get("populate_by_name") or model.model_config.get("validate_by_name"):
+        names |= frozenset(model.model_fields) - set(fields)
+    return ModelArguments(full, parameters, names, extra, fields, private, taken)
 
 
 def first_error(error: ValidationError) -> str:

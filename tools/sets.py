@@ -227,7 +227,9 @@ def _from_source(source: Any, options: dict[str, Any]) -> list[Tool]:
     if inspect.ismethod(source) and not options and (known := _of_method(source.__func__)) is not None:
         return [known.bind(source.__self__)]
     if inspect.isroutine(source):
-        return [Tool.from_function(source, **{**getattr(source, MARK, {}), **_settled(options, source.__name__, source)})]
+        return [
+            Tool.from_function(source, **{**getattr(source, MARK, {}), **_settled(options, source.__name__, source)})
+        ]
     owner: type = type(source)
     made = [] if isinstance(source, (type, dict, str)) else [t.bind(source) for t in tools_of(owner)]
     if not made:

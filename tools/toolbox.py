@@ -37,8 +37,8 @@ __all__ = ["Errors", "Fidelity", "Toolbox", "ToolboxState", "Validation"]
 Validation = Literal["schema", "binding", "off"]
 Fidelity = Literal["house", "suite"]
 Errors = Mapping[type[Exception], type[ToolError] | Callable[[Any], ToolError | None]]
-"""Which `ToolError` each exception becomes: a class, which gets its text, or a function, which gets the exception itself
-and may say None: none of these."""
+"""Which `ToolError` each exception becomes: a class, which gets its text; or a function, which gets the exception
+itself and may give None: it is not meant."""
 
 _MODEL = ""
 """Under this name the values of a call hold the model that a function takes."""
@@ -151,10 +151,10 @@ class Toolbox:
         Args:
             tools: Unique by name.
             world: The environment, for faults that work through it.
-            fidelity: "suite" for the tools of a foreign suite, which keep their own rules. Arguments reach a tool as the
-                agent wrote them, results are not cut, and what the tool says of a failure is what the agent sees. All
-                that it raises is a failure in its own words. What it refuses of arguments that do not fit the schema
-                is the policy's fault. The settings below still go before.
+            fidelity: "suite" for the tools of a foreign suite, which keep their own rules. Arguments reach a tool as
+                the agent wrote them, results are not cut, and what the tool says of a failure is what the agent sees.
+                All that it raises is a failure in its own words. What it refuses of arguments that do not fit the
+                schema is the policy's fault. The settings below still go before.
             validation: schema (extra arguments refused), binding (names only), or off. By default schema; of a suite
                 off.
             hint_level: How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair.
@@ -365,10 +365,10 @@ class Toolbox:
             error = next(iter(tool.validator.iter_errors(arguments)))
             where = "/".join(str(part) for part in error.instance_path)
             return (f"{where}: {error.message}" if where else error.message)[:300]
-        if self.validation == "binding":
+        if tool.model is None and self.validation == "binding":
             properties = tool.spec.parameters.get("properties", {})
             missing = [n for n in tool.spec.parameters.get("required", []) if n not in arguments]
-            extra = [n for n in arguments if n not in properties] if tool.model is None else []
+            extra = [n for n in arguments if n not in properties]
             if missing or extra:
                 return f"missing: {missing}, unexpected: {extra}"[:300]
         try:
@@ -379,8 +379,9 @@ class Toolbox:
             return str(error) if self.fidelity == "suite" else first_error(error)[:300]
         except EnvError:
             raise
-        except Exception as error:  # of a validator of the author's: a bug of the tool
-            return _broken(tool, _traceback(error), ran=False)
+        except Exception as error:  # of a validator of the author's, as if of the tool
+            failure = self._raised(tool, error).failure
+            return replace(failure, took_effect=False) if failure is not None else str(error)
 
     def _converted(self, tool: Tool, arguments: dict[str, Json]) -> dict[str, Any]:
         """JSON as what the function's hints ask for. Raises pydantic's `ValidationError` where it is to be valid."""
@@ -404,10 +405,9 @@ class Toolbox:
         """The model that the function takes, and what it takes next to that."""
         assert tool.model is not None
         injected = self._injected(tool, pending) if tool.injects else {}
-        sent = {name: value for name, value in pending.arguments.items() if name not in injected}
-        if self.validation != "off" and (unknown := tool.model.unknown(sent)):
+        if unknown := tool.model.unknown(pending.arguments, checked=self.validation != "off"):
             return f"there is no argument {', '.join(map(repr, unknown))}"[:300]
-        model, values = tool.model.read(sent, injected)
+        model, values = tool.model.read(pending.arguments, injected)
         return {_MODEL: model, **values}
 
     def _injected(self, tool: Tool, pending: _Pending) -> dict[str, Any]:
@@ -559,19 +559,21 @@ class Toolbox:
         if isinstance(raw, str):
             text = value = raw if type(raw) is str else str.__str__(raw)
             text.encode()  # a lone surrogate would break every record: the tool's bug, found here
-        else:
+        elif self.render is None:
             data = orjson.dumps(raw, default=_json_of, option=_DUMP)
             text, value = data.decode(), orjson.loads(data)
         if self.render is not None:
             text = str(self.render(raw))
             text.encode()
+            value = _json_or(raw, text)
         if self.is_error is not None and (wrong := self.is_error(raw)):
             if isinstance(wrong, ToolError):
                 failure = _told(wrong, self._whose(wrong))
             else:
                 message = wrong if isinstance(wrong, str) else text
                 failure = _Failure(Outcome.TOOL_ERROR, message, took_effect=None if tool.effect else False)
-            shown = None if self.fidelity == "house" or isinstance(wrong, str) else text
+            own = self.fidelity == "suite" and self.hint_level >= 2 and not isinstance(wrong, str)
+            shown = text if own else None
             return _Answer(failure=replace(failure, shown=shown))
         return _Answer(text, value)
 
@@ -617,8 +619,8 @@ class Toolbox:
         )
 
     def _blamed(self, pending: _Pending, failure: _Failure) -> _Failure:
-        """Whose fault it is that a suite refused a call: the policy's, where the arguments do not fit the schema that it
-        was shown."""
+        """Whose fault it is that a suite refused a call: the policy's, where the arguments do not fit the schema that
+        it was shown."""
         if self.fidelity == "house" or failure.cause is not Cause.TOOL or failure.outcome in _NOBODY_REFUSED:
             return failure
         tool = pending.tool
@@ -687,6 +689,14 @@ _NOT_RUN = _Answer()
 _ADDRESS = re.compile(r"<.* at 0x[0-9a-fA-F]+>", re.DOTALL)
 
 
+def _json_or(raw: Any, text: str) -> Json:
+    """A value as JSON; where it is none, the text that stands for it."""
+    try:
+        return orjson.loads(orjson.dumps(raw, default=_json_of, option=_DUMP))
+    except (TypeError, ValueError):
+        return text
+
+
 def _json_of(value: Any) -> Any:
     """JSON for what orjson does not know. The same in every run: no memory addresses, no order of hashes."""
     if isinstance(value, BaseModel):
@@ -732,12 +742,8 @@ def _unbound(error: Exception) -> bool:
 
 
 def _bug(tool: Tool, trace: str) -> _Answer:
-    return _Answer(failure=_broken(tool, trace))
-
-
-def _broken(tool: Tool, trace: str, *, ran: bool = True) -> _Failure:
-    took_effect = None if tool.effect and ran else False
-    return _Failure(Outcome.TOOL_ERROR, "internal error", took_effect=took_effect, trace=trace)
+    took_effect = None if tool.effect else False
+    return _Answer(failure=_Failure(Outcome.TOOL_ERROR, "internal error", took_effect=took_effect, trace=trace))
 
 
 def _late(tool: Tool) -> _Answer:

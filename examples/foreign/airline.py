@@ -26,7 +26,6 @@ class Airline(ToolEnv):
     user, others = UserTurns(turns), Others({"passenger": methods(suite.Phone, "confirm_passport", at="state")})
     errors = {suite.NoSuch: NotFound, suite.Refused: Conflict}  # noqa: RUF012  # never changed
     tool_rules = ToolRules(fidelity="suite", errors=errors, offered=lambda env: env.state.desk.tools())
-    keeps_before = True  # the suite's grade compares
 
     def tasks(self, split: Split, rng: Random) -> list[Task]:
         rows = {"train": suite.TASKS[:24], "validation": suite.TASKS[24:32], "test": suite.TASKS[32:40]}[split]
@@ -36,7 +35,7 @@ class Airline(ToolEnv):
         self.state = suite.Phone(suite.fresh(task.data))
 
     def success(self, task: Task) -> Verdict:
-        return Verdict(*suite.grade(self.episode.ended().before.desk, self.state.desk, task.data))
+        return Verdict(*suite.grade(suite.fresh(task.data), self.state.desk, task.data))
 
     def solve(self, task: Task) -> Solution:
         while True:
