@@ -463,6 +463,8 @@ class Toolbox:
             except Exception as error:
                 return self._raised(tool, error)
             return self._rendered(tool, raw)
+        except ToolError as error:
+            return self._raised(tool, error)
         except InfrastructureError:  # a dead server or sandbox: nobody's call is to blame, and the episode ends
             raise
         except (Exception, SystemExit) as error:
@@ -480,6 +482,8 @@ class Toolbox:
                     return self._raised(tool, error)
                 answer = self._rendered(tool, raw)
             return _late(tool) if limit.expired() else answer
+        except ToolError as error:
+            return self._raised(tool, error)
         except InfrastructureError:
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as error:
