@@ -1384,10 +1384,11 @@ def test_gold_that_cannot_be_read(gold: Any) -> None:
 
 
 def test_an_agent_without_gold_says_what_to_do() -> None:
+    env = Door()
+    env.start(TASK)
+    script = scripted("gold").script(env, 0)
     with pytest.raises(EnvError, match=r"the task \w+ of Door has no recorded gold; give it in data\['gold'\]"):
-        env = Door()
-        env.start(TASK)
-        next(scripted("gold").script(env, 0))
+        next(script)
     assert recorded_actions(Door(), Task("Answer.", {"gold": 4})) is None  # another suite's answer
 
 
