@@ -1079,6 +1079,40 @@ def test_a_suites_words_are_what_the_agent_sees(
     assert (result.outcome, result.cause, result.content) == (outcome, cause, words)
 
 
+def made_up(rng: random.Random) -> tuple[str, dict[str, Any]]:
+    """A call of the shop: right, wrong in a value, in a name, or in a type."""
+    name = rng.choice(["get_order", "cancel_order"])
+    arguments: dict[str, Any] = {
+        "order_id": rng.choice(["#W0", "#W1", "#X", "", 5, None, ["#W1"], {"id": 1}, 7.0, True])
+    }
+    if rng.random() < 0.7:
+        arguments["reason"] = rng.choice(["no longer needed", "ordered by mistake", "so", 3, ["a"], None])
+    if rng.random() < 0.1:
+        arguments[rng.choice(["x", "id"])] = 1
+    if rng.random() < 0.1:
+        del arguments["order_id"]
+    return name, arguments
+
+
+def test_made_up_calls_come_to_what_the_suite_itself_makes_of_them() -> None:
+    rng, refused = random.Random(0), 0
+    for _ in range(40):
+        env, own = begun(Retail), suites.Toolkit(suites.orders())
+        env.max_turns = 99
+        for _ in range(25):
+            name, arguments = made_up(rng)
+            try:
+                shown = json.dumps(getattr(own, name)(**arguments), separators=(",", ":"))
+            except Exception as error:
+                shown, refused = f"Error: {error}", refused + 1
+            result = call(env, name, **arguments)
+            assert (result.content, result.ok) == (shown, not shown.startswith("Error"))
+            fits = env.toolbox.tools[name].validator.is_valid(arguments)
+            assert result.ok or (result.cause is Cause.POLICY) == (not fits)
+            assert env.state.orders == own.orders
+    assert 300 < refused < 900
+
+
 def test_a_suites_model_refuses_in_its_own_words() -> None:
     env = begun(Bank)
     wrong = call(env, "transfer", receiver_email="a@x", amount=-5)
