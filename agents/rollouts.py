@@ -362,7 +362,7 @@ async def play_episode(
 
 def planned(env: ToolEnv, episode: EpisodeSpec) -> EpisodeSpec:
     """The episode with the environment's own faults where it names none: what is recorded has to say what struck."""
-    return episode if str(episode.plan) else replace(episode, plan=env.default_faults)
+    return episode if str(episode.plan) else replace(episode, plan=env.fault_hooks.default_plan)
 
 
 def limited(episode: EpisodeSpec, limits: Limits | None, slack: int | None) -> EpisodeSpec:

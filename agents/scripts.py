@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from itertools import chain, repeat
 
 import numpy as np
 
-from ..envs.env import Solution, ToolEnv
+from ..envs.env import Solution, ToolEnv, name_of
 from ..envs.experts import SAID, expert
+from ..envs.recorded import DONE, recorded_actions
 from ..envs.spaces import sample_json
-from ..trajectories.errors import UnknownName
+from ..trajectories.errors import EnvError, UnknownName
 from ..trajectories.messages import Action, Json, Observation, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
 from .agent import AgentSession, Decision
@@ -24,6 +26,20 @@ Script = Generator[Action, ToolResult, None]
 def expert_script(env: ToolEnv, seed: int) -> Script:
     """The environment's expert, recovery from faults included."""
     return expert(env)
+
+
+def gold(env: ToolEnv, seed: int) -> Script:
+    """The recorded solution of the task, as it stands: see `ToolEnv.gold`. It looks at no result."""
+    task = env.episode.task
+    actions = recorded_actions(env, task)
+    if actions is None:
+        raise EnvError(
+            f"the task {task.id} of {name_of(env)} has no recorded gold; give it in data['gold'], by "
+            "tasks_from(..., gold=FILE), or define gold(self, task)"
+        )
+    begin = len(env.episode.history)  # a fork begins in the middle
+    for action in chain(actions[begin:], repeat(Action(DONE))):  # noqa: UP028  # results are sent
+        yield action
 
 
 def do_nothing(env: ToolEnv, seed: int) -> Script:
@@ -131,6 +147,7 @@ class ScriptedSession:
 
 SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {
     "expert": expert_script,
+    "gold": gold,
     "do-nothing": do_nothing,
     "blind-retry": blind_retry,
     "give-up": give_up,

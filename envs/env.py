@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
@@ -22,28 +22,27 @@ import orjson
 
 from ..tools.definition import Tool
 from ..tools.plans import FaultPlan
-from ..tools.sets import is_tool, tools_of, toolset
+from ..tools.sets import bound, is_tool, tools_of, toolset
 from ..tools.toolbox import Toolbox
 from ..trajectories.blame import place_of
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.giving_up import says_it_cannot
 from ..trajectories.messages import Action, Json, Message, Observation, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
-from .episode import Episode, Host, Snapshot
+from .episode import Episode, Host, Snapshot, Verdict
 from .facets import FaultHooks, KnobHooks, Others, ToolRules, User, overridden
 from .hooks import copied, must, number, parts, run, truth
 from .rewards import RewardTerm
 from .spaces import ActionSpace, ObservationSpace
-from .task import Split, task_set
+from .task import SPLITS, NoTasks, Split, task_set
 
-__all__ = ["Clock", "Solution", "Step", "ToolEnv", "Verdict", "name_of"]
+__all__ = ["Clock", "Solution", "Step", "ToolEnv", "name_of"]
 
 _OPTIONS = ("task", "split", "faults")
 _AMONG = 16
 """Tasks among which `reset` chooses by its seed."""
 _FACETS: dict[str, type] = {
     "user": User, "others": Others, "fault_hooks": FaultHooks, "tool_rules": ToolRules, "knobs": KnobHooks,
-    "default_faults": FaultPlan,
 }  # fmt: skip
 """Of what class each facet is."""
 
@@ -62,17 +61,6 @@ class Step:
     observation: Observation
     stop: StopReason | None
     """Why the episode ended; None while it goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What `success` makes of an episode, where true or false is not enough."""
-
-    success: bool
-    reason: str = ""
-    """Why, for whoever reads the record. The agent never sees it."""
-    parts: Mapping[str, float] = field(default_factory=dict)
-    """The reward by parts, once the episode has ended by itself; empty: {"success": 1.0 or 0.0}."""
 
 
 @dataclass(slots=True)
@@ -110,8 +98,6 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     restored, and an instance whose world another one has taken over refuses to go on."""
     keeps_before: ClassVar[bool] = False
     """The world as `setup` left it is kept for `success`: see `Episode.ended`. Reward terms always have it."""
-    default_faults: FaultPlan = FaultPlan()
-    """The fault plan of episodes that rollouts start without one."""
 
     user: User = User()
     """Who answers messages. By default nobody: a message without calls ends the episode."""
@@ -151,12 +137,23 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def success(self, task: Task) -> bool | Verdict:
         """Whether the end state fulfils the task. Where that is not enough a `Verdict`, from `self.episode.ended()`:
-        the world before and after, all calls and texts."""
-        raise EnvError(f"{type(self).__name__} defines no success(self, task)")
+        the world before and after, all calls and texts. By default what the user's checks come to: see `UserTurns`."""
+        verdict = self.user.verdict(self)
+        if verdict is None:
+            raise EnvError(f"{type(self).__name__} defines no success(self, task)")
+        return verdict
 
     def solve(self, task: Task) -> Solution | None:
         """Optional: an expert that works from any state; see `sparring.envs.experts`."""
         return None
+
+    def gold(self, task: Task) -> Iterable[Any] | None:
+        """The recorded solution of a task, as the agent "gold" plays it: (tool, arguments) and texts in order; a list
+        of these for each of the user's turns. It looks at no result, so no fault is survived: `solve` is another
+        thing. By default `task.data["gold"]`, where that is a list. None: nothing is recorded. See
+        `sparring.envs.recorded`."""
+        gold = task.data.get("gold")
+        return gold if isinstance(gold, list) else None
 
     def prompt(self, task: Task) -> tuple[Message, ...]:
         """The first messages: by default `system` and the task's instruction."""
@@ -181,6 +178,15 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                     f"{cls.__name__}.{name} is an object of the class {kind.__name__}, got {facet!r:.80}; "
                     f"see sparring.envs.facets"
                 )
+        if not isinstance(plan := cls.fault_hooks.default_plan, FaultPlan):
+            raise EnvError(
+                f"{cls.__name__}.fault_hooks.default_plan is an object of the class FaultPlan, got {plan!r:.80}; write "
+                "FaultPlan.parse('count=1')"
+            )
+        if isinstance(given := vars(cls).get("fidelity"), str):
+            raise EnvError(
+                f"{cls.__name__}.fidelity is a setting of the tools; write tool_rules = ToolRules(fidelity={given!r})"
+            )
 
     # ---- the episode -------------------------------------------------------------------------------------------------
 
@@ -189,7 +195,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         rules = self.tool_rules
         self._own = {t.name: t.bind(self) for t in tools_of(cls)}
         self._world = _World(self)
-        self._changing = bool(overridden(rules, ToolRules, "offered"))
+        self._changing = bool(overridden(rules, ToolRules, "offered") or overridden(self.user, User, "tools"))
         watched = self._changing or bool(overridden(rules, ToolRules, "after_call"))
         self.toolbox = self._box(tuple(self._own.values()), self._called if watched else None)
         others = {
@@ -222,7 +228,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
         Args:
             seed: Chooses the task where `options` names none.
-            options: `task` (a `Task`), `split` (default "train"), `faults` (a `FaultPlan` or its one-line form).
+            options: `task` (a `Task`), `split` (default "train"; of a foreign suite the first that has tasks), `faults`
+                (a `FaultPlan` or its one-line form).
 
         Raises `UnknownName` for another option, `ConfigError` for a value that is none.
         """
@@ -240,7 +247,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             raise ConfigError(f"task is a sparring Task, got {task!r:.80}: task_set(env, 'train', 1)[0]")
         if task is None:
             number = int(self.np_random.integers(2**31)) if seed is None else seed
-            some = task_set(self, options.get("split", "train"), _AMONG, seed=number)
+            some = self._some(options.get("split"), number)
             task = some[number % len(some)]  # the first of a split may always be an easy one
         return self.start(task, plan), {}
 
@@ -291,9 +298,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             episode.stop = StopReason.TURN_LIMIT
         else:
             run(self.others.elapse, "others.elapse(env) gives", self)
-        said = () if answer is None else (Message("user", answer),)
+        said: tuple[Message, ...] = () if answer is None else (Message("user", answer),)
         if self._changing and episode.stop is None:
-            said = (*self._announced(), *said)
+            told = self._announced()
+            said = (*told, *said) if answer or not told else told
         messages = (*(Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in results), *said)
         turn = Turn(replace(action, tool_calls=calls), results, said)
         episode.add(turn)
@@ -366,10 +374,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return Toolbox(
             tools,
             self._world,
+            fidelity=rules.fidelity,
             hint_level=rules.hint_level,
             validation=rules.validation,
             max_output=rules.max_output,
             render=rules.render,
+            wording=rules.wording,
             is_error=rules.is_error,
             errors=rules.errors,
             inject=lambda: _injected(self),
@@ -388,7 +398,18 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                 error.args = (f"{error} ({place_of(self.tool_rules.offered)})",)
                 raise error
             found.append(self._own[source] if isinstance(source, str) else source)
-        return tuple(toolset(*found))
+        return self.user.tools(self, bound(toolset(*found), self))
+
+    def _some(self, split: Split | None, seed: int) -> list[Task]:
+        """Tasks of a split to choose from. None: of the usual one."""
+        if split is not None or self.tool_rules.fidelity == "house":
+            return task_set(self, split or "train", _AMONG, seed=seed)
+        for among in SPLITS:
+            try:
+                return task_set(self, among, _AMONG, seed=seed)
+            except NoTasks as error:
+                none = error
+        raise none
 
     def _offer(self) -> None:
         if self._changing:

@@ -18,7 +18,7 @@ from sparring.agents import replay
 from sparring.agents.rollouts import EpisodeSpec, rollout
 from sparring.agents.scripts import scripted
 from sparring.envs import ToolEnv, check_env, make, play, register, task_set
-from sparring.envs.env import Verdict
+from sparring.envs.episode import Verdict
 from sparring.envs.knobs import Knobs, harder
 from sparring.tools import FaultPlan, tool
 from sparring.trajectories import Action, ConfigError, EnvError, Outcome, StopReason, Task, ToolResult, UnknownName

@@ -478,6 +478,154 @@ def test_a_tool_from_a_model() -> None:
     assert run(box, "again", text="a", limt=5).outcome is Outcome.INVALID_ARGUMENTS
 
 
+class Priced(pydantic.BaseModel):
+    """Buy something."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
+    day: datetime.date = pydantic.Field(alias="when")
+    most: int = pydantic.Field(default=9, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def not_on_new_year(self) -> Priced:
+        if self.day.timetuple().tm_yday == 1:
+            raise ValueError("closed on New Year")
+        if self.most == 7:
+            raise KeyError("a bug of the model")
+        return self
+
+
+@pytest.mark.parametrize("validation", ["schema", "binding", "off"])
+def test_a_models_own_rules_decide(validation: Any) -> None:
+    """Whatever the toolbox validates: a function never gets a model that breaks its own type."""
+    box = Toolbox(
+        [Tool.from_model(Priced, lambda priced: f"{priced.day} {priced.most}")], World(), validation=validation
+    )
+    assert run(box, "Priced", when="2026-01-02").content == "2026-01-02 9"
+    for wrong, told in (
+        ({}, "when: Field required"),
+        ({"when": "2026-01-02", "most": "8"}, "most: Input should be a valid integer"),
+        ({"when": "2026-01-02", "most": 0}, "most: Input should be greater than or equal to 1"),
+        ({"when": "2026-01-01"}, "Value error, closed on New Year"),
+        ({"when": "2026-01-02", "odd": 1}, "there is no argument 'odd'"),
+        ({"day": "2026-01-02"}, "there is no argument 'day'"),
+    ):
+        result = run(box, "Priced", **wrong)
+        assert (result.outcome, result.cause) == (Outcome.INVALID_ARGUMENTS, Cause.POLICY)
+        assert json.loads(result.content)["message"] == told
+    bug = run(box, "Priced", when="2026-01-02", most=7)
+    assert (bug.outcome, bug.took_effect) == (Outcome.TOOL_ERROR, False)
+    assert "a bug of the model" in str(bug.error)
+
+
+@pytest.mark.parametrize(
+    ("extra", "shown", "came_to"),
+    [
+        (None, False, ["no", "ok", "ok"]),
+        ("ignore", None, ["ok"] * 3),
+        ("allow", None, ["ok"] * 3),
+        ("forbid", False, ["no"] * 3),
+    ],
+)
+def test_a_models_extra_is_its_own(extra: Any, shown: bool | None, came_to: list[str]) -> None:
+    """A model that does not say takes no others, as long as names are checked."""
+    config = pydantic.ConfigDict() if extra is None else pydantic.ConfigDict(extra=extra)
+    model = type(
+        "Noted", (pydantic.BaseModel,), {"__doc__": "Note.", "__annotations__": {"n": int}, "model_config": config}
+    )
+    made = Tool.from_model(model, lambda noted: noted.model_dump())
+    assert made.spec.parameters.get("additionalProperties") is shown
+    for validation, wanted in zip(("schema", "off", "off"), came_to, strict=True):
+        result = run(Toolbox([made], World(), validation=validation), "Noted", n=1, x=2)  # type: ignore[arg-type]  # a Literal
+        assert ("ok" if result.ok else "no") == wanted
+        assert not result.ok or result.value == ({"n": 1, "x": 2} if extra == "allow" else {"n": 1})
+
+
+class Connection:
+    """No pydantic model, and no JSON."""
+
+
+class Queried(pydantic.BaseModel):
+    """Query the database."""
+
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    text: str
+    db: Connection
+
+
+class Asked(pydantic.BaseModel):
+    """Ask."""
+
+    text: str
+    _db: Any = pydantic.PrivateAttr()
+
+
+def of_field(asked: Any) -> bool:
+    return isinstance(asked.db, Connection)
+
+
+def of_attribute(asked: Any) -> bool:
+    return isinstance(asked.db, Connection) and isinstance(asked, Asked) and asked.model_dump() == {"text": "a"}
+
+
+def of_private(asked: Any) -> bool:
+    return isinstance(asked._db, Connection)
+
+
+def of_keyword(asked: Any, *, db: Any = None) -> bool:
+    return isinstance(db, Connection)
+
+
+async def of_async(asked: Any, db: Any) -> bool:
+    return isinstance(db, Connection)
+
+
+@pytest.mark.parametrize(
+    ("model", "fn", "injects"),
+    [
+        (Queried, of_field, "db"),
+        (Queried, of_field, ("db",)),
+        (Asked, of_attribute, ("db",)),
+        (Asked, of_private, {"_db": Injected("db")}),
+        (Asked, of_keyword, {"db": Injected("db")}),
+        (Asked, of_keyword, {"db": Injected}),
+        (Asked, of_async, ["db"]),
+    ],
+)
+def test_what_is_injected_next_to_a_model(model: Any, fn: Any, injects: Any) -> None:
+    box = Toolbox([Tool.from_model(model, fn, name="ask", injects=injects)], World(), inject={"db": Connection()})
+    assert box.specs[0].parameters == {
+        "properties": {"text": {"type": "string"}}, "required": ["text"], "type": "object",
+        "additionalProperties": False,
+    }  # fmt: skip
+    assert run(box, "ask", text="a").value is True
+    for name in ("db", "_db"):  # what the agent writes under that name never counts
+        box.validation = "schema"
+        assert run(box, "ask", text="a", **{name: 3}).outcome is Outcome.INVALID_ARGUMENTS
+        box.validation = "off"
+        assert run(box, "ask", text="a", **{name: 3}).value is True
+    box.inject = {}
+    with pytest.raises(EnvError, match="needs 'db' for its parameter"):
+        run(box, "ask", text="a")
+
+
+def test_what_cannot_be_injected_into_a_model() -> None:
+    box = Toolbox([Tool.from_model(Queried, of_field, name="ask", injects="db")], World(), inject={"db": 3})
+    with pytest.raises(EnvError, match="the value that is injected for db does not fit Queried"):
+        run(box, "ask", text="a")  # nobody's arguments are to blame
+    with pytest.raises(EnvError, match=r"\('_other',\) cannot be injected into Asked"):
+        Tool.from_model(Asked, of_private, injects=("_other",))
+    with pytest.raises(EnvError, match="is a RootModel; arguments come by name"):
+        Tool.from_model(pydantic.RootModel[dict[str, int]], repr, name="root", description="Root.")
+
+
+def test_what_is_injected_is_not_shown() -> None:
+    schema = {"type": "object", "properties": {"n": {}, "db": {}}, "required": ["n", "db"], "description": "Count."}
+    made = Tool.from_schema("count", lambda n, db: n + db, schema, injects="db")
+    assert made.spec.parameters == {"type": "object", "properties": {"n": {}}, "required": ["n"]}
+    assert run(Toolbox([made], World(), inject={"db": 2}), "count", n=1).value == 3
+    assert schema["properties"] == {"n": {}, "db": {}}
+
+
 def test_forms() -> None:
     box = toolbox(shout, effect=True)
     schema = box.specs[0].parameters

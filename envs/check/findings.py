@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from ...tools.definition import Tool
 from ...trajectories.blame import line_of, place_of, trace_of
 from ...trajectories.errors import DataError, EnvError
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
+from ..facets import ToolRules, User, overridden
 from ..hooks import bug, files_of
-from ..task import Split
+from ..task import SPLITS, Split, task_set
 
 __all__ = ["CheckFunction", "Finding", "Subject", "at", "found_error", "found_warning", "raised", "share"]
 
@@ -81,6 +83,26 @@ class Subject:
     @property
     def has_expert(self) -> bool:
         return type(self.env).solve is not ToolEnv.solve
+
+    @property
+    def of_suite(self) -> bool:
+        """Whether it keeps a foreign suite's rules."""
+        return self.env.tool_rules.fidelity == "suite"
+
+    def offered(self) -> dict[str, Tool]:
+        """The tools that tasks begin with, where they are not always those of the class."""
+        rules, found = self.env.tool_rules, dict[str, Tool]()
+        if not overridden(rules, ToolRules, "offered") and not overridden(self.env.user, User, "tools"):
+            return found
+        for split in SPLITS:
+            try:
+                tasks = task_set(self.env, split, self.n)
+            except DataError:  # told of where tasks are looked at
+                continue
+            for task in tasks:
+                self.env.start(task)
+                found |= {spec.name: self.env.toolbox.tools[spec.name] for spec in self.env.toolbox.specs}
+        return found
 
 
 CheckFunction = Callable[[Subject], Iterator[Finding]]

@@ -14,13 +14,14 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check
 
 from ...tools.definition import Tool
 from ...tools.sets import tools_of
-from ...trajectories.errors import DataError, EnvError
+from ...trajectories.errors import EnvError
 from ...trajectories.messages import Observation
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
 from ..facets import FaultHooks, overridden
 from ..spaces import ActionSpace
-from ..task import SPLITS, Split, task_set
+from ..task import SPLITS, NoTasks, Split, task_set
+from ..user_turns import UserTurns
 from .findings import Finding, Subject, found_error, found_warning
 
 __all__ = ["documentation", "gymnasium", "helpers", "spaces", "tasks", "tools"]
@@ -33,6 +34,8 @@ _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 def documentation(subject: Subject) -> Iterator[Finding]:
     """the class's docstring"""
+    if subject.of_suite:  # which has documents of its own
+        return
     doc = type(subject.env).__dict__.get("__doc__") or ""
     missing = [heading for heading in HEADINGS if heading not in doc]
     if missing:
@@ -45,10 +48,12 @@ def documentation(subject: Subject) -> Iterator[Finding]:
 def tools(subject: Subject) -> Iterator[Finding]:
     """the tools"""
     owner: type = type(subject.env)
-    tools = subject.env.toolbox.tools
+    own = dict(subject.env.toolbox.tools)
+    offered = subject.offered()
+    tools = own | offered
     if not tools:
         yield found_error(f"{subject.name} has no tools", "put @tool above the methods that the agent may call")
-    for name in set(tools) - {tool.name for tool in tools_of(owner)}:
+    for name in own.keys() - offered.keys() - {tool.name for tool in tools_of(owner)}:
         yield found_error(f"{name!r} is offered to the agent but is no @tool method", "decorate it, or do not offer it")
     for tool in tools.values():
         if tool.alternative and tool.alternative not in tools:
@@ -62,10 +67,10 @@ def tools(subject: Subject) -> Iterator[Finding]:
                 "name it with at most 64 letters, digits, _ and -",
             )
         for parameter in tool.ids:
-            if parameter not in tool.spec.parameters["properties"]:
+            if parameter not in tool.spec.parameters.get("properties", {}):
                 yield found_error(
                     f"the tool {tool.name!r} lists the id {parameter!r}, which is none of its parameters",
-                    f"list some of {', '.join(tool.spec.parameters['properties']) or 'none'}",
+                    f"list some of {', '.join(tool.spec.parameters.get('properties', ())) or 'none'}",
                 )
     if any(tool.ids for tool in tools.values()) and not overridden(subject.env.fault_hooks, FaultHooks, "rotate_id"):
         yield found_warning(
@@ -133,7 +138,9 @@ def _splits(subject: Subject) -> Iterator[Finding]:
     for split in SPLITS:
         try:
             tasks = task_set(subject.env, split, _LISTED)
-        except DataError:
+        except NoTasks:
+            if subject.of_suite:  # which may be there to test alone
+                continue
             yield found_error(
                 f"the split {split!r} has no tasks",
                 f"let tasks({split!r}, rng) give some; each of {', '.join(SPLITS)} has to have its own",
@@ -215,3 +222,10 @@ def spaces(subject: Subject) -> Iterator[Finding]:
         yield found_error(
             "an episode does not begin with a message of the user", "let prompt(task) end with one; give tasks a text"
         )
+    if isinstance(env.user, UserTurns):
+        first = env.user.turns(env)[0].text
+        if not any(first in message.content for message in observation.messages):
+            yield found_error(
+                f"the user's first turn is none of the first messages: {first[:80]!r}",
+                "give UserTurns all turns: the first is what the episode begins with, and is not said again",
+            )

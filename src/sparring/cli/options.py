@@ -55,7 +55,7 @@ Envs = Annotated[
 ]
 AgentName = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A scripted agent: expert, do-nothing, blind-retry, give-up, random."),
+    typer.Option(metavar="NAME", help="A scripted agent: expert, gold, do-nothing, blind-retry, give-up, random."),
 ]
 Model = Annotated[
     str | None,
