@@ -52,6 +52,8 @@ class Subject:
     listed: dict[Split, list[Task]] = field(default_factory=dict)
     raising: set[str] = field(default_factory=set)
     """Tools of which a finding says already that they raise."""
+    done_at_once: set[str] = field(default_factory=set)
+    """Ids of the tasks that succeed when nothing is done."""
 
     @property
     def name(self) -> str:
