@@ -51,16 +51,32 @@ class ExchangeReport:
     """Why an item made nothing -> number of items."""
     inferred: dict[str, int] = field(default_factory=dict)
     """Of an import: what its source did not say and was guessed -> number of episodes."""
+    warnings: tuple[str, ...] = ()
+    """Of an import: what a reader of its numbers has to know, a sentence each."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Of an export: why a service refuses a row that was written -> number of rows."""
 
     def __str__(self) -> str:
         parts = [f"{self.form}: {self.wrote} {self.unit} from {self.came_in}"]
         if self.left_out:
             parts.append("left out: " + ", ".join(f"{n} with {why}" for why, n in self.left_out.items()))
-        if self.lost:
-            parts.append("not held: " + ", ".join(f"{what} ({n})" for what, n in self.lost.items()))
-        if self.inferred:
-            parts.append("inferred: " + ", ".join(f"{what} ({n})" for what, n in self.inferred.items()))
+        for what, counts in (
+            ("not held", self.lost),
+            ("inferred", self.inferred),
+            ("written, and refused by an upload", self.refused),
+        ):
+            if counts:
+                parts.append(f"{what}: {_listed(counts)}")
         return "; ".join(parts)
+
+
+_MOST = 24
+"""Entries of one kind that a report's line shows."""
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    shown = [f"{what} ({n})" for what, n in list(counts.items())[:_MOST]]
+    return ", ".join(shown) + (f", and {len(counts) - _MOST} more" if len(counts) > _MOST else "")
 
 
 @dataclass(frozen=True, slots=True)

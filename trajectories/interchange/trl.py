@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Literal
 from ..messages import Json
 from ..trajectory import Trajectory
 from ._form import FORMS, Exported, ForeignForm, Row, Writer
-from ._reading import (
+from ._messages import (
     SourceEpisode,
     as_list,
     as_object,
-    chat_message,
+    both_sides,
     columns_next_to,
     messages_or_text,
     named,
     need,
     shown,
-    tool_specs,
+    system_of,
+    tools_of,
+    weighted,
 )
 from ._writing import (
     NOT_IN_MESSAGES,
@@ -130,32 +132,27 @@ def episodes(row: Json) -> list[SourceEpisode]:
     """`messages`; `prompt` with `completion` (and `label`); `prompt` with `chosen` and `rejected`. Turns of a prompt
     weigh 0. A preference gives two episodes: reward 1 and 0."""
     row = as_object(row, "a record")
-    tools = tool_specs(row.get("tools"))
-    about = columns_next_to(row)
+    lost: set[str] = set()
+    tools = tools_of(row, lost=lost)
     if row.get("messages") is not None:
-        return [SourceEpisode([chat_message(m) for m in as_list(row["messages"], "messages")], tools, **about)]
+        about = columns_next_to(row, {"messages", "system"}, lost)
+        entries = as_list(row["messages"], "messages")
+        return [SourceEpisode([*system_of(row, entries), *weighted(entries, row, lost)], tools, **about)]
     before = [replace(h, weight=0.0) for h in messages_or_text(row.get("prompt"), "user", "prompt")]
     if row.get("completion") is not None:
+        about = columns_next_to(row, {"prompt", "completion"}, lost)
         label = row.get("label")
         need(label is None or isinstance(label, bool), f"expected a label of true or false, got {shown(label)}")
-        episode = SourceEpisode(
-            [*before, *messages_or_text(row["completion"], "assistant", "completion")], tools, **about
-        )
-        episode.success = label if label is not None else episode.success
-        return [episode]
+        after = row["completion"]
+        after = weighted(after, row, lost) if isinstance(after, list) else messages_or_text(after, "assistant", "")
+        return [SourceEpisode([*before, *after], tools, **about)]
     need(
         "chosen" in row and "rejected" in row,
         "expected messages, completion, or chosen and rejected, got " + named(row),
     )
-    out = []
-    for side, reward in (("chosen", 1.0), ("rejected", 0.0)):
-        messages = messages_or_text(row[side], "assistant", side)
-        if not before or [h.message for h in messages[: len(before)]] != [h.message for h in before]:
-            messages = [*before, *messages]  # else the implicit-prompt form, where both sides begin with the prompt
-        episode = SourceEpisode(messages, tools, reward=reward, inferred=["reward"])
-        episode.meta["preference"] = side
-        out.append(episode)
-    return out
+    about = columns_next_to(row, {"prompt", "chosen", "rejected"}, lost)
+    sides = {side: messages_or_text(row[side], "assistant", side) for side in ("chosen", "rejected")}
+    return both_sides(before, sides, tools, about)
 
 
 FORM = FORMS.register("trl")(
