@@ -697,7 +697,8 @@ anything = st.recursive(
 some = {"sharegpt": ["conversations"], "trl": ["messages", "prompt", "completion", "label"],
     "openai": ["messages", "tools", "request"],
     "verifiers": ["prompt", "completion", "nodes", "traces", "reward", "info"],
-    "inspect": ["messages", "scores", "events", "limit", "error", "epoch", "attachments", "input"]}  # fmt: skip
+    "inspect": ["messages", "scores", "events", "limit", "error", "epoch", "attachments", "input"],
+    "parquet": ["messages", "results", "turns", "meta", "stop"]}  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

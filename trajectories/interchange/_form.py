@@ -19,7 +19,7 @@ from ..messages import Json
 from ..registry import Registry
 
 if TYPE_CHECKING:
-    from ._reading import SourceEpisode
+    from ._messages import SourceEpisode
 
 __all__ = [
     "FORMS",
@@ -53,20 +53,18 @@ class ExchangeReport:
     """Of an import: what its source did not say and was guessed -> number of episodes."""
     warnings: tuple[str, ...] = ()
     """Of an import: what a reader of its numbers has to know, a sentence each."""
-    refused: dict[str, int] = field(default_factory=dict)
-    """Of an export: why a service refuses a row that was written -> number of rows."""
+    refused: dict[str, list[int]] = field(default_factory=dict)
+    """Of an export: why a service refuses a row that was written -> numbers of the rows, from 1."""
 
     def __str__(self) -> str:
         parts = [f"{self.form}: {self.wrote} {self.unit} from {self.came_in}"]
         if self.left_out:
             parts.append("left out: " + ", ".join(f"{n} with {why}" for why, n in self.left_out.items()))
-        for what, counts in (
-            ("not held", self.lost),
-            ("inferred", self.inferred),
-            ("written, and refused by an upload", self.refused),
-        ):
+        for what, counts in (("not held", self.lost), ("inferred", self.inferred)):
             if counts:
-                parts.append(f"{what}: {_listed(counts)}")
+                parts.append(f"{what}: {_listed({name: str(n) for name, n in counts.items()})}")
+        if self.refused:
+            parts.append(f"an upload is refused for: {_listed({why: _rows(at) for why, at in self.refused.items()})}")
         return "; ".join(parts)
 
 
@@ -74,7 +72,12 @@ _MOST = 24
 """Entries of one kind that a report's line shows."""
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _rows(numbers: Sequence[int]) -> str:
+    some = ", ".join(map(str, numbers[:3])) + ", ..." * (len(numbers) > 3)
+    return f"row {some}" if len(numbers) == 1 else f"{len(numbers)} rows: {some}"
+
+
+def _listed(counts: Mapping[str, str]) -> str:
     shown = [f"{what} ({n})" for what, n in list(counts.items())[:_MOST]]
     return ", ".join(shown) + (f", and {len(counts) - _MOST} more" if len(counts) > _MOST else "")
 

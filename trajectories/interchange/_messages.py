@@ -1,8 +1,8 @@
 """What the readers of all forms share: messages, calls, tools, weights, and the checks of a record's shape.
 
-Defines `SourceMessage`, `SourceEpisode`; `chat_message`, `messages_or_text`, `tool_call`, `called_with`, `tool_specs`,
-`tools_of`, `masked`, `weight_of`, `both_sides`, `columns_next_to`, `not_read`, `parsed`; the checks `need`, `as_object`,
-`as_list`, `as_text`, `as_number`.
+Defines `SourceMessage`, `SourceEpisode`; `chat_message`, `weighted`, `messages_or_text`, `system_of`, `reasoning_of`;
+`masked`, `weight_of`; `tool_call`, `called_with`, `tool_specs`, `tools_of`; `columns_next_to`, `both_sides`;
+`not_read`, `parsed`; the checks `need`, `as_object`, `as_list`, `as_text`, `as_number`.
 
 A field is read, or harmless, or counted: whatever else a record says is in `lost`, by the field's name.
 """
@@ -28,7 +28,7 @@ MAX_DEPTH = 64
 """Arguments nested deeper are a malformed call, as they are when sampled."""
 
 BEYOND = "more than Sparring holds: "
-"""How the error of a call begins whose arguments are JSON and not held here: a limit of ours, no fault of the policy."""
+"""How the error of a call begins whose arguments are JSON that is not held here: our limit, no fault of the policy."""
 
 
 @dataclass(frozen=True, slots=True)

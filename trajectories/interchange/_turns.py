@@ -13,6 +13,7 @@ from typing import Literal
 
 import orjson
 
+from ..errors import DataError
 from ..giving_up import says_it_cannot
 from ..messages import Action, Cause, Json, Message, Outcome, ToolCall, ToolResult
 from ..trajectory import StopReason, Task, Tokens, Trajectory, Turn
@@ -43,7 +44,7 @@ def episode_of(e: SourceEpisode, where: str, form: str, failures: Failures, reas
     for m in source:
         e.lost |= m.lost
     first = next((i for i, m in enumerate(source) if m.message.role == "assistant"), len(source))
-    need(first < len(source), "no message of an assistant in it: nothing was done")
+    need(first < len(source) or bool(e.whole), "no message of an assistant in it: nothing was done")
     prompt = tuple(m.message for m in source[:first])
     need(all(m.role != "tool" for m in prompt), "a tool's result before any call")
     turns = _cut(source[first:], {spec.name for spec in e.tools}, failures, e.weight)
@@ -52,8 +53,9 @@ def episode_of(e: SourceEpisode, where: str, form: str, failures: Failures, reas
     tokens, spans = _tokens(source)
     if spans is not None:
         turns = [replace(turn, span=span) for turn, span in zip(turns, spans, strict=True)]
-    for i, more in enumerate(e.turns[: len(turns)]):
-        turns[i] = replace(turns[i], **more)
+    if e.turns:
+        need(len(e.turns) == len(turns), f"{len(turns)} messages of the agent, and {len(e.turns)} turns")
+        turns = [replace(turn, **more) for turn, more in zip(turns, e.turns, strict=True)]
     inferred = list(e.inferred)
     if any(r.inferred for turn in turns for r in turn.results):
         inferred.append("outcomes")
@@ -89,7 +91,12 @@ def episode_of(e: SourceEpisode, where: str, form: str, failures: Failures, reas
         error=e.error,
         meta=meta,
     )
-    return replace(made, **e.whole) if e.whole else made
+    if not e.whole:
+        return made
+    try:
+        return Trajectory.from_json(replace(made, **e.whole).to_json())  # other types than ours end here
+    except ValueError as error:
+        raise DataError(f"a field is not what a trajectory holds: {error}") from None
 
 
 def _thoughtful(m: SourceMessage, reasoning: Reasoning, lost: set[str]) -> SourceMessage:

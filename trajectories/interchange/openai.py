@@ -1,15 +1,18 @@
 """OpenAI's chat messages: fine-tuning files, chat logs, logged requests with their responses.
 
-Defines `export`, `episodes`.
+Defines `export`, `refusals`, `episodes`.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+
+import orjson
 
 from ..messages import Json, ToolSpec
 from ..trajectory import StopReason, Trajectory
@@ -30,34 +33,101 @@ from ._messages import (
     tools_of,
     weighted,
 )
-from ._writing import NOT_IN_MESSAGES, calls_of, exported, message_objects, turn_messages, write_jsonl
+from ._writing import NOT_IN_MESSAGES, exported, message_objects, turn_messages, write_jsonl
 
-__all__ = ["episodes", "export"]
+__all__ = ["episodes", "export", "refusals"]
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_MOST_TOOLS = 128
+_LONGEST = 1024
+"""Characters of a tool's description."""
 
 
-def export(trajectories: Iterable[Trajectory]) -> Exported:
-    """OpenAI's chat fine-tuning: `messages`, `tools`; a turn of weight 0 has `weight: 0`. Arguments are JSON text."""
+def export(trajectories: Iterable[Trajectory], *, skip_refused: bool = False) -> Exported:
+    """OpenAI's chat fine-tuning: `messages`, `tools`; a turn of weight 0 has `weight: 0`. Arguments are JSON text.
+
+    With `skip_refused`, rows that a service's upload refuses (`refusals`) are left out; else the report names them.
+    """
     held = list(trajectories)
     rows: list[Row] = []
     left_out: Counter[str] = Counter()
+    refused: dict[str, list[int]] = {}
     for t in held:
         if not t.turns:
             left_out["no turn"] += 1
             continue
-        messages = message_objects(list(t.prompt), "text")
+        messages = [_unweighted(m) for m in message_objects(list(t.prompt), "text")]
         for turn, of_turn in zip(t.turns, turn_messages(t), strict=True):
             objects = message_objects(of_turn, "text")
-            if not turn.weight:
-                objects[0]["weight"] = 0
-            messages += objects
-        rows.append({"messages": messages} | ({"tools": [spec.openai() for spec in t.tools]} if t.tools else {}))
+            messages += objects if turn.weight else [_unweighted(m) for m in objects]
+        row = {"messages": messages} | ({"tools": [spec.openai() for spec in t.tools]} if t.tools else {})
+        reasons = refusals(row)
+        if reasons and skip_refused:
+            left_out[reasons[0]] += 1
+            continue
+        rows.append(row)
+        for why in reasons:
+            refused.setdefault(why, []).append(len(rows))
     names = (NOT_IN_MESSAGES - {"turn weights"}) | {"turn weights between 0 and 1"}
     done = exported("openai", rows, held, names, left_out)
-    refused = sum(any(not _NAME.fullmatch(c.name) or c.arguments is None for c in calls_of(t)) for t in held)
-    lost = {"malformed calls and odd tool names: an upload may be refused": refused} if refused else {}
-    return Exported(done.rows, replace(done.report, lost=lost | done.report.lost))
+    return Exported(done.rows, replace(done.report, refused=refused))
+
+
+def _unweighted(message: Row) -> Row:
+    return message | {"weight": 0} if message["role"] == "assistant" else message
+
+
+def refusals(row: Row) -> list[str]:
+    """Why an upload of OpenAI's, Fireworks' or Together's fine-tuning refuses a row of `export`; empty: it does not.
+
+    These services refuse a whole file for one such row. What only one of them refuses is said so.
+    """
+    messages, tools = row["messages"], [tool["function"] for tool in row.get("tools", ())]
+    actions = [m for m in messages if m["role"] == "assistant"]
+    calls = [c["function"] for m in actions for c in m.get("tool_calls", ())]
+    names = [f["name"] for f in (*tools, *calls)]
+    found = {
+        "no message of the assistant": not actions,
+        "no message of the assistant that is trained": bool(actions) and not any(m.get("weight", 1) for m in actions),
+        "a last message that is not the assistant's": bool(actions) and messages[-1]["role"] != "assistant",
+        "a message of the assistant without text or call": any(
+            not m["content"] and not m.get("tool_calls") for m in actions
+        ),
+        "an empty message of the system or the user": any(
+            not m["content"] for m in messages if m["role"] in ("system", "user")
+        ),
+        "results that are not those of the calls before them": not _answers(messages),
+        "arguments that are no JSON object": not all(_is_object(c["arguments"]) for c in calls),
+        "names of tools beyond [a-zA-Z0-9_-]{1,64}": not all(map(_NAME.fullmatch, names)),
+        f"more than {_MOST_TOOLS} tools": len(tools) > _MOST_TOOLS,
+        "two tools of one name": len({f["name"] for f in tools}) < len(tools),
+        f"a tool's description beyond {_LONGEST} characters": any(len(f["description"]) > _LONGEST for f in tools),
+        "two messages of one role in a row (Together)": any(
+            a["role"] == b["role"] for a, b in itertools.pairwise(messages)
+        ),
+    }
+    return [why for why, holds in found.items() if holds]
+
+
+def _answers(messages: Sequence[Row]) -> bool:
+    """Whether each call has its result right after it, and each result its call right before."""
+    waiting: set[str] = set()
+    for m in messages:
+        if m["role"] == "tool":
+            if m.get("tool_call_id") not in waiting:
+                return False
+            waiting.discard(m["tool_call_id"])
+        elif waiting:
+            return False
+        waiting |= {c["id"] for c in m.get("tool_calls", ())}
+    return not waiting
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 _ASKED = {"messages", "traj", "tools", "functions", "system"}

@@ -41,7 +41,7 @@ from ._messages import (
     tools_of,
     weight_of,
 )
-from ._writing import EVERYWHERE, all_messages, exported, tools_text, write_jsonl
+from ._writing import EVERYWHERE, all_messages, exported, tools_text, without_turn, write_jsonl
 
 __all__ = ["episodes", "export", "llama_factory", "write_llama_factory"]
 
@@ -62,8 +62,10 @@ def export(trajectories: Iterable[Trajectory]) -> Exported:
     function_call is one call or a list of calls; arguments that are text are a malformed call's, verbatim.
     """
     held = list(trajectories)
-    rows = [{"conversations": _conversation(all_messages(t)), "tools": tools_text(t.tools)} for t in held]
-    return exported("sharegpt", rows, held, EVERYWHERE)
+    rows: list[Row] = [
+        {"conversations": _conversation(all_messages(t)), "tools": tools_text(t.tools)} for t in held if t.turns
+    ]
+    return exported("sharegpt", rows, held, EVERYWHERE, without_turn(held))
 
 
 def llama_factory(trajectories: Iterable[Trajectory]) -> Exported:
@@ -77,19 +79,17 @@ def llama_factory(trajectories: Iterable[Trajectory]) -> Exported:
     held = list(trajectories)
     rows: list[Row] = []
     left_out: Counter[str] = Counter()
-    texts = 0
+    lost: Counter[str] = Counter()
     for t in held:
         try:
             entries, dropped = _alternating(t)
         except ValueError as why:
             left_out[str(why)] += 1
             continue
-        texts += dropped
+        lost.update(dropped)
         system = "\n".join(m.content for m in t.prompt if m.role == "system")
         rows.append({"conversations": entries, "system": system, "tools": tools_text(t.tools)})
-    done = exported("llama-factory", rows, held, EVERYWHERE, left_out)
-    lost = {"text next to calls": texts} if texts else {}
-    return Exported(done.rows, replace(done.report, lost=lost | done.report.lost))
+    return exported("llama-factory", rows, held, EVERYWHERE, left_out, lost)
 
 
 def write_llama_factory(rows: Sequence[Row], folder: Path, name: str = "sparring") -> None:
@@ -144,17 +144,22 @@ def _function_call(calls: Sequence[ToolCall]) -> str:
     return json.dumps(sent[0] if len(sent) == 1 else sent, ensure_ascii=False)
 
 
-def _alternating(t: Trajectory) -> tuple[list[Row], bool]:
-    """Entries that alternate, and whether text next to calls was lost. Raises `ValueError` with why there are none."""
+def _alternating(t: Trajectory) -> tuple[list[Row], set[str]]:
+    """Entries that alternate, and what was lost for that. Raises `ValueError` with why there are none."""
     messages = all_messages(t)
+    lost: set[str] = set()
     while messages and messages[-1].role != "assistant":
         messages.pop()
+        lost.add("what came after the last action")
+    systems = 0
     while messages and messages[0].role == "system":
         messages.pop(0)
+        systems += 1
+    if systems > 1:
+        lost.add("where one joined message ends and the next begins")
     if not messages:
         raise ValueError("no turn")
     out: list[Row] = []
-    lost = False
     sides: list[bool] = []  # True: the agent's
     for message in messages:
         agent = message.role == "assistant"
@@ -165,12 +170,15 @@ def _alternating(t: Trajectory) -> tuple[list[Row], bool]:
         if agent and (not sides or sides[-1]):
             raise ValueError("an action that follows no message")
         if message.tool_calls:
-            lost = lost or bool(message.content)
+            if message.content:
+                lost.add("text next to calls")
             out.append(_entry("function_call", _function_call(message.tool_calls)))
         elif agent or not sides or sides[-1]:
             out.append(_entry(_FROM[message.role], message.content))
         else:
             out[-1]["value"] += (_JOINT if message.role == "tool" else "\n\n") + message.content
+            if message.role != "tool":
+                lost.add("where one joined message ends and the next begins")
             continue
         sides.append(agent)
     return out, lost

@@ -35,6 +35,7 @@ from ._writing import (
     message_objects,
     turn_messages,
     with_tools,
+    without_turn,
     write_jsonl,
 )
 
@@ -54,8 +55,8 @@ def sft(trajectories: Iterable[Trajectory], *, arguments: Arguments = "object") 
     them is `prompt_completion`.
     """
     held = list(trajectories)
-    rows = [with_tools({"messages": message_objects(all_messages(t), arguments)}, t) for t in held]
-    return exported("trl-sft", rows, held, NOT_IN_MESSAGES)
+    rows = [with_tools({"messages": message_objects(all_messages(t), arguments)}, t) for t in held if t.turns]
+    return exported("trl-sft", rows, held, NOT_IN_MESSAGES, without_turn(held))
 
 
 def prompt_completion(trajectories: Iterable[Trajectory], *, arguments: Arguments = "object") -> Exported:
@@ -67,9 +68,14 @@ def prompt_completion(trajectories: Iterable[Trajectory], *, arguments: Argument
     held = list(trajectories)
     rows: list[Row] = []
     left_out: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     for t in held:
-        if not any(turn.weight for turn in t.turns):
+        trained = [turn for turn in t.turns if turn.weight]
+        if not trained:
             left_out["no turn that has weight"] += 1
+            continue
+        lost["which rows are of one episode"] += len(trained) > 1
+        lost["what came after the last trained turn"] += trained[-1] is not t.turns[-1] or bool(trained[-1].observation)
         before = message_objects(list(t.prompt), arguments)
         for turn, of_turn in zip(t.turns, turn_messages(t), strict=True):
             objects = message_objects(of_turn, arguments)
@@ -77,7 +83,7 @@ def prompt_completion(trajectories: Iterable[Trajectory], *, arguments: Argument
                 rows.append(with_tools({"prompt": list(before), "completion": objects[:1]}, t))
             before += objects
     names = (NOT_IN_MESSAGES - {"turn weights"}) | {"turn weights between 0 and 1"}
-    return exported("trl-prompt-completion", rows, held, names, left_out)
+    return exported("trl-prompt-completion", rows, held, names, left_out, lost)
 
 
 def preference(pairs: Iterable[Pair], *, span: Span = "episode", arguments: Arguments = "object") -> Exported:
@@ -88,7 +94,7 @@ def preference(pairs: Iterable[Pair], *, span: Span = "episode", arguments: Argu
     """
     held = list(pairs)
     rows: list[Row] = []
-    concerned = 0
+    lost: Counter[str] = Counter()
     for pair in held:
         chosen, rejected = turn_messages(pair.chosen), turn_messages(pair.rejected)
         shared = [m for of_turn in chosen[: pair.fork] for m in of_turn]
@@ -96,7 +102,11 @@ def preference(pairs: Iterable[Pair], *, span: Span = "episode", arguments: Argu
         for turns in (chosen, rejected):
             rest = [m for of_turn in turns[pair.fork :] for m in of_turn]
             sides.append(rest[:1] if span == "turn" else rest)
-        concerned += any(m.role != "assistant" for side in sides for m in side)
+            lost["what came after the first action that differs"] += len(rest) > len(sides[-1])
+        lost["which tokens the policy wrote (tool results inside a side are trained)"] += any(
+            m.role != "assistant" for side in sides for m in side
+        )
+        lost["tools of the rejected side"] += pair.rejected.tools != pair.chosen.tools
         row = {
             "prompt": message_objects([*pair.chosen.prompt, *shared], arguments),
             "chosen": message_objects(sides[0], arguments),
@@ -104,9 +114,8 @@ def preference(pairs: Iterable[Pair], *, span: Span = "episode", arguments: Argu
         }
         rows.append(with_tools(row, pair.chosen))
     both = [t for pair in held for t in (pair.chosen, pair.rejected)]
-    done = exported("trl-preference", rows, both, NOT_IN_MESSAGES)
-    lost = {"which tokens the policy wrote (tool results inside a side are trained)": concerned} if concerned else {}
-    return Exported(done.rows, replace(done.report, came_in=len(held), lost=lost | done.report.lost))
+    done = exported("trl-preference", rows, both, NOT_IN_MESSAGES, lost=lost)
+    return Exported(done.rows, replace(done.report, came_in=len(held)))
 
 
 def unpaired(trajectories: Iterable[Trajectory], *, arguments: Arguments = "object") -> Exported:
