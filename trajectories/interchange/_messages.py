@@ -86,9 +86,9 @@ class SourceEpisode:
     record: Json = None
     """Where the fields are that a caller names (`read(task_key=)`); None: the record."""
     whole: dict[str, Any] = field(default_factory=dict)
-    """Further fields of the trajectory, where the source is a record of ours."""
+    """Further fields of the trajectory, its task among them, where the source is a record of ours."""
     turns: list[dict[str, Any]] = field(default_factory=list)
-    """The same of each turn."""
+    """With `whole`: the same of each turn."""
 
 
 # --- fields ------------------------------------------------------------------------------------------------------

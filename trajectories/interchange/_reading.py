@@ -118,6 +118,7 @@ def _named(e: SourceEpisode, record: Json, task_key: str, attempt_key: str, succ
     if task_key:
         e.task_id = task_name(field_of(record, task_key, "--task-key"), task_key)
         e.lost.discard(f"column {task_key!r}")
+        e.whole.get("meta", {}).pop("task_from", None)
     if attempt_key:
         e.attempt = attempt_number(field_of(record, attempt_key, "--attempt-key"), attempt_key)
         e.lost.discard(f"column {attempt_key!r}")
@@ -128,6 +129,8 @@ def _named(e: SourceEpisode, record: Json, task_key: str, attempt_key: str, succ
         e.success = value >= 1
         e.inferred = [what for what in e.inferred if what != "success"]
         e.lost.discard(f"column {success_key!r}")
+        if "inferred" in e.whole.get("meta", {}):
+            e.whole["meta"]["inferred"] = [what for what in e.whole["meta"]["inferred"] if what != "success"]
 
 
 def _rewarded(e: SourceEpisode, success: bool | None) -> None:

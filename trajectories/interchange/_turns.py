@@ -53,7 +53,7 @@ def episode_of(e: SourceEpisode, where: str, form: str, failures: Failures, reas
     tokens, spans = _tokens(source)
     if spans is not None:
         turns = [replace(turn, span=span) for turn, span in zip(turns, spans, strict=True)]
-    if e.turns:
+    if e.whole:
         need(len(e.turns) == len(turns), f"{len(turns)} messages of the agent, and {len(e.turns)} turns")
         turns = [replace(turn, **more) for turn, more in zip(turns, e.turns, strict=True)]
     inferred = list(e.inferred)
@@ -94,8 +94,10 @@ def episode_of(e: SourceEpisode, where: str, form: str, failures: Failures, reas
     if not e.whole:
         return made
     try:
-        return Trajectory.from_json(replace(made, **e.whole).to_json())  # other types than ours end here
-    except ValueError as error:
+        task = replace(e.whole["task"], id=e.task_id)
+        made = replace(made, **{**e.whole, "task": task})
+        return Trajectory.from_json(orjson.dumps(made))  # other types than ours end here
+    except (TypeError, ValueError) as error:
         raise DataError(f"a field is not what a trajectory holds: {error}") from None
 
 
@@ -232,6 +234,8 @@ def _cut(source: Sequence[SourceMessage], offered: set[str], failures: Failures,
     turns: list[Turn] = []
     failed: dict[tuple[str, bytes], str] = {}
     starts = [i for i, m in enumerate(source) if m.message.role == "assistant"]
+    if not starts:
+        return []
     for start, end in zip(starts, [*starts[1:], len(source)], strict=True):
         action = source[start]
         after = source[start + 1 : end]
@@ -259,7 +263,7 @@ def _result(
     """What the source says of it, or the rule that was given; else what the call itself tells, else ok. Never what the
     text seems to mean."""
     if source.result is not None:
-        return replace(source.result, call_id=call.id, tool=call.name, content=source.message.content)
+        return replace(source.result, call_id=call.id, content=source.message.content)
     why = ""
     ended = source.ended
     if ended is None and failures.rules and (failed := failures.failed(source)) is not None:

@@ -66,6 +66,12 @@ _LIMITS = {
 
 _CALL = ("id", "function", "arguments", "parse_error", "view")
 
+_SAMPLE = frozenset(
+    """epoch input choices target sandbox files setup messages output scores events attachments model_usage role_usage
+    uuid error error_retries limit started_at completed_at working_time total_time timelines invalidation""".split()
+)
+"""Fields of a sample that are read, or say nothing of the conversation."""
+
 _GRADES = {"c": 1.0, "p": 0.5, "i": 0.0, "n": 0.0, "true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
@@ -75,7 +81,7 @@ def episodes(record: Json) -> list[SourceEpisode]:
     sample = as_object(sample, "a sample")
     about = log["eval"]
     attached = as_object(sample.get("attachments") or {}, "attachments")
-    lost: set[str] = set()
+    lost = not_read(sample, _SAMPLE, "sample field")
     events = [as_object(e, "an event") for e in as_list(sample.get("events") or [], "events")]
     tools = tool_specs(next((e["tools"] for e in events if e.get("event") == "model" and e.get("tools")), None), lost)
     offered = {spec.name for spec in tools}

@@ -138,6 +138,9 @@ _COLUMNS = frozenset(
 )
 
 
+_MESSAGE = ("role", "content", "tool_calls", "tool_call_id", "name")
+
+
 def episodes(row: Json) -> list[SourceEpisode]:
     """A row of `table`: all that it holds, outcomes, faults and tokens too."""
     row = as_object(row, "a record")
@@ -154,16 +157,19 @@ def episodes(row: Json) -> list[SourceEpisode]:
 
 def _episode(row: Row) -> SourceEpisode:
     lost = not_read(row, _COLUMNS, "column")
-    results = {r["call_id"]: _result(r) for r in row["results"]}
+    results = [_result(r) for r in row["results"]]
+    lost |= {what for raw in row["messages"] for what in not_read(raw, _MESSAGE, "message field")}
     messages = [chat_message(raw) for raw in row["messages"]]
-    messages = [replace(m, result=results.get(m.message.tool_call_id)) for m in messages]
+    places = [i for i, m in enumerate(messages) if m.message.role == "tool"]
+    for i, result in zip(places, results, strict=True):
+        messages[i] = replace(messages[i], result=result)
     tokens = None
     if row["token_ids"] is not None:
         tokens = Tokens(tuple(row["token_ids"]), tuple(row["sampled"]), tuple(row["logprobs"]))
     task = Task(
         row["instruction"], _json(row, "task_data"), row["task_id"], row["task_seed"], row["kind"], row["level"]
     )
-    own = ("id", "env", "agent", "seed", "faults", "expert_turns", "policy_version", "success", "reward", "error")
+    own = ("id", "env", "agent", "seed", "faults", "expert_turns", "policy_version", "error")
     whole = {name: row[name] for name in own} | {
         "task": task,
         "tokens": tokens,

@@ -80,6 +80,10 @@ def episodes(row: Json) -> list[SourceEpisode]:
 _NODE = {"parent", "message", "sampled", "token_ids", "mask", "logprobs", "tools", "functions"}
 
 
+_TRACE = {"nodes", "task", "ok", "rewards", "stop_condition", "agent", "tools", "functions", "is_timeout",
+    "errors", "timing", "is_completed"}  # fmt: skip
+
+
 def _trace(trace: Row, env: str) -> SourceEpisode:
     """The longest path of a trace's message graph, with its tokens where each message has them."""
     nodes = [as_object(n, "a node") for n in as_list(trace.get("nodes"), "nodes")]
@@ -94,6 +98,7 @@ def _trace(trace: Row, env: str) -> SourceEpisode:
     leaves = [path for i, path in enumerate(paths) if i not in parents]
     path = max(leaves, key=len)
     lost = {"branches of the message graph but the longest"} if len(leaves) > 1 else set()
+    lost |= not_read(trace, _TRACE, "trace field")
     messages = []
     for i in path:
         raw = as_object(nodes[i].get("message"), "a node's message")
