@@ -33,9 +33,11 @@ from sparring import (
     Turn,
     UnknownName,
 )
+from sparring.envs import make, task_set
 from sparring.trajectories.curation import Pair
 from sparring.trajectories.interchange import (
     Failures,
+    chat_message,
     openai,
     parquet,
     read,
@@ -1434,6 +1436,20 @@ def test_what_llama_factory_and_trl_drop_is_said() -> None:
     lost = trl.preference(pairs, span="turn").report.lost
     assert lost["what came after the first action that differs"] == 2
     assert lost["tools of the rejected side"] == 1
+
+
+def test_call_ids_survive_an_agent_of_the_users_own(tmp_path: Path) -> None:
+    """From its own endpoint, through the environment and back to it, into the record, out to a file and in again."""
+    env = make("echo")
+    observation = env.start(task_set(env, "test", 1)[0])
+    sent = {"id": "call_Xy1", "function": {"name": observation.tools[0].name, "arguments": '{"word": "tea"}'}}
+    own = chat_message({"role": "assistant", "content": None, "tool_calls": [sent]}).message
+    step = env.act(Action(own.content, own.tool_calls))
+    assert [m.openai()["tool_call_id"] for m in step.observation.messages] == ["call_Xy1"]
+    env.act(Action("Done."))
+    rows = openai.export([env.trajectory()]).rows
+    (again,) = back(rows, "openai", tmp_path / "x.jsonl")
+    assert [r.call_id for r in again.results()] == ["call_Xy1"]
 
 
 # ----------------------------------------------------------------------------------------------------- the command line

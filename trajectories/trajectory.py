@@ -190,8 +190,10 @@ class Trajectory:
 
     @property
     def effects_known(self) -> bool:
-        """Whether it says of all good calls what effect they had."""
-        return self.outcomes_known and not any(r.ok and r.took_effect is None for r in self.results())
+        """Whether it says what effect calls had, as far as that can be known. An imported one that leaves it open does
+        not know."""
+        silent = "from" in self.meta and any(r.took_effect is None for r in self.results())
+        return self.outcomes_known and not silent
 
     @cached_property
     def final_text(self) -> str:

@@ -73,7 +73,7 @@ def import_(
     Example:
       sparring import logs/run.eval --from inspect --out episodes.jsonl
       sparring import chats.jsonl --from openai --success --out gold.jsonl
-      sparring import runs.json --from openai --task-key task_id --success-key reward --errors '^Error' --out runs.jsonl
+      sparring import runs.json --from openai --errors '^Error' --success-key reward --out runs.jsonl
     """
     from ..trajectories.interchange import Failures, read, write_lines
     from ..trajectories.pages.report import visible
