@@ -33,6 +33,7 @@ from sparring import (
     Turn,
     UnknownName,
 )
+from sparring.agents import Decision, EpisodeSpec, rollout
 from sparring.envs import make, task_set
 from sparring.trajectories.curation import Pair
 from sparring.trajectories.interchange import (
@@ -1022,7 +1023,7 @@ def test_results_go_to_their_calls_by_id_then_by_name(form: str, tmp_path: Path)
     with pytest.raises(DataError, match="2 results of 'find' without tool_call_id for 2 calls"):
         read(record_in(form, same, {}, tmp_path), form)
     other = with_fields(without("tool_call_id"), 3, name="pay")
-    with pytest.raises(DataError, match="'pay'.* without its call"):
+    with pytest.raises(DataError, match=r"'pay'.* without its call"):
         read(record_in(form, other, {}, tmp_path), form)
 
 
@@ -1123,7 +1124,7 @@ def test_the_caller_names_task_attempt_and_success(form: str, tmp_path: Path) ->
     assert (t.task.id, t.attempt, t.success) == ("t7", 3, True)
     assert "success" not in t.meta.get("inferred", ())
     assert not any("prompt" in warning or "success" in warning for warning in done.report.warnings)
-    with pytest.raises(DataError, match="nothing at 'about.name', which --task-key names; there is .*about"):
+    with pytest.raises(DataError, match=r"nothing at 'about\.name', which --task-key names; there is .*about"):
         read(path, form, task_key="about.name")
     with pytest.raises(DataError, match="expected a number of 0 or more as about"):
         read(path, form, attempt_key="about")
@@ -1438,17 +1439,42 @@ def test_what_llama_factory_and_trl_drop_is_said() -> None:
     assert lost["tools of the rejected side"] == 1
 
 
+class Mine:
+    """An agent of a user's own: its endpoint gives calls their ids, and wants results to name them."""
+
+    name, parallel, version = "mine", 1, 0
+
+    def __init__(self) -> None:
+        self.told: list[str | None] = []
+
+    def begin(self, env: Any, seed: int) -> Mine:
+        return self
+
+    async def act(self, observation: Any) -> Decision:
+        results = [m.openai() for m in observation.messages if m.role == "tool"]
+        self.told += [m["tool_call_id"] for m in results]
+        if results:
+            return Decision(Action("Done."))
+        sent = {"id": "call_Xy1", "function": {"name": observation.tools[0].name, "arguments": '{"word": "tea"}'}}
+        own = chat_message({"role": "assistant", "content": None, "tool_calls": [sent]}).message
+        return Decision(Action(own.content, own.tool_calls))
+
+    def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
+        raise NotImplementedError
+
+    def tokens(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
 def test_call_ids_survive_an_agent_of_the_users_own(tmp_path: Path) -> None:
     """From its own endpoint, through the environment and back to it, into the record, out to a file and in again."""
-    env = make("echo")
-    observation = env.start(task_set(env, "test", 1)[0])
-    sent = {"id": "call_Xy1", "function": {"name": observation.tools[0].name, "arguments": '{"word": "tea"}'}}
-    own = chat_message({"role": "assistant", "content": None, "tool_calls": [sent]}).message
-    step = env.act(Action(own.content, own.tool_calls))
-    assert [m.openai()["tool_call_id"] for m in step.observation.messages] == ["call_Xy1"]
-    env.act(Action("Done."))
-    rows = openai.export([env.trajectory()]).rows
-    (again,) = back(rows, "openai", tmp_path / "x.jsonl")
+    mine = Mine()
+    (played,) = rollout("echo", mine, [EpisodeSpec(task_set(make("echo"), "test", 1)[0])])
+    assert mine.told == ["call_Xy1"]
+    (again,) = back(openai.export([played]).rows, "openai", tmp_path / "x.jsonl")
     assert [r.call_id for r in again.results()] == ["call_Xy1"]
 
 

@@ -774,7 +774,6 @@ def test_a_dead_server_is_nobodys_call() -> None:
 # ---- ids -------------------------------------------------------------------------------------------------------------
 
 
-@tool
 def say(word: str) -> str:
     """Says a word.
 
@@ -792,7 +791,7 @@ def ids_of(box: Toolbox, *given: Any) -> list[str]:
 
 
 def test_the_agents_own_call_ids_are_kept_and_what_is_no_id_is_numbered() -> None:
-    box = Toolbox([say], World())
+    box = Toolbox([Tool.from_function(say)], World())
     box.begin(None)
     assert ids_of(box, "call_Ab-9", "functions.say:0", "") == ["call_Ab-9", "functions.say:0", "c3"]
     assert ids_of(box, "call_Ab-9") == ["c4"]  # twice
@@ -801,7 +800,7 @@ def test_the_agents_own_call_ids_are_kept_and_what_is_no_id_is_numbered() -> Non
 
 
 def test_a_fork_does_not_give_an_id_twice() -> None:
-    box = Toolbox([say], World())
+    box = Toolbox([Tool.from_function(say)], World())
     box.begin(None)
     assert ids_of(box, "c2") == ["c2"]
     state = box.state.copy()
