@@ -1160,7 +1160,7 @@ def test_each_choice_of_a_response_is_an_attempt(tmp_path: Path) -> None:
         {"message": {"role": "assistant", "content": text}, "finish_reason": why}
         for text, why in (("Tea.", "stop"), ("Milk and", "length"))
     ]
-    row = {"request": {"messages": [ASK]}, "response": {"choices": choices}}
+    row: dict[str, Any] = {"request": {"messages": [ASK]}, "response": {"choices": choices}}
     first, second = read(lines(tmp_path / "x.jsonl", row), "openai").trajectories
     assert (first.final_text, first.attempt, first.stop) == ("Tea.", 0, StopReason.FINISHED)
     assert (second.final_text, second.attempt, second.stop) == ("Milk and", 1, StopReason.TOKEN_LIMIT)

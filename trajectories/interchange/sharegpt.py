@@ -240,15 +240,19 @@ def _messages(entries: Sequence[Json], lost: set[str]) -> list[SourceMessage]:
         thought = reasoning_of(entry) if who in _AGENT else ""
         if who not in _AGENT and reasoning_of(entry):
             own.add("reasoning")
-        more = {"weight": weight, "reasoning": thought, "fields": entry, "lost": frozenset(own)}
         if who == "function_call":
             calls = _function_calls(value)
             before = messages.pop() if joins else SourceMessage(Message("assistant", ""), weight)
             if before.weight != weight:
                 lost.add("a weight of its own of the text next to a call")
-            more["reasoning"] = "\n".join(text for text in (before.reasoning, thought) if text)
-            more["lost"] = frozenset(own | before.lost)
-            messages.append(SourceMessage(replace(before.message, tool_calls=calls), **more))
+            made = SourceMessage(
+                replace(before.message, tool_calls=calls),
+                weight,
+                reasoning="\n".join(text for text in (before.reasoning, thought) if text),
+                fields=entry,
+                lost=before.lost | own,
+            )
+            messages.append(made)
             joins = False
             continue
         role = _SPEAKERS[who]
@@ -257,7 +261,10 @@ def _messages(entries: Sequence[Json], lost: set[str]) -> list[SourceMessage]:
             lost.add("speakers' names")
         parts = value.split(_JOINT) if role == "tool" else []
         several = len(calls) > 1 and len(parts) == len(calls) and messages[-1].message.role == "assistant"
-        messages += [SourceMessage(Message(role, part, name=name), **more) for part in (parts if several else [value])]
+        messages += [
+            SourceMessage(Message(role, part, name=name), weight, reasoning=thought, fields=entry, lost=frozenset(own))
+            for part in (parts if several else [value])
+        ]
         joins = role == "assistant"
     return messages
 
