@@ -1212,6 +1212,29 @@ def test_a_refusal_of_the_model_is_what_it_said(tmp_path: Path) -> None:
         read(lines(tmp_path / "x.jsonl", {"messages": [ASK, {"role": "assistant", "audio": {"id": "x"}}]}), "openai")
 
 
+def test_a_batch_that_was_cut_in_its_middle_is_refused(tmp_path: Path) -> None:
+    """Results are held in the order of the calls: one that is missing in the middle would shift the others."""
+    messages = [ASK, TWICE, LENT]
+    with pytest.raises(DataError, match="a call got no result, and 'b' after it did"):
+        read(lines(tmp_path / "x.jsonl", {"messages": messages}), "openai")
+    (t,) = read(lines(tmp_path / "x.jsonl", {"messages": [ASK, TWICE, FOUND]}), "openai").trajectories
+    assert [r.call_id for r in t.results()] == ["a"]
+
+
+def test_turns_that_say_nothing_are_warned_of(tmp_path: Path) -> None:
+    done = read(lines(tmp_path / "x.jsonl", {"messages": [ASK, {"role": "assistant", "content": None}]}), "openai")
+    assert any(warning.startswith("1 turns say nothing") for warning in done.report.warnings)
+
+
+def test_success_that_is_null_is_not_judged(tmp_path: Path) -> None:
+    rows = [{"won": won, "n": 1.0, "messages": [ASK, OVER]} for won in (None, 0.5, 1, True)]
+    done = read(lines(tmp_path / "x.jsonl", *rows), "openai", success_key="won", task_key="n")
+    assert [t.success for t in done.trajectories] == [None, False, True, True]
+    assert {t.task.id for t in done.trajectories} == {"1"}
+    with pytest.raises(DataError, match="expected true, false, a number or null as won, got 'yes'"):
+        read(lines(tmp_path / "x.jsonl", rows[0] | {"won": "yes"}), "openai", success_key="won")
+
+
 # ------------------------------------------------------------------- the report of an export names exactly what is lost
 
 RICH = replace(

@@ -117,9 +117,9 @@ def at(record: Json, path: str) -> Json:
 
 
 def field_of(record: Json, path: str, option: str) -> Json:
-    """What is at a dotted path. Raises `DataError` where nothing is."""
+    """What is at a dotted path. Raises `DataError` where there is no such field."""
     found = at(record, path)
-    if found is _ABSENT or found is None:
+    if found is _ABSENT:
         there = ", ".join(sorted(map(str, record))[:12]) if isinstance(record, dict) else shown(record)
         raise DataError(f"nothing at {path!r}, which {option} names; there is {there or 'nothing'}")
     return found

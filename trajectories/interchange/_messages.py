@@ -537,16 +537,23 @@ def columns_next_to(row: Row, known: Iterable[str], lost: set[str]) -> dict[str,
 
 
 def task_name(value: Json, what: str) -> str:
-    whole = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
-    need(whole, f"expected a text or a whole number as {what}, got {shown(value)}")
+    value = _whole(value)
+    fits = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+    need(fits, f"expected a text or a whole number as {what}, got {shown(value)}")
     return clean(str(value))
 
 
 def attempt_number(value: Json, what: str) -> int:
+    value = _whole(value)
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     fits = isinstance(text, str) and re.fullmatch(r"[0-9]{1,9}", text) is not None
     need(fits, f"expected a number of 0 or more as {what}, got {shown(value)}")
     return int(text)
+
+
+def _whole(value: Json) -> Json:
+    """Whole numbers that a table has made floats, as whole numbers again."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def both_sides(

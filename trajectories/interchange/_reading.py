@@ -24,7 +24,7 @@ from ..messages import Json
 from ..trajectory import StopReason, Trajectory
 from . import parquet
 from ._failures import Failures, field_of
-from ._form import ExchangeReport, SourceRecord, readable
+from ._form import FORMS, ExchangeReport, SourceRecord, readable
 from ._messages import SourceEpisode, attempt_number, parsed, shown, task_name
 from ._turns import Reasoning, episode_of
 
@@ -69,11 +69,9 @@ def read(
     a file that cannot be opened as one of this form, where there is no episode in it at all, and for a rule of
     `failures` whose field no result has.
     """
-    known = readable()
-    if form not in known:
-        raise UnknownName("form", form, known)
-    reader = known[form]
-    assert reader.episodes is not None  # `readable`
+    reader = FORMS.get(form)
+    if reader.episodes is None:
+        raise UnknownName("form", form, readable())
     if not path.is_file():
         raise DataError(f"{path} is a folder; expected a file" if path.is_dir() else f"there is no file {path}")
     rules = failures or Failures()
@@ -124,9 +122,9 @@ def _named(e: SourceEpisode, record: Json, task_key: str, attempt_key: str, succ
         e.lost.discard(f"column {attempt_key!r}")
     if success_key and e.stop is not StopReason.INFRASTRUCTURE:
         value = field_of(record, success_key, "--success-key")
-        if not isinstance(value, bool) and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise DataError(f"expected true, false or a number as {success_key}, got {shown(value)}")
-        e.success = value >= 1
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise DataError(f"expected true, false, a number or null as {success_key}, got {shown(value)}")
+        e.success = None if value is None else value >= 1
         e.inferred = [what for what in e.inferred if what != "success"]
         e.lost.discard(f"column {success_key!r}")
         if "inferred" in e.whole.get("meta", {}):
@@ -179,6 +177,9 @@ def _warnings(trajectories: Sequence[Trajectory]) -> Iterator[str]:
             f"how {guessed} of {len(results)} calls ended is not told: metrics of failures leave them out. --errors "
             "says which results failed"
         )
+    empty = sum(not turn.action.content and not turn.action.tool_calls for t in trajectories for turn in t.turns)
+    if empty:
+        yield f"{empty} turns say nothing and call nothing: training on them teaches that"
     silent = sum(t.success is None for t in trajectories)
     if silent == len(trajectories):
         yield "success is not told, so no episode is judged: --success-key names the field that says it"

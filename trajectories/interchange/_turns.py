@@ -242,15 +242,17 @@ def _cut(source: Sequence[SourceMessage], offered: set[str], failures: Failures,
         results = {m.message.tool_call_id: m for m in after if m.message.role == "tool"}
         last = max((i for i, m in enumerate(after) if m.message.role == "tool"), default=-1)
         need(last < len(results), "a result behind another message: expected results right after the calls")
-        made = []
-        for call in action.message.tool_calls:
-            if call.id in results:
-                key = (call.name, orjson.dumps(call.arguments, option=orjson.OPT_SORT_KEYS) + call.raw.encode())
-                made.append(_result(call, results[call.id], offered, failed.get(key), failures))
-                if made[-1].ok:
-                    failed.pop(key, None)
-                else:
-                    failed[key] = call.id
+        made: list[ToolResult] = []
+        for i, call in enumerate(action.message.tool_calls):
+            if call.id not in results:
+                continue
+            need(len(made) == i, f"a call got no result, and {call.id!r} after it did")
+            key = (call.name, orjson.dumps(call.arguments, option=orjson.OPT_SORT_KEYS) + call.raw.encode())
+            made.append(_result(call, results[call.id], offered, failed.get(key), failures))
+            if made[-1].ok:
+                failed.pop(key, None)
+            else:
+                failed[key] = call.id
         messages = tuple(m.message for m in after if m.message.role != "tool")
         taken = Action(action.message.content, action.message.tool_calls)
         turns.append(Turn(taken, tuple(made), messages, weight=action.weight * weight))
