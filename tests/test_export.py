@@ -1194,6 +1194,7 @@ def test_a_call_by_another_name_for_arguments_is_never_empty(tmp_path: Path) -> 
 
 def test_a_refusal_of_the_model_is_what_it_said(tmp_path: Path) -> None:
     refusal = "I will not."
+    message: dict[str, Any]
     for message in (
         {"role": "assistant", "content": None, "refusal": refusal},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": refusal}]},
