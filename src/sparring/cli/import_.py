@@ -23,7 +23,7 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="JSON lines; .json or .eval of inspect; Parquet of TRL's columns.", show_default=False
+            metavar="FILE", help="JSON lines or one array; .eval or .json of inspect; Parquet.", show_default=False
         ),
     ],
     source: Annotated[
