@@ -769,3 +769,41 @@ def test_a_dead_server_is_nobodys_call() -> None:
     env.start(Task("Ask."))
     with pytest.raises(InfrastructureError, match="the server died"):
         env.act(Action.call("ask"))
+
+
+# ---- ids -------------------------------------------------------------------------------------------------------------
+
+
+def say(word: str) -> str:
+    """Says a word.
+
+    Args:
+        word: What to say.
+    """
+    return word
+
+
+def ids_of(box: Toolbox, *given: Any) -> list[str]:
+    """The ids of calls after they were made; each result has its call's."""
+    made = box.execute_all([ToolCall("say", {"word": "tea"}, id=id) for id in given])
+    assert [result.call_id for _, result in made] == [call.id for call, _ in made]
+    return [call.id for call, _ in made]
+
+
+def test_the_agents_own_call_ids_are_kept_and_what_is_no_id_is_numbered() -> None:
+    box = Toolbox([Tool.from_function(say)], World())
+    box.begin(None)
+    assert ids_of(box, "call_Ab-9", "functions.say:0", "") == ["call_Ab-9", "functions.say:0", "c3"]
+    assert ids_of(box, "call_Ab-9") == ["c4"]  # twice
+    assert ids_of(box, "c6", "") == ["c6", "c7"]  # the number that a call without id would have got
+    assert ids_of(box, "\ud800", "x" * 129, "a b", "\x1b[31m", 7) == ["c8", "c9", "c10", "c11", "c12"]
+
+
+def test_a_fork_does_not_give_an_id_twice() -> None:
+    box = Toolbox([Tool.from_function(say)], World())
+    box.begin(None)
+    assert ids_of(box, "c2") == ["c2"]
+    state = box.state.copy()
+    assert ids_of(box, "", "mine") == ["c3", "mine"]
+    box.resume(state)
+    assert ids_of(box, "c2", "mine") == ["c3", "mine"]

@@ -72,9 +72,25 @@ class ToolboxState:
     told: tuple[ToolSpec, ...] = ()
     """The tools as the agent has last been told of them."""
 
+    ids: set[str] = field(default_factory=set)
+    """Of the calls so far."""
+
     def copy(self) -> ToolboxState:
         faults = self.faults.copy() if self.faults else None
-        return replace(self, faults=faults, failed=dict(self.failed), gone=set(self.gone))
+        return replace(self, faults=faults, failed=dict(self.failed), gone=set(self.gone), ids=set(self.ids))
+
+    def named(self, id: str) -> str:
+        """The id of a call: the agent's own, where it gave one that is plain and new in the episode."""
+        if not isinstance(id, str) or id in self.ids or not _ID.fullmatch(id):
+            n = self.calls
+            while (id := f"c{n}") in self.ids:
+                n += 1
+        self.ids.add(id)
+        return id
+
+
+_ID = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
+"""An id that an agent's call may have: endpoints match results to calls by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +317,7 @@ class Toolbox:
         started = time.perf_counter()
         canonical, error = _canonical(call)
         name, raw = _clean(call.name), _clean(call.raw)
-        call = ToolCall(name, None if error else call.arguments, raw, f"c{state.calls}", error)
+        call = ToolCall(name, None if error else call.arguments, raw, state.named(call.id), error)
         key = (name, canonical)
         earlier = state.failed.get(key)
         pending = _Pending(call, key, earlier[0] if earlier else None, started)

@@ -75,7 +75,7 @@ class ToolCall:
     raw: str = ""
     """The sampled text between the call's marks, verbatim; empty for calls made by code."""
     id: str = ""
-    """Unique in the episode; set by the environment when the call is executed."""
+    """Unique in the episode. The agent's own where it gave one, else set when the call is executed."""
     error: str = ""
 
 

@@ -196,6 +196,18 @@ class Trajectory:
         """Whether this episode belongs in a denominator."""
         return self.success is not None and not self.stop.no_verdict
 
+    @property
+    def outcomes_known(self) -> bool:
+        """Whether the record says of all calls how they ended. An imported one may only guess."""
+        return not any(r.inferred for r in self.results())
+
+    @property
+    def effects_known(self) -> bool:
+        """Whether it says what effect calls had, as far as that can be known. An imported one that leaves it open does
+        not know."""
+        silent = "from" in self.meta and any(r.took_effect is None for r in self.results())
+        return self.outcomes_known and not silent
+
     @cached_property
     def final_text(self) -> str:
         """What the agent said last, without a call; empty when the episode ended otherwise."""
@@ -203,6 +215,7 @@ class Trajectory:
         return last.content if last is not None and not last.tool_calls else ""
 
     def failed_calls(self) -> int:
+        """Calls whose outcome is not ok; of an imported record these may be guesses (`outcomes_known`)."""
         return sum(r.outcome is not Outcome.OK for r in self.results())
 
     def to_json(self) -> bytes:

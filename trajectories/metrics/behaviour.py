@@ -165,8 +165,9 @@ def duplicate_effects(trajectory: Trajectory) -> int:
 
 
 def outcome_mix(trajectories: Iterable[Trajectory]) -> dict[Outcome, float]:
-    """Each outcome's number per 100 calls of judged episodes, in the order of `Outcome`; absent ones are left out."""
-    counts = Counter(r.outcome for t in split(trajectories)[0] for r in t.results())
+    """Each outcome's number per 100 calls of judged episodes, in the order of `Outcome`; absent ones are left out. Only
+    calls whose record says how they ended: what was inferred is in no share."""
+    counts = Counter(r.outcome for t in split(trajectories)[0] for r in t.results() if not r.inferred)
     return {outcome: 100 * counts[outcome] / counts.total() for outcome in Outcome if counts[outcome]}
 
 

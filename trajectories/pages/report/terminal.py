@@ -72,6 +72,8 @@ def show_trajectory(trajectory: Trajectory) -> Group:
     """One episode, top to bottom: messages, calls, each result with its outcome, cause, fault and effect in words."""
     t = trajectory
     verdict = "not judged" if not t.judged else "success" if t.success else "failure"
+    if t.judged and "success" in t.meta.get("inferred", ()):
+        verdict += " (inferred)"
     tone = "bold" if not t.judged else "bold green" if t.success else "bold red"
     out: list[RenderableType] = [
         _line((f"{t.env} ", "bold"), (f"task {t.task.id} ", ""), (f"episode {t.id}", "dim")),
