@@ -40,6 +40,7 @@ _FACTS: dict[str, Callable[[Trajectory], bool]] = {
     "success": lambda t: t.success is not None,
     "stop reason": lambda t: True,
     "thinking": lambda t: any(turn.action.thinking for turn in t.turns),
+    "sampling temperature": lambda t: t.temperature != 1,
     "turn weights": lambda t: any(turn.weight != 1 for turn in t.turns),
     "turn weights between 0 and 1": lambda t: any(turn.weight not in (0, 1) for turn in t.turns),
     "task, environment, agent and attempt": lambda t: True,

@@ -201,7 +201,7 @@ def _episode(row: Row) -> SourceEpisode:
 
 def _message(raw: Row) -> SourceMessage:
     said = chat_message({name: value for name, value in raw.items() if name != "thinking"})
-    return replace(said, message=replace(said.message, thinking=raw["thinking"]))
+    return replace(said, message=replace(said.message, thinking=raw.get("thinking") or ""))
 
 
 def _result(raw: Row) -> ToolResult:
