@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import enum
 import functools
+import gc
 import json
 import math
 import typing
@@ -35,6 +37,7 @@ from sparring.tools import (
     Unauthenticated,
     Unavailable,
     merge,
+    methods,
     parse_call,
     tool,
     tools_of,
@@ -267,6 +270,69 @@ def test_a_wrong_schema_is_refused(schema: Any, message: str) -> None:
         toolset(Tool.from_schema("f", lambda: None, schema, description="F.")) if schema else toolset(
             Tool(ToolSpec("f", "F.", schema), lambda: None)
         )
+
+
+TUPLE = {"type": "array", "items": [{"type": "number"}, {"type": "string"}]}
+ABOVE = {"type": "integer", "minimum": 0, "exclusiveMinimum": True}
+LONG = "^.{0,262144}$"
+OLD = "http://json-schema.org/draft-0{}/schema#"
+NEW = "https://json-schema.org/draft/{}/schema"
+
+
+@pytest.mark.parametrize(
+    ("draft", "shown", "right", "wrong"),
+    [
+        (OLD.format(7), TUPLE, [1, "a"], ["a", 1]),
+        (OLD.format(7).rstrip("#"), TUPLE, [1, "a"], ["a", 1]),
+        (OLD.format(7).replace("http:", "https:"), TUPLE, [1, "a"], ["a", 1]),
+        (OLD.format(6), TUPLE, [1, "a"], ["a", 1]),
+        (OLD.format(4), ABOVE, 1, 0),
+        (NEW.format("2019-09"), TUPLE, [1, "a"], ["a", 1]),
+        (NEW.format("2020-12"), {"prefixItems": [{"type": "number"}]}, [1], ["a"]),
+        (OLD.format(7), {"prefixItems": [{"type": "number"}], "type": "array"}, ["a"], 1),  # no keyword of draft 7
+        (None, TUPLE, [1, "a"], ["a", 1]),
+        (None, ABOVE, 1, 0),
+        (None, {"prefixItems": [{"type": "number"}]}, [1], ["a"]),
+        ("https://example.org/our-own", TUPLE, [1, "a"], ["a", 1]),
+    ],
+)
+def test_the_draft_that_a_schema_declares_is_followed(draft: str | None, shown: Any, right: Any, wrong: Any) -> None:
+    schema = {"type": "object", "properties": {"at": shown}, **({"$schema": draft} if draft else {})}
+    box = Toolbox(toolset(("go", lambda at: "gone", {**schema, "description": "Go."})), World())
+    assert run(box, "go", at=right).ok
+    assert run(box, "go", at=wrong).outcome is Outcome.INVALID_ARGUMENTS
+
+
+@pytest.mark.parametrize(
+    ("draft", "shown"), [(NEW.format("2020-12"), TUPLE), (OLD.format(7), ABOVE), (OLD.format(3), {}), (7, {})]
+)
+def test_a_schema_that_breaks_its_own_draft_is_refused(draft: Any, shown: Any) -> None:
+    with pytest.raises(EnvError, match="wrong JSON Schema"):
+        toolset(
+            ("go", lambda: "", {"type": "object", "properties": {"at": shown}, "$schema": draft, "description": "G"})
+        )
+
+
+def test_a_pattern_that_the_validator_cannot_use_is_not_checked(caplog: pytest.LogCaptureFixture) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "text": {"type": "string", "pattern": LONG},
+            "pattern": {"const": {"pattern": LONG}},
+            "map": {"patternProperties": {LONG: {}, "^n": {"type": "integer"}}, "additionalProperties": False},
+        },
+        "description": "Go.",
+    }
+    made = Tool.from_schema("go", lambda **_: "gone", schema)
+    assert LONG in caplog.text
+    assert made.spec.parameters["properties"]["text"]["pattern"] == LONG
+    box = Toolbox([made], World())
+    right: dict[str, Any]
+    for right in ({"text": "a"}, {"pattern": {"pattern": LONG}}, {"map": {"a": "b", "n": 1}}):
+        assert run(box, "go", **right).ok
+    wrong: dict[str, Any]
+    for wrong in ({"text": 1}, {"pattern": {}}, {"map": {"n": "b"}}):
+        assert run(box, "go", **wrong).outcome is Outcome.INVALID_ARGUMENTS
 
 
 def test_a_schema_nested_beyond_reason_is_refused() -> None:
@@ -797,7 +863,7 @@ def test_a_bug_in_a_tool_shows_no_internals(effect: bool) -> None:
     assert result.took_effect is (None if effect else False)
 
 
-@pytest.mark.parametrize("value", ["\ud800", 2**70, {"deep": [2**70]}])
+@pytest.mark.parametrize("value", ["\ud800", {"deep": ["\ud800", 2**70]}])
 def test_a_result_that_cannot_be_recorded_is_the_tools_bug(value: Any) -> None:
     def give() -> Any:
         """Give a value."""
@@ -811,7 +877,11 @@ def test_a_result_that_cannot_be_recorded_is_the_tools_bug(value: Any) -> None:
     [
         (7, "7"), (None, "null"), ("as is", "as is"), ({"b": 1, "a": [True]}, '{"b":1,"a":[true]}'),
         ({1: 2}, '{"1":2}'), ((1, 2), "[1,2]"), (np.array([1, 2]), "[1,2]"), (Size.LARGE, '"L"'),
-        (Point(1), '{"x":1,"y":0}'), ("é", "é"), (float("nan"), "null"),
+        (Point(1), '{"x":1,"y":0}'), ("é", "é"), (float("nan"), '"NaN"'),
+        ({"mean": float("nan"), "max": [float("inf"), -math.inf], "none": None},
+         '{"mean":"NaN","max":["Infinity","-Infinity"],"none":null}'),
+        (np.array([1.5, np.nan]), '[1.5,"NaN"]'),
+        ({"at": Point(1), "n": float("nan")}, '{"at":{"x":1,"y":0},"n":"NaN"}'),
     ],
 )  # fmt: skip
 def test_results_are_compact_json(value: Any, content: str) -> None:
@@ -823,6 +893,34 @@ def test_results_are_compact_json(value: Any, content: str) -> None:
     assert result.content == content
     if not isinstance(value, str):
         assert result.value == json.loads(content)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [2**64, -(2**63) - 1, math.factorial(25), -(10**30), math.factorial(2000)],
+    ids=["2**64", "below -2**63", "25!", "-10**30", "2000!"],
+)
+def test_numbers_beyond_64_bits_keep_their_digits(number: int) -> None:
+    """They are shown as numbers, and are texts in the record, which every reader of JSON keeps."""
+    digits = f"{decimal.Decimal(number):f}"
+    for value, content, recorded in (
+        (number, digits, digits),
+        (
+            {"id": number, "n": [1, 2.5, None]},
+            f'{{"id":{digits},"n":[1,2.5,null]}}',
+            {"id": digits, "n": [1, 2.5, None]},
+        ),
+        (Point(number), f'{{"x":{digits},"y":0}}', {"x": digits, "y": 0}),
+    ):
+
+        def give(value: Any = value) -> Any:
+            """Give a value."""
+            return value
+
+        made = Tool.from_schema("give", give, {"type": "object"})
+        result = Toolbox((made,), World(), max_output=10_000).execute(ToolCall("give", {}))[1]
+        assert (result.content, result.value) == (content, recorded)
+        orjson.dumps(result.value)
 
 
 def test_a_recorded_value_does_not_change_with_the_world() -> None:
@@ -1050,6 +1148,140 @@ def test_a_class_of_the_enclosing_function_is_found() -> None:
         assert made.arguments is not None
         assert made.validator.is_valid({"colour": "red"})
         assert not made.validator.is_valid({"colour": "blue"})
+
+
+def made_here() -> list[Any]:
+    """Functions, none marked with @tool, whose hints name what only this function knows; `Size` is not the module's."""
+    from decimal import Decimal
+
+    class Size(enum.Enum):
+        SMALL = "small"
+
+    class Paper(enum.Enum):
+        A4 = "a4"
+
+    @dataclasses.dataclass
+    class Order:
+        paper: Paper
+        count: int = 1
+
+    Way = Literal["air", "sea"]
+
+    def pick(size: Size) -> str:
+        """Pick a size."""
+        return size.name
+
+    def order(what: Order, way: Way = "air") -> str:
+        """Order it."""
+        return f"{what.paper.name} {what.count} {way}"
+
+    def pay(price: Decimal) -> str:
+        """Pay it."""
+        return f"{type(price).__name__} {price}"
+
+    async def later(sizes: list[Size], other: Size | None = None) -> str:
+        """Pick later."""
+        return f"{[size.name for size in sizes]} {other}"
+
+    return [pick, order, pay, later]
+
+
+def made_with(kind: Any, json: Any) -> list[Any]:
+    """Functions whose hints depend on an argument, which is not known any more. `json` is not the module here."""
+    Kind = Literal[kind]  # type: ignore[valid-type]  # known at run time alone
+
+    class Named(enum.Enum):
+        ONE = json
+
+    def by_kind(it: Kind) -> None:
+        """By kind."""
+
+    def by_name(it: Named) -> None:
+        """By name."""
+
+    return [by_kind, by_name]
+
+
+class Painter:
+    class Colour(enum.Enum):
+        RED = "red"
+
+    def brush(self, colour: Colour) -> str:
+        """Brush it."""
+        return colour.name
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_what_only_the_function_around_knows_is_found_when_it_has_returned(collected: bool) -> None:
+    made = made_here()
+    if collected:
+        gc.collect()
+    box = Toolbox(toolset(*made), World())
+    assert run(box, "pick", size="small").content == "SMALL"
+    assert run(box, "pick", size="large").outcome is Outcome.INVALID_ARGUMENTS
+    assert run(box, "order", what={"paper": "a4"}, way="sea").content == "A4 1 sea"
+    assert run(box, "pay", price="1.50").content == "Decimal 1.50"
+    assert run(box, "later", sizes=["small"]).content == "['SMALL'] None"
+
+
+def test_what_depends_on_an_argument_is_not_made_up() -> None:
+    for function in made_with("x", "y"):
+        with pytest.raises(EnvError, match=r"name '(Kind|Named)' is not defined; mark it with @tool where"):
+            toolset(function)
+
+
+def test_a_class_inside_of_the_class_of_a_method_is_found() -> None:
+    box = Toolbox(toolset(Painter().brush, *methods(Painter, "brush", at="x", name="other")), World())
+    assert run(box, "brush", colour="red").content == "RED"
+
+
+def test_partials_and_objects_that_can_be_called() -> None:
+    def sum_up(a: int, b: Annotated[int, "the second"] = 2) -> int:
+        """Sum up."""
+        return a + b
+
+    class Doubler:
+        def __call__(self, n: Annotated[int, "what"]) -> int:
+            """Double it."""
+            return 2 * n
+
+    first = Tool.from_function(functools.partial(sum_up, b=3), name="first")
+    second = Tool.from_function(functools.partial(sum_up, 10), name="second")
+    third = Tool.from_function(Doubler(), name="third")
+    assert [made.spec.description for made in (first, second, third)] == ["Sum up.", "Sum up.", "Double it."]
+    assert list(second.spec.parameters["properties"]) == ["b"]
+    box = Toolbox([first, second, third], World())
+    assert [run(box, "first", a=1).value, run(box, "second", b=1).value, run(box, "third", n=4).value] == [4, 11, 8]
+
+
+def test_defaults_of_every_kind_fit_what_is_shown() -> None:
+    wrong: Any = "three"
+
+    def take(
+        choice: Literal["a"] = wrong,
+        size: Size = Size.LARGE,
+        when: datetime.date = datetime.date(2026, 1, 31),
+        home: Address = Address(street="Elm", number=2),  # noqa: B008  # what people write
+        point: Point = Point(1),  # noqa: B008
+        pair: tuple[int, int] = (1, 2),
+        names: frozenset[str] = frozenset(),
+        data: bytes = b"x",
+        least: float = -math.inf,
+        odd: float = math.nan,
+        count: int = wrong,
+    ) -> str:
+        """Take all."""
+        return str(count)
+
+    made = Tool.from_function(take)
+    shown = made.spec.parameters["properties"]
+    for name, value in shown.items():
+        if "default" in value:
+            assert made.validator.is_valid({name: value["default"]}), name
+    assert {"size", "when", "home", "pair"} <= {name for name, value in shown.items() if "default" in value}
+    assert not {"choice", "least", "odd", "count"} & {name for name, value in shown.items() if "default" in value}
+    json.dumps(made.spec.parameters, allow_nan=False)
+    assert run(Toolbox([made], World()), "take").content == "three"
 
 
 def test_a_shown_schema_accepts_its_own_default() -> None:

@@ -27,10 +27,12 @@ from ..trajectories.messages import Cause, Json, Outcome, ToolCall, ToolResult, 
 from .background import Lane, run_async
 from .deadline import GRACE, MAX_PAYLOAD, run_forked
 from .definition import Form, Tool
+from .digits import shown
 from .errors import FOREIGN, InvalidArguments, RateLimited, ToolError
 from .faults import FaultSite, FaultState, Injection
 from .models import first_error
 from .sets import merge
+from .wholes import whole_numbers
 
 __all__ = ["Errors", "Fidelity", "Toolbox", "ToolboxState", "Validation"]
 
@@ -242,14 +244,14 @@ class Toolbox:
         """
         self._extra = {}
         self.state = ToolboxState(faults, episode=episode)
-        self._set(self._given if tools is None else _standing(tools))
+        self._set(self._given if tools is None else _by_name(tools))
         self.state.first = self.state.told = self._present
 
     def offer(self, tools: Sequence[Tool]) -> None:
         """These are the tools on offer from now on. A call of one that was there before is `gone`, of one that was not
         there yet `unknown_tool`. Raises `EnvError` where two have one name."""
         state, before = self.state, self._on_offer
-        now = _standing(tools)
+        now = _by_name(tools)
         if now.keys() != before.keys():
             state.past = (state.past | before.keys()) - now.keys()
             state.gone -= now.keys() - before.keys()  # one that came back
@@ -270,7 +272,7 @@ class Toolbox:
         self.state = state.copy()
         known, names = {**self._given, **self._extra}, self.state.offered
         here = [known[name] for name in names if name in known]
-        self._set(self._given if names == tuple(self._given) else _standing(here))
+        self._set(self._given if names == tuple(self._given) else _by_name(here))
 
     def _set(self, now: dict[str, Tool]) -> None:
         self._on_offer = now
@@ -403,11 +405,8 @@ class Toolbox:
         """JSON as what the function's hints ask for. Raises pydantic's `ValidationError` where it is to be valid."""
         if self._raw:
             return arguments
+        arguments = whole_numbers(tool.spec.parameters, arguments)
         if tool.arguments is None:
-            for name in tool.whole:
-                value = arguments.get(name)
-                if type(value) is float and value.is_integer():
-                    arguments[name] = int(value)
             return arguments
         try:
             model = tool.arguments.model_validate(arguments)
@@ -574,14 +573,13 @@ class Toolbox:
         return [_NOT_RUN if p.tool is None else next(answers) for p in opened]
 
     def _rendered(self, tool: Tool, raw: Any) -> _Answer:
-        """What the agent sees, and the same as a JSON value that shares nothing with the world. Raises whatever the
+        """What the agent sees, and the same as a JSON value that shares nothing with the world. Raises what the
         value's own code raises, and `TypeError` for a value that is no JSON."""
         if isinstance(raw, str):
             text = value = raw if type(raw) is str else str.__str__(raw)
             text.encode()  # a lone surrogate would break every record: the tool's bug, found here
         elif self.render is None:
-            data = orjson.dumps(raw, default=_json_of, option=_DUMP)
-            text, value = data.decode(), orjson.loads(data)
+            text, value = shown(raw, _json_of)
         if self.render is not None:
             text = str(self.render(raw))
             text.encode()
@@ -593,8 +591,7 @@ class Toolbox:
                 message = wrong if isinstance(wrong, str) else text
                 failure = _Failure(Outcome.TOOL_ERROR, message, took_effect=None if tool.effect else False)
             own = self.fidelity == "suite" and self.hint_level >= 2 and not isinstance(wrong, str)
-            shown = text if own else None
-            return _Answer(failure=replace(failure, shown=shown))
+            return _Answer(failure=replace(failure, shown=text if own else None))
         return _Answer(text, value)
 
     # ---- after it has run --------------------------------------------------------------------------------------------
@@ -696,7 +693,7 @@ class Toolbox:
         return orjson.dumps(body).decode()
 
 
-def _standing(tools: Sequence[Tool]) -> dict[str, Tool]:
+def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
     """Tools by name; a second route that is not among them is none. Raises `EnvError` where two have one name."""
     named = {t.name: t for t in merge(tools)}
     return {name: t if not t.alternative or t.alternative in named else t.alone() for name, t in named.items()}
@@ -704,7 +701,6 @@ def _standing(tools: Sequence[Tool]) -> dict[str, Tool]:
 
 _NOBODY_REFUSED = (Outcome.TIMEOUT, Outcome.CRASHED, Outcome.UNAVAILABLE, Outcome.RATE_LIMITED)
 _OWN_FILES = str(Path(__file__).resolve().parent)
-_DUMP = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _NOT_RUN = _Answer()
 _ADDRESS = re.compile(r"<.* at 0x[0-9a-fA-F]+>", re.DOTALL)
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from ...tools.definition import Tool
 from ...trajectories.blame import line_of, place_of, trace_of
 from ...trajectories.errors import DataError, EnvError
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
-from ..facets import ToolRules, User, overridden
 from ..hooks import bug, files_of
-from ..task import SPLITS, Split, task_set
+from ..task import Split
 
 __all__ = ["CheckFunction", "Finding", "Subject", "at", "found_error", "found_warning", "raised", "share"]
 
@@ -50,10 +48,10 @@ class Subject:
     """Makes one like it. Raises `TypeError` where the class cannot be made without options."""
     n: int
     listed: dict[Split, list[Task]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    """Ids of tasks that are done as they begin, as those of a suite may be where nothing is to be done."""
     raising: set[str] = field(default_factory=set)
     """Tools of which a finding says already that they raise."""
-    done_at_once: set[str] = field(default_factory=set)
-    """Ids of the tasks that succeed when nothing is done."""
 
     @property
     def name(self) -> str:
@@ -85,26 +83,6 @@ class Subject:
     @property
     def has_expert(self) -> bool:
         return type(self.env).solve is not ToolEnv.solve
-
-    @property
-    def of_suite(self) -> bool:
-        """Whether it keeps a foreign suite's rules."""
-        return self.env.tool_rules.fidelity == "suite"
-
-    def offered(self) -> dict[str, Tool]:
-        """The tools that tasks begin with, where they are not always those of the class."""
-        rules, found = self.env.tool_rules, dict[str, Tool]()
-        if not overridden(rules, ToolRules, "offered") and not overridden(self.env.user, User, "tools"):
-            return found
-        for split in SPLITS:
-            try:
-                tasks = task_set(self.env, split, self.n)
-            except DataError:  # told of where tasks are looked at
-                continue
-            for task in tasks:
-                self.env.start(task)
-                found |= {spec.name: self.env.toolbox.tools[spec.name] for spec in self.env.toolbox.specs}
-        return found
 
 
 CheckFunction = Callable[[Subject], Iterator[Finding]]

@@ -19,7 +19,7 @@ from ...tools.definition import Tool
 from ...tools.faults import FAULTS
 from ...tools.plans import FaultPlan
 from ...trajectories.blame import is_users, place_of
-from ...trajectories.messages import Action, Json, Outcome, ToolCall, ToolResult
+from ...trajectories.messages import Action, Cause, Json, Outcome, ToolCall, ToolResult
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
 from ..experts import play
@@ -28,6 +28,7 @@ from ..hooks import files_of, must
 from ..spaces import sample_json
 from .episodes import difference, episode
 from .findings import Finding, Subject, at, found_error, found_warning, raised
+from .suites import hardly_meant, of_suite
 
 __all__ = ["hooks", "hostile", "tool_bug"]
 
@@ -39,8 +40,6 @@ _ENOUGH_S = 6.0
 """After so long, one episode of each kind has to do: a slow world."""
 _MOST = 6
 """Bugs that are told."""
-_UNMEANT = ("AttributeError", "ImportError", "ModuleNotFoundError", "NameError", "UnboundLocalError", "TypeError")
-"""What a suite hardly says to its agents on purpose."""
 _WORDS = ("", "?", "Done.", "Cannot do it.", "x" * 3000, "Näher, my \N{GRINNING FACE} {}")
 _ODD: tuple[Json, ...] = (
     None, "", " ", "nobody", "x" * 5000, "\x00", "../..", "1; drop table x", -1, 0, 1, 2**53, 0.5, 1e15, True, [],
@@ -114,15 +113,17 @@ def tool_bug(subject: Subject, seen: Sequence[object]) -> Iterator[Finding]:
     for turn in seen:
         for call, result in zip(_calls_of(turn), getattr(turn, "results", ()), strict=False):
             if result.outcome is Outcome.TOOL_ERROR and result.error and result.tool not in subject.raising:
-                subject.raising.add(result.tool)
                 last = result.error.strip().splitlines()[-1]
-                if subject.of_suite:  # what it raises is what it says to the agent
-                    if last.partition(":")[0] in _UNMEANT:
+                if of_suite(subject.env):  # what it raises is what it says to the agent; some of it is hardly meant so
+                    if hardly_meant(last) and result.cause is Cause.TOOL:
+                        subject.raising.add(result.tool)
                         yield found_warning(
-                            f"the tool {result.tool!r} raised {last[:200]} for {str(call.arguments)[:120]}",
+                            f"the tool {result.tool!r} raised {last[:200]} ({_place(subject, result)}) for "
+                            f"{str(call.arguments)[:120]}",
                             "look whether the suite does so itself, or the wrapper is wrong: at=, injected, setup",
                         )
                     continue
+                subject.raising.add(result.tool)
                 yield found_error(
                     f"the tool {result.tool!r} raised {last[:200]} ({_place(subject, result)}) for "
                     f"{str(call.arguments)[:120]}",

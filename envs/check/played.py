@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from ...tools.faults import FAULTS
 from ...tools.plans import FaultPlan
-from ...trajectories.messages import Action, Outcome
-from ...trajectories.trajectory import StopReason, Task, Turn
+from ...trajectories.messages import Outcome
+from ...trajectories.trajectory import StopReason, Task
 from ..env import Step, ToolEnv
 from ..episode import Verdict
 from ..experts import play
-from ..recorded import changes_nothing, play_recorded, recorded_actions
+from ..recorded import recorded_actions
 from ..spaces import ActionSpace
 from .episodes import verdict
 from .findings import Finding, Subject, found_error, found_warning, share
 from .hostile import tool_bug
+from .suites import not_meant, of_suite, offered, said
 
-__all__ = ["expert", "nothing", "recorded", "samples"]
+__all__ = ["expert", "nothing", "samples"]
 
 _SAMPLES = 60
 """Random calls that are tried."""
@@ -38,12 +39,14 @@ def nothing(subject: Subject) -> Iterator[Finding]:
                 "let success(task) and the reward terms look, and change nothing",
             )
             return
-        step = _said(subject.env, "Done.")
+        if before[0]:
+            subject.done.add(task.id)
+        step = said(subject.env, "Done.")
         if before[0] or subject.env.judge()[0]:
             solved.append(task)
         yield from _reward(subject, step)
         subject.env.start(task)
-        _said(subject.env, "Cannot do it.")
+        said(subject.env, "Cannot do it.")
         if subject.env.judge()[0] and task not in solved:
             excused.append(task)
         if task != body:
@@ -52,9 +55,8 @@ def nothing(subject: Subject) -> Iterator[Finding]:
                 "copy what setup(task, rng) takes out of task.data: the same task is started again and again",
             )
             return
-    subject.done_at_once |= {task.id for task in solved}
-    if subject.of_suite:
-        solved, excused, unknown = _not_meant(subject, solved, excused)
+    if of_suite(subject.env):
+        solved, excused, unknown = not_meant(subject, solved, excused)
         if unknown:
             yield found_warning(
                 f"{share(unknown, subject)} succeed when nothing is done",
@@ -70,33 +72,6 @@ def nothing(subject: Subject) -> Iterator[Finding]:
             f"{share(excused, subject)} succeed when the agent gives up at once",
             "where a task is impossible, let success(task) ask for a try: self.episode.tick > 1",
         )
-
-
-def _said(env: ToolEnv, text: str) -> Step:
-    """The last step of an episode in which nothing else is said."""
-    step = env.act(Action(text))
-    while step.stop is None:
-        step = env.act(Action(text))
-    return step
-
-
-def _not_meant(subject: Subject, solved: list[Task], excused: list[Task]) -> tuple[list[Task], list[Task], list[Task]]:
-    """Of a suite's tasks that succeed when nothing is done, and when the agent gives up: those where its own gold acts.
-    And those where it has none, as long as not all succeed."""
-    judged = {id(task): _inaction(subject.env, task) for task in (*solved, *excused)}
-    unknown = [task for task in (*solved, *excused) if judged[id(task)] is None]
-    if len(solved) == len(subject.tasks):
-        return [t for t in solved if not judged[id(t)]], excused, []
-    return [t for t in solved if judged[id(t)] is False], [t for t in excused if judged[id(t)] is False], unknown
-
-
-def _inaction(env: ToolEnv, task: Task) -> bool | None:
-    """Whether doing nothing is right by the task's own gold. None: it has none."""
-    actions = recorded_actions(env, task)
-    if actions is None:
-        return None
-    env.start(task)
-    return changes_nothing(env, actions)
 
 
 def _reward(subject: Subject, step: Step) -> Iterator[Finding]:
@@ -133,7 +108,7 @@ def samples(subject: Subject) -> Iterator[Finding]:
     space = ActionSpace(env.toolbox.present)
     space.seed(0)
     reported: set[tuple[str, Outcome]] = set()
-    changing = bool(subject.offered())
+    changing = bool(offered(subject))
     for index in range(_SAMPLES * max(1, len(env.toolbox.tools) // 4)):
         if env.episode.stop is not None or (changing and index % 10 == 0):  # each task may have tools of its own
             env.start(subject.tasks[(index // 10 if changing else index) % len(subject.tasks)])
@@ -146,7 +121,7 @@ def samples(subject: Subject) -> Iterator[Finding]:
         if result.fault is not None:
             continue  # an environment may bring faults of its own
         refused = result.outcome in (Outcome.INVALID_ARGUMENTS, Outcome.MALFORMED)
-        if refused and not subject.of_suite and _new(reported, result.tool, result.outcome):
+        if refused and not of_suite(env) and _new(reported, result.tool, result.outcome):
             yield found_error(
                 f"the tool {result.tool!r} refuses arguments that fit its schema: {result.content}",
                 "let the type hints say all that is asked (Literal, Annotated[int, Field(ge=0)], ...)",
@@ -158,34 +133,6 @@ def _new(reported: set[tuple[str, Outcome]], tool: str, outcome: Outcome) -> boo
     known = (tool, outcome) in reported
     reported.add((tool, outcome))
     return not known
-
-
-def recorded(subject: Subject) -> Iterator[Finding]:
-    """the recorded gold"""
-    failed: list[Task] = []
-    why = ""
-    for task in subject.tasks:
-        actions = recorded_actions(subject.env, task)
-        if actions is None:
-            continue
-        subject.env.start(task)
-        turns = play_recorded(subject.env, actions)
-        if not subject.env.judge()[0]:
-            failed.append(task)
-            why = why or _why(subject.env, turns)
-    if failed:
-        yield found_error(
-            f"the recorded gold fails {share(failed, subject)}: {why}",
-            "let tools, setup and success(task) do as the suite does; where its gold is wrong, leave the task out",
-        )
-
-
-def _why(env: ToolEnv, turns: Sequence[Turn]) -> str:
-    if env.episode.stop is StopReason.TURN_LIMIT:
-        return f"cut at max_turns = {env.max_turns}"
-    results = [result for turn in turns for result in turn.results if not result.ok]
-    call = f"; {results[0].tool} ended in {results[0].outcome.value}: {results[0].content[:120]}" if results else ""
-    return f"{env.episode.reason or 'its verdict is a failure'}{call}"
 
 
 def expert(subject: Subject) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from ...trajectories.errors import EnvError
 from ..env import ToolEnv
 from ..hooks import guarded
 from ..registry import make
-from . import again, hostile, played, worlds, written
+from . import again, hostile, played, suites, worlds, written
 from .findings import CheckFunction, Finding, Subject, found_error, raised
 
 __all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
@@ -26,7 +26,7 @@ __all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
 CHECKS: tuple[CheckFunction, ...] = (
     written.documentation, written.tools, written.helpers, written.tasks, written.spaces, played.nothing,
     again.determinism, written.gymnasium, again.snapshots, again.beside, worlds.apart, worlds.reads, played.samples,
-    hostile.hostile, hostile.hooks, played.recorded, played.expert,
+    hostile.hostile, hostile.hooks, suites.recorded, played.expert,
 )  # fmt: skip
 """In this order: each may rely on what those before it found in order."""
 
@@ -40,7 +40,7 @@ _AFTER: dict[CheckFunction, tuple[CheckFunction, ...]] = {
     played.samples: (written.spaces,),
     hostile.hostile: (written.spaces, again.determinism),
     hostile.hooks: (written.spaces,),
-    played.recorded: (written.spaces,),
+    suites.recorded: (written.spaces,),
     played.expert: (played.nothing,),
 }
 """Left out where one of these has found an error: it would only find the same again."""

@@ -32,7 +32,7 @@ def apart(subject: Subject) -> Iterator[Finding]:
         looks = _looks(env, actions)
         between = subject.tasks[(index + 1) % len(subject.tasks)]
         env.start(task)
-        if verdict(env)[0] and task.id not in subject.done_at_once:  # it was not when nobody had played yet
+        if verdict(env)[0] and task.id not in subject.done:  # it was not when nobody had played yet
             yield found_error(
                 f"what one episode has done is still there in the next{at(env.setup)}: the task "
                 f"{task.instruction[:80]!r} has been played, and is done as it begins",

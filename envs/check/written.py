@@ -23,6 +23,7 @@ from ..spaces import ActionSpace
 from ..task import SPLITS, NoTasks, Split, task_set
 from ..user_turns import UserTurns
 from .findings import Finding, Subject, found_error, found_warning
+from .suites import of_suite, offered
 
 __all__ = ["documentation", "gymnasium", "helpers", "spaces", "tasks", "tools"]
 
@@ -34,7 +35,7 @@ _SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 def documentation(subject: Subject) -> Iterator[Finding]:
     """the class's docstring"""
-    if subject.of_suite:  # which has documents of its own
+    if of_suite(subject.env):  # which has documents of its own
         return
     doc = type(subject.env).__dict__.get("__doc__") or ""
     missing = [heading for heading in HEADINGS if heading not in doc]
@@ -49,11 +50,11 @@ def tools(subject: Subject) -> Iterator[Finding]:
     """the tools"""
     owner: type = type(subject.env)
     own = dict(subject.env.toolbox.tools)
-    offered = subject.offered()
-    tools = own | offered
+    coming = offered(subject)
+    tools = own | coming
     if not tools:
         yield found_error(f"{subject.name} has no tools", "put @tool above the methods that the agent may call")
-    for name in own.keys() - offered.keys() - {tool.name for tool in tools_of(owner)}:
+    for name in own.keys() - coming.keys() - {tool.name for tool in tools_of(owner)}:
         yield found_error(f"{name!r} is offered to the agent but is no @tool method", "decorate it, or do not offer it")
     for tool in tools.values():
         if tool.alternative and tool.alternative not in tools:
@@ -139,7 +140,7 @@ def _splits(subject: Subject) -> Iterator[Finding]:
         try:
             tasks = task_set(subject.env, split, _LISTED)
         except NoTasks:
-            if subject.of_suite:  # which may be there to test alone
+            if of_suite(subject.env):  # which may be there to test alone
                 continue
             yield found_error(
                 f"the split {split!r} has no tasks",

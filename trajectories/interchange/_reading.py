@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..errors import DataError, UnknownName
 from ..messages import Json
-from ..trajectory import StopReason, Trajectory
+from ..trajectory import Trajectory
 from . import parquet
 from ._failures import Failures, field_of
 from ._form import FORMS, ExchangeReport, SourceRecord, readable

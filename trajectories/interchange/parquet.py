@@ -34,9 +34,11 @@ __all__ = ["episodes", "records", "table", "write"]
 
 _HELD = {
     "calls' outcomes and causes", "faults", "rewards", "success", "stop reason", "turn weights", "call ids",
-    "speakers' names", "token ids and log-probabilities", "that a call is malformed (its text reads as arguments)",
-    "task data", "task, environment, agent and attempt", "seeds, expert's turns and policy version",
-    "instruction (no message says it)", "thinking", "sampling temperature", "why calls are malformed", "error that ended the episode", "notes (meta)",
+    "speakers' names", "token ids and log-probabilities",
+    "that a call is malformed (its text reads as arguments)", "task data",
+    "task, environment, agent and attempt", "seeds, expert's turns and policy version",
+    "instruction (no message says it)", "thinking", "sampling temperature", "why calls are malformed",
+    "error that ended the episode", "notes (meta)",
 }  # fmt: skip
 
 
