@@ -708,7 +708,7 @@ _ADDRESS = re.compile(r"<.* at 0x[0-9a-fA-F]+>", re.DOTALL)
 def _json_or(raw: Any, text: str) -> Json:
     """A value as JSON; where it is none, the text that stands for it."""
     try:
-        return orjson.loads(orjson.dumps(raw, default=_json_of, option=_DUMP))
+        return shown(raw, _json_of)[1]
     except (TypeError, ValueError):
         return text
 
