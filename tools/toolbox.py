@@ -721,7 +721,7 @@ def _json_of(value: Any) -> Any:
         return sorted(value, key=lambda item: (type(item).__name__, repr(item)))
     text = str(value)
     if _ADDRESS.search(text):
-        raise TypeError(f"a {type(value).__name__} is no JSON and has no text form that could be shown")
+        raise TypeError(f"a value of type {type(value).__name__} is no JSON and has no text form that could be shown")
     return text
 
 
