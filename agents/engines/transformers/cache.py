@@ -148,9 +148,7 @@ class CacheLayout:
         query[self.rows_S] = query_S * how.scale
         scores = query.new_empty(self.span, kv, group, self.blocked.shape[-1])
         for read in self.reads:
-            own = query[read.rows].transpose(2, 3)
-            # Keys on the left: with so few queries this is 3 times as fast as the product the other way round.
-            scores[read.rows, ..., read.columns] = torch.matmul(keys[read.block][read.rows], own).transpose(2, 3)
+            scores[read.rows, ..., read.columns] = _products(query[read.rows], keys[read.block][read.rows])
         if how.cap is not None:
             scores = how.cap * torch.tanh(scores / how.cap)
         scores.masked_fill_(self.blocked, float("-inf"))
@@ -197,6 +195,13 @@ class CacheLayout:
             before = torch.arange(self.end) < (self.length_R - window)[:, None]
             self._outside[window] = before.to(self.device)[:, None, None]
         return self._outside[window]
+
+
+def _products(query: Tensor, keys: Tensor) -> Tensor:
+    """(R, KV, G, D) queries by (R, KV, L, D) keys -> (R, KV, G, L)."""
+    if query.dtype == torch.float32:  # with so few queries the product the other way round takes up to twice as long
+        return torch.matmul(keys, query.transpose(2, 3)).transpose(2, 3)
+    return torch.matmul(query, keys.transpose(2, 3))
 
 
 def _line(blocks: list[Tensor], row: int, n: int) -> Tensor:

@@ -24,6 +24,7 @@ from ...head import Head
 from ...models import check_weights, context_limit, end_ids, unknown_ids
 from ...proof import prove
 from .cache import CacheLayout, KeyValueCache, NewTokens
+from .packing import pack, project
 from .sampling import sample
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class TransformersEngine:
         unknown = unknown_ids(model, tokenizer) if tokenizer is not None else ()
         check_weights(model)
         self.model = model.eval()
+        pack(model)
         prove(model, _computed, "engine")
         self.end_ids = end_ids(model)
         self._unknown = torch.tensor(unknown, dtype=torch.long, device=model.device)
@@ -127,6 +129,7 @@ class TransformersEngine:
                 if name not in own:
                     raise ConfigError(f"the engine's model has no weight {name!r}")
                 own[name].copy_(tensor)
+        pack(self.model)
         self.version += 1
 
     def reset(self) -> None:
@@ -251,7 +254,8 @@ class TransformersEngine:
         layout = CacheLayout(self._cache, arriving, self._common_prefix(rows), self.model.device)
         ids = torch.tensor([t for tokens in new for t in tokens], device=self.model.device)
         hidden = forward_hidden(self.model, ids, layout.positions, layout)
-        logits_RV = Head.of(self.model).logits(hidden[layout.last])
+        products_RV = project(self.model.get_output_embeddings(), hidden[layout.last])
+        logits_RV = Head.of(self.model).finish(products_RV)
         logits_RV[:, self._unknown] = float("-inf")
         if not bool(logits_RV.amax(-1).isfinite().all()):  # of NaN, the maximum is NaN
             raise ConfigError(_NOT_FINITE)

@@ -20,7 +20,7 @@ def sample(logits_RV: torch.Tensor, temperatures: list[float], uniforms: list[fl
     # Two levels: first the block, then the token in it; one pass over the vocabulary in place of a cumulative one.
     padding = -probs.shape[1] % _VOCABULARY_BLOCK
     blocks_RB = torch.nn.functional.pad(probs, (0, padding)).view(len(probs), -1, _VOCABULARY_BLOCK)
-    block, rest = _invert(blocks_RB.sum(-1, dtype=torch.float64), u)
+    block, rest = _invert(blocks_RB.sum(-1).double(), u)
     inside = blocks_RB[torch.arange(len(probs), device=probs.device), block].double()
     token, _ = _invert(inside, rest)
     drawn = block * _VOCABULARY_BLOCK + token
