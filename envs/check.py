@@ -14,7 +14,7 @@ import random
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -33,7 +33,7 @@ from ..trajectories.messages import Action, Observation, Outcome
 from ..trajectories.trajectory import StopReason, Task, Turn
 from .env import Step, ToolEnv, Verdict
 from .experts import play
-from .facets import FaultHooks, overridden
+from .facets import FaultHooks, ToolRules, overridden
 from .registry import make
 from .spaces import ActionSpace
 from .task import SPLITS, Split, task_set
@@ -81,9 +81,21 @@ class _Subject:
         rounds = [tasks[i] for i in range(longest) for tasks in by_level.values() if i < len(tasks)]
         return rounds[: self.n]
 
+    @cached_property
+    def offers(self) -> bool:
+        """Whether an episode's tools may be others than those of the class."""
+        return bool(overridden(self.env.tool_rules, ToolRules, "offered"))
+
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """The tools of the class; where it has none and its episodes bring some, those of one of them."""
+        if not self.env.toolbox.tools and self.offers:
+            self.env.start(task_set(self.env, "train", 1)[0])
+        return self.env.toolbox.tools
+
     @property
     def playable(self) -> bool:
-        return bool(self.tasks and self.env.toolbox.tools)
+        return bool(self.tasks and self.tools)
 
     @cached_property
     def other(self) -> ToolEnv | None:
@@ -196,10 +208,10 @@ def _documentation(subject: _Subject) -> Iterator[Finding]:
 def _tools(subject: _Subject) -> Iterator[Finding]:
     """the tools"""
     owner: type = type(subject.env)
-    tools = subject.env.toolbox.tools
+    tools = subject.tools
     if not tools:
         yield _error(f"{subject.name} has no tools", "put @tool above the methods that the agent may call")
-    for name in set(tools) - {tool.name for tool in tools_of(owner)}:
+    for name in set(tools) - {tool.name for tool in tools_of(owner)} if not subject.offers else ():
         yield _error(f"{name!r} is offered to the agent but is no @tool method", "decorate it, or do not offer it")
     for tool in tools.values():
         if tool.alternative and tool.alternative not in tools:

@@ -74,13 +74,34 @@ def _kept(key: bytes) -> jsonschema_rs.Validator:
 
 
 def _compiled(parameters: dict[str, Json]) -> jsonschema_rs.Validator:
-    jsonschema.Draft202012Validator.check_schema(parameters)
+    if not _is_flat(parameters):
+        jsonschema.Draft202012Validator.check_schema(parameters)
     kind = parameters.get("type", "object")
     # offline: no remote $ref is ever fetched. Backtracking in patterns is bounded.
     validator = jsonschema_rs.validator_for(parameters, offline=True)
     if kind != "object":
         raise _NoObject(kind)
     return validator
+
+
+def _is_flat(parameters: dict[str, Json]) -> bool:
+    """Whether it is an object of plain values, as most tools have: then it is a right schema, and need not be checked
+    against the schema of schemas, which takes a millisecond."""
+    if not parameters.keys() <= {"type", "properties", "required", "additionalProperties"}:
+        return False
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    return (
+        parameters.get("type") == "object"
+        and isinstance(parameters.get("additionalProperties", False), bool)
+        and isinstance(properties, dict)
+        and all(isinstance(one, dict) and one.keys() == {"type"} and one["type"] in _FLAT for one in properties.values())
+        and isinstance(required, list)
+        and all(isinstance(name, str) for name in required)
+        and len(set(required)) == len(required)
+    )
+
+
+_FLAT = ("string", "integer", "number", "boolean")
 
 
 def _finite(node: Any) -> bool:

@@ -52,8 +52,8 @@ class _Faults(FaultHooks):
                 other = rng.choice(others) if others else None
                 return other and {keys["thing"]: other.thing, keys["record_id"]: other.id}
             case "find_owner":
-                person = rng.choice([p for p in world.people if p.name != value[keys["name"]]])
-                return {**value, keys["name"]: person.name, keys["person_id"]: person.id}
+                person = rng.choice([p for p in world.people if p.name != value[keys["person"]]])
+                return {**value, keys["person"]: person.name, keys["person_id"]: person.id}
             case "find_place":
                 place = rng.choice([p for p in world.places if p.name != value[keys["place"]]])
                 return {keys["place"]: place.name, keys["place_id"]: place.id}
@@ -197,7 +197,7 @@ class Worlds(ToolEnv):
         """Those of the present world, bound to this environment."""
         schema = self.state.schema
         if self._bound is None or self._bound[0] is not schema:
-            self._bound = schema, tuple(tool.bind(self) for tool in schema.tools)
+            self._bound = schema, tuple(tool.bind(self) for tool in self._schemas.tools(schema))
         return self._bound[1]
 
     # ---- verdict and expert ------------------------------------------------------------------------------------------

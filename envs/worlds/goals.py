@@ -254,8 +254,8 @@ GOALS: tuple[Goal, ...] = (
 
 _SIMPLE = ("act", "act", "set", "create_for")
 _LONGER = ("decide", "link", "follow", "create", "copy")
-_SIZES = {1: (5, 8), 2: (6, 10), 3: (7, 12), 4: (9, 14)}
-"""Level -> fewest and most tools."""
+_SIZES = {1: (5, 10), 2: (6, 12), 3: (8, 14), 4: (10, 15)}
+"""Level -> range of the number of tools, where the goals do not need more."""
 
 
 def kinds_of(level: int, goals: Mapping[str, Goal], rng: random.Random) -> list[tuple[str, bool]]:
@@ -294,13 +294,12 @@ def roles_of(level: int, drawn: Sequence[tuple[str, bool]], goals: Mapping[str, 
         roles |= {"find_owner", "list"}
     elif not roles & {"find"}:
         roles |= set(rng.choice(routes[:2]))
-    low, most = _SIZES[level]
-    more = [["log_in"], ["wait"], ["set_status"], *routes]
-    rng.shuffle(more)
-    others = [["edit"], ["trap"], ["act1"], ["set0"], ["link", "find_place"], ["log_in"], ["wait"]]
+    size = rng.randrange(*_SIZES[level])
+    usual, others = [["log_in"], ["wait"], *routes], [["edit"], ["trap"], ["act1"], ["set0"], ["link", "find_place"]]
+    rng.shuffle(usual)
     rng.shuffle(others)
-    size = rng.randrange(low, most + 1)
-    for some in [*more, *others]:
+    usual.insert(rng.randrange(4), ["set_status"])
+    for some in [*usual, *others, *usual]:
         if len(roles | set(some)) <= size and not (some == ["edit"] and "set0" not in roles):
             roles |= set(some)
     ordered = sorted(roles)

@@ -55,7 +55,9 @@ class Record:
     approved: bool = False
     verified: bool = False
     linked: str = ""
-    """To a place, by its name, or to a record, by its `what`."""
+    """To another record, by its `what`."""
+    place: str = ""
+    """To which it is linked, by its name."""
 
 
 @dataclass(slots=True)

@@ -66,6 +66,8 @@ class Lexicon:
     page: tuple[str, ...]
     value: tuple[str, ...]
     field: tuple[str, ...]
+    other: tuple[str, ...]
+    """What the record is called to which a record is linked: parent."""
     more: tuple[str, ...]
     """What the number of the next page is called."""
 
@@ -163,6 +165,7 @@ LEXICONS: dict[str, Lexicon] = {
         page=_of("page"),
         value=_of("value to"),
         field=_of("field property"),
+        other=_of("other parent linked"),
         more=_of("next more"),
     ),
     "validation": Lexicon(
@@ -191,7 +194,7 @@ LEXICONS: dict[str, Lexicon] = {
         create=_of("begin initiate"),
         link=_of("connect tie"),
         approve=_of("authorize endorse"),
-        unlock=_of("admit welcome"),
+        unlock=_of("invite welcome"),
         verify=_of("validate prove"),
         login=_of("enter knock"),
         wait=_of("rest linger"),
@@ -202,6 +205,7 @@ LEXICONS: dict[str, Lexicon] = {
         page=_of("leaf_no"),
         value=_of("target"),
         field=_of("column"),
+        other=_of("twin"),
         more=_of("following"),
     ),
     "test": Lexicon(
@@ -259,6 +263,7 @@ LEXICONS: dict[str, Lexicon] = {
         page=_of("part sheet"),
         value=_of("becomes desired"),
         field=_of("attribute entry"),
+        other=_of("related origin"),
         more=_of("continue then"),
     ),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +56,10 @@ class Template:
     where it cannot."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Schema:
     """The words and the tools of one world. Never changed; forks share it."""
 
-    key: str
     lexicon: Lexicon
     words: Mapping[str, str]
     """Role of a word in patterns -> the word: record -> "invoice", verb0 -> "freeze"."""
@@ -75,9 +74,8 @@ class Schema:
     id_form: str
     names: Mapping[str, str]
     """Role of a tool -> its name; in the order in which the tools are shown."""
-    tools: tuple[Tool, ...] = field(repr=False)
-    """Unbound."""
-    system: str = ""
+    system: str
+    """The system prompt, with the rules of this world."""
 
     def __deepcopy__(self, memo: object) -> Schema:
         return self
@@ -105,7 +103,8 @@ class Schemas:
     def __init__(self, lexicons: Mapping[str, Lexicon], templates: Sequence[Template]) -> None:
         self.lexicons = lexicons
         self.templates = {template.role: template for template in templates}
-        self._kept = lru_cache(maxsize=2048)(self._draw)
+        self._kept = lru_cache(maxsize=4096)(self._draw)
+        self.tools = lru_cache(maxsize=1024)(self._tools)
 
     def draw(self, name: str, *, made_up: bool, number: int, roles: Sequence[str]) -> Schema:
         """The schema of a number; the same object for the same arguments, while it is kept.
@@ -117,6 +116,10 @@ class Schemas:
             roles: Of the tools, in the order in which they are shown.
         """
         return self._kept(name, made_up, number, tuple(roles))
+
+    def _tools(self, schema: Schema) -> tuple[Tool, ...]:
+        """The tools of a world, unbound. Made when they are first asked for: a task needs their names alone."""
+        return tuple(_tool(self.templates[role], schema.names, schema.words, schema.keys) for role in schema.names)
 
     def _draw(self, name: str, made_up: bool, number: int, roles: tuple[str, ...]) -> Schema:
         rng = random.Random(f"{name}/{made_up}/{number}")
@@ -134,9 +137,7 @@ class Schemas:
             made = [style(pattern.format(**words).replace("_", " ").split()) for pattern in patterns]
             made.append(f"{made[0]}_{len(names)}")  # never taken: two words of a lexicon may make the same name
             names[role] = next(one for one in made if one not in names.values())
-        tools = tuple(_tool(by_role[role], names, words, keys) for role in roles)
         return Schema(
-            key=f"{name}/{made_up}/{number}/{','.join(roles)}",
             lexicon=lexicon,
             words=words,
             keys=keys,
@@ -147,7 +148,6 @@ class Schemas:
             ),
             id_form=rng.choice(_ID_FORMS),
             names=names,
-            tools=tools,
             system=_system(words, set(roles), rng),
         )
 
@@ -192,13 +192,12 @@ def _keys(lexicon: Lexicon, words: Mapping[str, str], rng: random.Random) -> dic
         "record_id": id_of("record"),
         "place_id": id_of("place"),
         "place": rng.choice((words["place"], f"{words['place']}_{named}")),
-        "name": named,
         "status": words["state"],
         "value": rng.choice(lexicon.value),
         "field": rng.choice(lexicon.field),
         "page": rng.choice(lexicon.page),
         "more": rng.choice(lexicon.more),
-        "linked": rng.choice((f"{words['link']}_{words['id']}", f"other_{words['record']}", f"{words['link']}s")),
+        "linked": f"{rng.choice(lexicon.other)}_{words['record']}",
         "approved": f"{words['approve']}d" if words["approve"].endswith("e") else f"{words['approve']}ed",
         "access": f"{words['unlock']}d" if words["unlock"].endswith("e") else f"{words['unlock']}ed",
         "verified": f"{words['verify']}_done",
@@ -241,7 +240,7 @@ _STYLES: tuple[Callable[[Sequence[str]], str], ...] = (_snake, _snake, _snake, _
 def _tool(template: Template, names: Mapping[str, str], words: Mapping[str, str], keys: Mapping[str, str]) -> Tool:
     roles = {keys[role]: role for role in template.parameters}
     properties = {
-        key: {"type": "integer", "minimum": 1} if role == "page" else {"type": "string"} for key, role in roles.items()
+        key: {"type": "integer" if role == "page" else "string"} for key, role in roles.items()
     }
 
     def run(self: Any, **arguments: Any) -> Any:

@@ -34,7 +34,7 @@ def _find_owner(world: World, contact: str) -> Json:
     keys = world.schema.keys
     for person in world.people:
         if contact in (person.name, person.contact):
-            found = {keys["name"]: person.name, keys["person_id"]: person.id}
+            found = {keys["person"]: person.name, keys["person_id"]: person.id}
             return {**found, keys["access"]: _yes(person.unlocked)} if world.schema.has("unlock") else found
     raise NotFound(f"no {world.schema.words['person']} {contact}")
 
@@ -46,7 +46,7 @@ def _list(world: World, person_id: str) -> Json:
 
 def _browse(world: World, page: int) -> Json:
     first = (page - 1) * PAGE
-    if first >= len(world.records):
+    if not 0 <= first < len(world.records):
         raise NotFound(f"there is no {world.schema.keys['page']} {page}")
     rows = [_line(world, record, owner=True) for record in world.records[first : first + PAGE]]
     more = page + 1 if first + PAGE < len(world.records) else 0
@@ -71,9 +71,9 @@ def _read(world: World, record_id: str) -> Json:
     if schema.has("verify"):
         shown[keys["verified"]] = _yes(record.verified)
     if record.linked:
-        other = world.record_of(record.linked)
-        place = next((place for place in world.places if place.name == record.linked), None)
-        shown[keys["linked"]] = other.id if other else place.id if place else record.linked
+        shown[keys["linked"]] = next(one.id for one in world.records if world.what(one) == record.linked)
+    if record.place:
+        shown[keys["place_id"]] = next(place.id for place in world.places if place.name == record.place)
     return {**shown, keys["record_id"]: record.id}
 
 
@@ -147,7 +147,7 @@ def _edit(world: World, record_id: str, field: str, value: str) -> str:
 def _link(world: World, record_id: str, place_id: str) -> str:
     record, place = world.record(record_id), world.place(place_id)
     _open(world, record)
-    record.linked, record.verified = place.name, False
+    record.place, record.verified = place.name, False
     world.note(world.what(record), "link", place.name)
     return "ok"
 
