@@ -190,6 +190,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._host = Host(
             cls.__name__,
             self.toolbox,
+            frozenset(self._own),
             others,
             state=lambda: self.state,
             acted=self._offer,

@@ -18,7 +18,7 @@ from .rewards import Ended
 
 __all__ = ["NOTES", "Episode", "Host", "Snapshot"]
 
-NOTES = ("reason", "others")
+NOTES = ("reason", "others", "roles")
 """What `Episode.notes` holds at most."""
 
 
@@ -29,6 +29,8 @@ class Host:
     name: str
     """Of its class, for messages."""
     toolbox: Toolbox
+    own: frozenset[str]
+    """Names of the tools that every episode has."""
     others: Mapping[str, Toolbox]
     """Toolboxes of others, by who it is."""
     state: Callable[[], Any]
@@ -168,8 +170,17 @@ class Episode:
 
     @property
     def notes(self) -> dict[str, Json]:
-        """What a record of the episode keeps next to its turns: `reason` of the judge, `others` who acted."""
+        """What a record of the episode keeps next to its turns: `reason` of the judge, `others` who acted, `roles` of
+        the tools where they are not those of every episode."""
         notes: dict[str, Json] = {"reason": self.reason} if self.reason else {}
+        tools = self._host.toolbox.tools
+        if not tools.keys() <= self._host.own:
+            notes["roles"] = {
+                "waits": [t.name for t in tools.values() if t.waits],
+                "logs_in": [t.name for t in tools.values() if t.logs_in],
+                "alternatives": {t.name: t.alternative for t in tools.values() if t.alternative},
+                "effects": [t.name for t in tools.values() if t.effect],
+            }
         if self._calls_of_others:
             notes["others"] = [
                 {

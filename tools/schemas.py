@@ -94,7 +94,9 @@ def _is_flat(parameters: dict[str, Json]) -> bool:
         parameters.get("type") == "object"
         and isinstance(parameters.get("additionalProperties", False), bool)
         and isinstance(properties, dict)
-        and all(isinstance(one, dict) and one.keys() == {"type"} and one["type"] in _FLAT for one in properties.values())
+        and all(
+            isinstance(one, dict) and one.keys() == {"type"} and one["type"] in _FLAT for one in properties.values()
+        )
         and isinstance(required, list)
         and all(isinstance(name, str) for name in required)
         and len(set(required)) == len(required)

@@ -81,7 +81,9 @@ class _Knobs(KnobHooks):
         for goal in task.data["goals"]:
             who = env._schema(task).contact_of(goal["name"]) if goal["by_contact"] else goal["name"]
             found.append(Fact(who, "(ask me)", f"It is {who}."))
-            found += [Fact(goal[key], "(ask me)", f"It is {goal[key]}.") for key in ("thing", "value", "site") if key in goal]
+            found += [
+                Fact(goal[key], "(ask me)", f"It is {goal[key]}.") for key in ("thing", "value", "site") if key in goal
+            ]
         return found
 
     def spoil(self, env: Worlds, task: Task, rng: random.Random) -> Task | None:
@@ -205,6 +207,7 @@ class Worlds(ToolEnv):
     def success(self, task: Task) -> bool | Verdict:
         world, goals = self.state, self._goals(task)
         made = Counter(change for change in world.audit if change.kind not in _HELPERS)
+        asked = [change for goal, data in goals for change in goal.wanted(world, data)]
         wanted = [change for goal, data in goals if not data.get("absent") for change in goal.wanted(world, data)]
         if any(data.get("absent") for _, data in goals):  # what is there may be done or left: all cannot be done
             if not self.episode.declined:
@@ -212,11 +215,13 @@ class Worlds(ToolEnv):
             wanted = [change for change in wanted if change in made]
         if made != Counter(wanted):
             missing, more = Counter(wanted) - made, made - Counter(wanted)
-            return Verdict(False, "; ".join(filter(None, (_listed("not done", missing), _listed("not asked for", more)))))
+            return Verdict(
+                False, "; ".join(filter(None, (_listed("not done", missing), _listed("not asked for", more))))
+            )
         may = {
-            "approve": {change.what for change in wanted if change.kind == "status"},
-            "unlock": {change.what.partition("/")[0] for change in wanted},
-            "verify": {change.what for change in wanted},
+            "approve": {change.what for change in asked if change.kind == "status"},
+            "unlock": {change.what.partition("/")[0] for change in asked},
+            "verify": {change.what for change in wanted if "/" in change.what},
         }
         if wrong := [change for change in world.audit if change.kind in may and change.what not in may[change.kind]]:
             return Verdict(False, _listed("not asked for", Counter(wrong)))

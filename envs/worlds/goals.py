@@ -93,7 +93,10 @@ class _Act(Goal):
 
     def draw(self, draft: Draft) -> Data:
         r = draft.ref()
-        return {**draft.record(), "text": draft.say(f"{{verb0}} {r}.", f"Please {{verb0}} {r}.", f"{r} has to be {{done0}}.")}
+        return {
+            **draft.record(),
+            "text": draft.say(f"{{verb0}} {r}.", f"Please {{verb0}} {r}.", f"{r} has to be {{done0}}."),
+        }
 
     def wanted(self, world: World, goal: Data) -> list[Change]:
         return [Change(_what(goal), "status", world.schema.words["done0"])]
@@ -305,4 +308,3 @@ def roles_of(level: int, drawn: Sequence[tuple[str, bool]], goals: Mapping[str, 
     ordered = sorted(roles)
     rng.shuffle(ordered)
     return ordered
-

@@ -1,7 +1,7 @@
 """The words of generated worlds: `Lexicon`, one for each split, no word in two of them; and words that are made up.
 
-To add words: add them to a lexicon here, or give your own in a subclass: `class Mine(Worlds): lexicons = {...}`. No word
-of them is one of the tools or names of `orders` and `calendar`, which are to be new worlds to who has learnt these.
+To add words: add them to a lexicon here, or give your own in a subclass: `class Mine(Worlds): lexicons = {...}`. No
+name of a person or a tool is one of `orders` or `calendar`: these stay new worlds to a model that has learnt here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 from ..task import SPLITS
 
-__all__ = ["LEXICONS", "Lexicon", "invented"]
+__all__ = ["ACTIONS", "LEXICONS", "Lexicon", "invented"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ LEXICONS: dict[str, Lexicon] = {
         list=_of("list show all"),
         browse=_of("browse scroll pages"),
         read=_of("get read view open"),
-        set=_of("set change update"),
+        set=_of("mark change update"),
         edit=_of("edit modify write"),
         create=_of("create add make"),
         link=_of("link attach assign"),
@@ -269,6 +269,10 @@ LEXICONS: dict[str, Lexicon] = {
 }
 """By name. The first three are those of the splits."""
 
+ACTIONS = (
+    "find", "list", "browse", "read", "set", "edit", "create", "link", "approve", "unlock", "verify", "login", "wait",
+)  # fmt: skip
+"""Parts of a lexicon that hold what tools do."""
 _ONSETS = _of("b d f g h j k l m n p r s t v z br dr fl gr kl pl sk st tr")
 _VOWELS = _of("a e i o u ai ou")
 _CODAS = ("", "", "l", "m", "n", "r", "s", "k", "x", "nd")
@@ -304,8 +308,7 @@ def invented(real: Lexicon, split: str, rng: random.Random) -> Lexicon:
         fields=tuple((word(), some(4)) for _ in range(2)),
         traps=some(1),
     )
-    kinds = ("find", "list", "browse", "read", "set", "edit", "create", "link", "approve", "unlock", "verify", "login", "wait")
-    for kind in kinds:
+    for kind in ACTIONS:
         if rng.randrange(2):
             new = replace(new, **{kind: some(1)})
     return new

@@ -3,6 +3,7 @@
 What is to be done are changes; a change is made by a tool, which needs ids; an id is told by some tools, which may need
 ids themselves. So each id has a few ways to it. Of all combinations of ways, the plan takes one of which the calls,
 counted once, are fewest. What earlier results have told (and is still true) costs nothing.
+Nobody knows on which page a record is: a way by pages counts all of them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ __all__ = ["Call", "Planner", "Ref"]
 
 _COMBINATIONS = 400
 """Of ways, that are compared at most."""
-_USUAL, _GUESSED = 2, 5
-"""What a call costs; one that uses a name which the task does not tell, and its address only suggests, costs more."""
+_USUAL, _GUESSED, _LONG = 2, 5, 3
+"""What a call costs; one that uses a name which the task does not tell, and its address only suggests, costs more. So
+does a list of all pages, which is long to read."""
 
 
 class Ref(NamedTuple):
@@ -136,7 +138,7 @@ class Planner:
                 yield Change(change.what, "approve")
             yield change
         if world.schema.has("verify"):
-            for what in dict.fromkeys(change.what for change in wanted):
+            for what in dict.fromkeys(change.what for change in wanted if "/" in change.what):
                 record = world.record_of(what)
                 if to_do or record is None or not record.verified:
                     yield Change(what, "verify")
@@ -213,6 +215,9 @@ class Planner:
         return sum(self._price(call) for call in way)
 
     def _price(self, call: Call) -> int:
+        page = dict(call.arguments).get("page")
+        if page is not None:  # nobody knows beforehand how far it is: as far as it goes
+            return _USUAL * self._page("") + _LONG if page == 1 else 0
         guessed = any(role == "person" and value not in self.named for role, value in call.arguments)
         return _GUESSED if guessed else _USUAL
 

@@ -1,7 +1,7 @@
 """What a generated world calls things: `Schema`, drawn from a lexicon by a number, and its tools, kept by schema.
 
-A name is made of words of the lexicon by a pattern, and written in a style (snake_case, camelCase, with hyphens). All of
-it follows from the lexicon's name, the number and the roles of the tools alone: the same on every machine.
+A name is made of words of the lexicon by a pattern, and written in a style (snake_case, camelCase, with hyphens). It
+all follows from the lexicon's name, the number and the roles of the tools alone: the same on every machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...tools.definition import Tool
 from ...trajectories.messages import Json
-from .lexicons import Lexicon, invented
+from .lexicons import ACTIONS, Lexicon, invented
 
 if TYPE_CHECKING:
     from .graph import World
@@ -44,9 +44,8 @@ class Template:
     logs_in: bool = False
     waits: bool = False
     second: tuple[str, ...] = ()
-    """Roles of tools by which the same can be reached: the first one that the world has is its second route."""
-    vital_with: tuple[str, ...] = ()
-    """Roles of tools that need this one: a world that has one of these has no second route for it."""
+    """Roles of tools by which a record can be reached without it: the first one that the world has is its second route.
+    It is none where a change needs the very id that this tool reveals."""
     reveals: str = ""
     """What it tells: person, record or place (their ids), or read (what a record holds)."""
     makes: str = ""
@@ -119,7 +118,8 @@ class Schemas:
 
     def _tools(self, schema: Schema) -> tuple[Tool, ...]:
         """The tools of a world, unbound. Made when they are first asked for: a task needs their names alone."""
-        return tuple(_tool(self.templates[role], schema.names, schema.words, schema.keys) for role in schema.names)
+        here = [self.templates[role] for role in schema.names]
+        return tuple(_tool(template, _second(template, here), schema) for template in here)
 
     def _draw(self, name: str, made_up: bool, number: int, roles: tuple[str, ...]) -> Schema:
         rng = random.Random(f"{name}/{made_up}/{number}")
@@ -160,18 +160,13 @@ def _words(lexicon: Lexicon, rng: random.Random) -> dict[str, str]:
         words[f"field{index}"] = called
     words |= {"person": rng.choice(lexicon.people), "record": rng.choice(lexicon.records)}
     words |= {"place": rng.choice(lexicon.places), "trap": rng.choice(lexicon.traps)}
-    for kind in _ACTIONS:
+    for kind in ACTIONS:
         words[kind] = rng.choice(getattr(lexicon, kind))
     second = [one for one in lexicon.find if one != words["find"]]
     words["find2"] = rng.choice(second) if second else words["find"]
     words["state"] = rng.choice(lexicon.states_called)
     words["id"] = rng.choice(lexicon.ids)
     return words
-
-
-_ACTIONS = (
-    "find", "list", "browse", "read", "set", "edit", "create", "link", "approve", "unlock", "verify", "login", "wait",
-)  # fmt: skip
 
 
 def _keys(lexicon: Lexicon, words: Mapping[str, str], rng: random.Random) -> dict[str, str]:
@@ -237,11 +232,9 @@ def _turned(words: Sequence[str]) -> str:
 _STYLES: tuple[Callable[[Sequence[str]], str], ...] = (_snake, _snake, _snake, _camel, _turned, _kebab, _pascal)
 
 
-def _tool(template: Template, names: Mapping[str, str], words: Mapping[str, str], keys: Mapping[str, str]) -> Tool:
-    roles = {keys[role]: role for role in template.parameters}
-    properties = {
-        key: {"type": "integer" if role == "page" else "string"} for key, role in roles.items()
-    }
+def _tool(template: Template, second: str, schema: Schema) -> Tool:
+    roles = {schema.keys[role]: role for role in template.parameters}
+    properties = {key: {"type": "integer" if role == "page" else "string"} for key, role in roles.items()}
 
     def run(self: Any, **arguments: Any) -> Any:
         world: World = self.state
@@ -249,7 +242,7 @@ def _tool(template: Template, names: Mapping[str, str], words: Mapping[str, str]
 
     run.__name__ = template.role
     return Tool.from_schema(
-        names[template.role],
+        schema.names[template.role],
         run,
         {
             "type": "object",
@@ -257,20 +250,22 @@ def _tool(template: Template, names: Mapping[str, str], words: Mapping[str, str]
             "required": list(properties),
             "additionalProperties": False,
         },
-        description=template.about.format(**words),
+        description=template.about.format(**schema.words),
         effect=template.effect,
         idempotent=template.idempotent,
         logs_in=template.logs_in,
         waits=template.waits,
-        alternative=_second(template, names),
+        alternative=schema.names.get(second, ""),
         ids=tuple(key for key, role in roles.items() if role.endswith("_id")),
     )
 
 
-def _second(template: Template, names: Mapping[str, str]) -> str:
-    if any(role in names for role in template.vital_with):
+def _second(template: Template, here: Sequence[Template]) -> str:
+    """The role of a tool's second route in a world of these tools, or ""."""
+    if template.reveals != "record" and any(one.makes and f"{template.reveals}_id" in one.parameters for one in here):
         return ""
-    return next((names[role] for role in template.second if role in names), "")
+    roles = {one.role for one in here}
+    return next((role for role in template.second if role in roles), "")
 
 
 def _system(words: Mapping[str, str], roles: set[str], rng: random.Random) -> str:
@@ -283,7 +278,8 @@ def _system(words: Mapping[str, str], roles: set[str], rng: random.Random) -> st
     )
     rules = []
     if "approve" in roles:
-        rules.append(rng.choice(("First {approve} a {record}, then change its {state}.", "{approve} a {record} before its {state} changes.")))
+        early = "First {approve} a {record}, then change its {state}."
+        rules.append(rng.choice((early, "{approve} a {record} before its {state} changes.")))
     if "unlock" in roles:
         rules.append("First {unlock} a {person}, then change their {record}s.")
     if "verify" in roles:

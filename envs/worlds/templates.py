@@ -1,7 +1,7 @@
 """The tools that a generated world may have: `TEMPLATES`.
 
-To add one: write a `Template`, and give `templates = (*TEMPLATES, mine)` in a subclass of `Worlds`. The expert finds its
-way through it by what it `reveals` or `makes`, and by its parameters.
+To add one: write a `Template`, and give `templates = (*TEMPLATES, mine)` in a subclass of `Worlds`. The expert finds
+out how to use it from what it `reveals` or `makes`, and from its parameters.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from .graph import PAGE, Person, Record, World
 from .schema import Template
 
 __all__ = ["TEMPLATES"]
+
 
 def _line(world: World, record: Record, *, owner: bool = False) -> dict[str, Json]:
     """A record in a list. The id stands after what it belongs to."""
@@ -92,7 +93,9 @@ def _open(world: World, record: Record) -> None:
 
 def _may_change(world: World, person: Person) -> None:
     if world.schema.has("unlock") and not person.unlocked:
-        raise Conflict(f"{person.name} is not {world.schema.keys['access']}", hint=f"call {world.schema.names['unlock']}")
+        raise Conflict(
+            f"{person.name} is not {world.schema.keys['access']}", hint=f"call {world.schema.names['unlock']}"
+        )
 
 
 def _status(world: World, record: Record, status: str) -> str:
@@ -236,7 +239,6 @@ TEMPLATES: tuple[Template, ...] = (
         ("contact",),
         _find_owner,
         second=("find", "browse"),
-        vital_with=("create", "unlock"),
         reveals="person",
     ),
     Template(
