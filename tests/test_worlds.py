@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sparring.envs import SPLITS, ToolEnv, check_env, make, play, task_set
-from sparring.envs.worlds import GOALS, LEXICONS, TEMPLATES, Change, Draft, Goal, Template, World, Worlds
+from sparring.envs.worlds import GOALS, LEXICONS, TEMPLATES, Change, Draft, Goal, Graph, Template, Worlds
 from sparring.envs.worlds.lexicons import invented
 from sparring.tools import FAULTS, FaultPlan
 from sparring.trajectories import Action, Outcome, Task, ToolResult, metrics
@@ -448,7 +448,7 @@ def test_a_record_says_what_its_tools_are_for() -> None:
 # ---- what a user adds ------------------------------------------------------------------------------------------------
 
 
-def _ring(world: World, person_id: str) -> str:
+def _ring(world: Graph, person_id: str) -> str:
     world.note(world.person(person_id).name, "ring")
     return "ok"
 
@@ -471,7 +471,7 @@ class Ring(Goal):
     def draw(self, draft: Draft) -> dict[str, Any]:
         return {**draft.record(), "text": draft.say("Ring <<who>> up.")}
 
-    def wanted(self, world: World, goal: dict[str, Any]) -> list[Change]:
+    def wanted(self, world: Graph, goal: dict[str, Any]) -> list[Change]:
         return [Change(goal["name"], "ring")]
 
 

@@ -2,7 +2,7 @@
 
 from .env import InventedWorlds, Worlds
 from .goals import GOALS, Draft, Goal
-from .graph import Change, Person, Place, Record, World
+from .graph import Change, Graph, PersonNode, PlaceNode, RecordNode
 from .lexicons import LEXICONS, Lexicon
 from .schema import Schema, Template
 from .templates import TEMPLATES
@@ -14,13 +14,13 @@ __all__ = [
     "Change",
     "Draft",
     "Goal",
+    "Graph",
     "InventedWorlds",
     "Lexicon",
-    "Person",
-    "Place",
-    "Record",
+    "PersonNode",
+    "PlaceNode",
+    "RecordNode",
     "Schema",
     "Template",
-    "World",
     "Worlds",
 ]

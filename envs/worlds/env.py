@@ -16,7 +16,7 @@ from ..env import Solution, ToolEnv, Verdict
 from ..facets import Fact, FaultHooks, KnobHooks, ToolRules
 from ..task import Split
 from .goals import GOALS, Data, Draft, Goal, kinds_of, roles_of
-from .graph import Change, World
+from .graph import Change, Graph
 from .lexicons import LEXICONS, Lexicon
 from .planner import Planner
 from .schema import Schema, Schemas, Template
@@ -123,7 +123,7 @@ class Worlds(ToolEnv):
     v0: first.
     """
 
-    state: World
+    state: Graph
     max_turns = 32
     fault_hooks = _Faults()
     tool_rules = _Rules()
@@ -184,7 +184,7 @@ class Worlds(ToolEnv):
         absent = [pair for goal, data in goals for pair in goal.absent(data)]
         missing = {(data["name"], data["thing"]) for _, data in goals if data.get("absent")}
         wanted = [(name, "") if (name, thing) in missing else (name, thing) for name, thing in wanted]
-        self.state = World.filled(self._schema(task), wanted, [*absent, *missing], rng)
+        self.state = Graph.filled(self._schema(task), wanted, [*absent, *missing], rng)
         for goal, data in goals:
             goal.prepare(self.state, data)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ...trajectories.messages import Json
-from .graph import Change, World
+from .graph import Change, Graph
 from .schema import Schema
 
 __all__ = ["GOALS", "Draft", "Goal", "kinds_of", "roles_of"]
@@ -60,10 +60,10 @@ class Goal:
         """A goal of this kind, with a `text` in which {who} and {thing} (and {who2}, {thing2}) are still to fill in."""
         raise NotImplementedError
 
-    def prepare(self, world: World, goal: Data) -> None:
+    def prepare(self, world: Graph, goal: Data) -> None:
         """Sets the goal's records up, so that it is still to do."""
 
-    def wanted(self, world: World, goal: Data) -> list[Change]:
+    def wanted(self, world: Graph, goal: Data) -> list[Change]:
         """The changes that it asks for, in the world as it is. Approvals and the like are not among them."""
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ class _Act(Goal):
             "text": draft.say(f"{{verb0}} {r}.", f"Please {{verb0}} {r}.", f"{r} has to be {{done0}}."),
         }
 
-    def wanted(self, world: World, goal: Data) -> list[Change]:
+    def wanted(self, world: Graph, goal: Data) -> list[Change]:
         return [Change(_what(goal), "status", world.schema.words["done0"])]
 
 
@@ -114,13 +114,13 @@ class _Set(Goal):
         )  # fmt: skip
         return {**draft.record(), "value": value, "text": text}
 
-    def prepare(self, world: World, goal: Data) -> None:
+    def prepare(self, world: Graph, goal: Data) -> None:
         record = world.record_of(_what(goal))
         values = world.schema.fields[0][1]
         if record is not None and record.values[0] == goal["value"]:
             record.values[0] = values[(values.index(goal["value"]) + 1) % len(values)]
 
-    def wanted(self, world: World, goal: Data) -> list[Change]:
+    def wanted(self, world: Graph, goal: Data) -> list[Change]:
         return [Change(_what(goal), "field0", goal["value"])]
 
 
@@ -135,12 +135,12 @@ class _Decide(Goal):
         )
         return {**draft.record(), "state": draft.rng.randrange(2), "text": text}
 
-    def prepare(self, world: World, goal: Data) -> None:
+    def prepare(self, world: Graph, goal: Data) -> None:
         record = world.record_of(_what(goal))
         if record is not None:
             record.status = world.schema.states[goal["state"]]
 
-    def wanted(self, world: World, goal: Data) -> list[Change]:
+    def wanted(self, world: Graph, goal: Data) -> list[Change]:
         return [Change(_what(goal), "status", world.schema.words[f"done{goal['state']}"])]
 
     def reads(self, goal: Data) -> list[str]:
@@ -156,12 +156,13 @@ class _Link(Goal):
         text = draft.say(f"{{link}} {r} to the {{place}} {site}.", f"{r} belongs to the {{place}} {site}: {{link}} it.")
         return {**draft.record(), "site": site, "text": text}
 
-    def wanted(self, world: World, goal: Data) -> list[Change]:
+    def wanted(self, world: Graph, goal: Data) -> list[Change]:
         return [Change(_what(goal), "link", goal["site"])]
 
 
 class _Create(Goal):
-    kind, needs = "create", ("create",)
+    kind = "create"
+    needs: ClassVar[tuple[str, ...]] = ("create",)
 
     def draw(self, draft: Draft) -> Data:
         text = draft.say(
@@ -175,7 +176,7 @@ class _Create(Goal):
     def absent(self, goal: Data) -> list[tuple[str, str]]:
         return [(goal["name"], goal["thing"])]
 
-    def wanted(self, world: World, goal: Data) -> list[Change]:
+    def wanted(self, world: Graph, goal: Data) -> list[Change]:
         return [Change(_what(goal), "create")]
 
 
@@ -200,12 +201,12 @@ class _Follow(Goal):
     def records(self, goal: Data) -> list[tuple[str, str]]:
         return [(goal["name"], goal["thing"]), (goal["name"], goal["target"])]
 
-    def prepare(self, world: World, goal: Data) -> None:
+    def prepare(self, world: Graph, goal: Data) -> None:
         record = world.record_of(_what(goal))
         if record is not None:
             record.linked = self._target(goal)
 
-    def wanted(self, world: World, goal: Data) -> list[Change]:
+    def wanted(self, world: Graph, goal: Data) -> list[Change]:
         return [Change(self._target(goal), "status", world.schema.words["done0"])]
 
     def via(self, goal: Data) -> dict[str, str]:
@@ -231,13 +232,13 @@ class _Copy(Goal):
     def records(self, goal: Data) -> list[tuple[str, str]]:
         return [(goal["name"], goal["thing"]), (goal["name2"], goal["thing2"])]
 
-    def prepare(self, world: World, goal: Data) -> None:
+    def prepare(self, world: Graph, goal: Data) -> None:
         record, other = world.record_of(_what(goal)), world.record_of(self._other(goal))
         values = world.schema.fields[0][1]
         if record is not None and other is not None and record.values[0] == other.values[0]:
             record.values[0] = values[(values.index(other.values[0]) + 1) % len(values)]
 
-    def wanted(self, world: World, goal: Data) -> list[Change]:
+    def wanted(self, world: Graph, goal: Data) -> list[Change]:
         other = world.record_of(self._other(goal))
         return [Change(_what(goal), "field0", other.values[0] if other is not None else "")]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ...tools.errors import NotFound
 from .schema import Schema
 
-__all__ = ["PAGE", "Change", "Person", "Place", "Record", "World"]
+__all__ = ["PAGE", "Change", "Graph", "PersonNode", "PlaceNode", "RecordNode"]
 
 PAGE = 4
 """Records of a page, where they are shown page by page."""
@@ -30,7 +30,7 @@ class Change(NamedTuple):
 
 
 @dataclass(slots=True)
-class Person:
+class PersonNode:
     name: str
     contact: str
     id: str
@@ -38,13 +38,13 @@ class Person:
 
 
 @dataclass(slots=True)
-class Place:
+class PlaceNode:
     name: str
     id: str
 
 
 @dataclass(slots=True)
-class Record:
+class RecordNode:
     owner: int
     """Index of a person."""
     thing: str
@@ -61,42 +61,42 @@ class Record:
 
 
 @dataclass(slots=True)
-class World:
+class Graph:
     """All of it. Plain data: a fork copies it."""
 
     schema: Schema
-    people: list[Person] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
+    people: list[PersonNode] = field(default_factory=list)
+    records: list[RecordNode] = field(default_factory=list)
+    places: list[PlaceNode] = field(default_factory=list)
     audit: list[Change] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     """That ids have not yet."""
 
     # ---- looking -----------------------------------------------------------------------------------------------------
 
-    def what(self, record: Record) -> str:
+    def what(self, record: RecordNode) -> str:
         return f"{self.people[record.owner].name}/{record.thing}"
 
-    def record_of(self, what: str) -> Record | None:
+    def record_of(self, what: str) -> RecordNode | None:
         return next((record for record in self.records if self.what(record) == what), None)
 
-    def person_of(self, name: str) -> Person | None:
+    def person_of(self, name: str) -> PersonNode | None:
         return next((person for person in self.people if person.name == name), None)
 
-    def record(self, record_id: str) -> Record:
+    def record(self, record_id: str) -> RecordNode:
         """Raises `NotFound`, like the two below."""
         for record in self.records:
             if record.id == record_id:
                 return record
         raise NotFound(f"no {self.schema.words['record']} {record_id}")
 
-    def person(self, person_id: str) -> Person:
+    def person(self, person_id: str) -> PersonNode:
         for person in self.people:
             if person.id == person_id:
                 return person
         raise NotFound(f"no {self.schema.words['person']} {person_id}")
 
-    def place(self, place_id: str) -> Place:
+    def place(self, place_id: str) -> PlaceNode:
         for place in self.places:
             if place.id == place_id:
                 return place
@@ -111,15 +111,15 @@ class World:
         """An id that nothing has had. `kind` is person, record or place."""
         return self.schema.new_id(kind, self.numbers.pop())
 
-    def add_record(self, owner: int, thing: str, status: str, values: Iterable[str]) -> Record:
-        record = Record(owner, thing, status, list(values), self.new_id("record"))
+    def add_record(self, owner: int, thing: str, status: str, values: Iterable[str]) -> RecordNode:
+        record = RecordNode(owner, thing, status, list(values), self.new_id("record"))
         self.records.append(record)
         return record
 
     @classmethod
     def filled(
         cls, schema: Schema, wanted: Iterable[tuple[str, str]], absent: Iterable[tuple[str, str]], rng: random.Random
-    ) -> World:
+    ) -> Graph:
         """A world of four people and nine records or more. Those `wanted`, as (name, thing), are there; (name, "") is a
         person alone. Those `absent` are not."""
         world = cls(schema, numbers=rng.sample(range(100, 1000), 200))
@@ -129,7 +129,7 @@ class World:
         names += rng.sample([name for name in lexicon.names if name not in names], max(0, 4 - len(names)))
         rng.shuffle(names)
         for name in names:
-            world.people.append(Person(name, schema.contact_of(name), world.new_id("person")))
+            world.people.append(PersonNode(name, schema.contact_of(name), world.new_id("person")))
         drawn = [(name, thing) for name, thing in pairs if thing]
         taken = {*pairs, *absent}
         while len(drawn) < _RECORDS:
@@ -142,5 +142,5 @@ class World:
             values = [rng.choice(values) for _, values in schema.fields]
             world.add_record(names.index(name), thing, rng.choice(schema.states), values)
         for name in lexicon.sites:
-            world.places.append(Place(name, world.new_id("place")))
+            world.places.append(PlaceNode(name, world.new_id("place")))
         return world

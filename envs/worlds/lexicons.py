@@ -10,6 +10,7 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ..task import SPLITS
 
@@ -310,7 +311,8 @@ def invented(real: Lexicon, split: str, rng: random.Random) -> Lexicon:
     )
     for kind in ACTIONS:
         if rng.randrange(2):
-            new = replace(new, **{kind: some(1)})
+            changed: dict[str, Any] = {kind: some(1)}
+            new = replace(new, **changed)
     return new
 
 

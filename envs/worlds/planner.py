@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ...trajectories.messages import Json
 from ...trajectories.trajectory import Turn
 from .goals import Data, Goal
-from .graph import PAGE, Change, World
+from .graph import PAGE, Change, Graph
 from .schema import Template
 
 __all__ = ["Call", "Planner", "Ref"]
@@ -50,7 +50,7 @@ class Planner:
 
     def __init__(
         self,
-        world: World,
+        world: Graph,
         goals: Sequence[tuple[Goal, Data]],
         templates: Mapping[str, Template],
         gone: set[str],
@@ -77,10 +77,9 @@ class Planner:
         for turn in history:
             for result in turn.results:
                 if result.ok:
-                    texts = list(_texts(result.value))
-                    self.seen.update(texts)
+                    self.seen.update(_texts(result.value))
                     if result.tool == reader and result.fault is None:
-                        self.read.update(texts)
+                        self.read.add(result.value[world.schema.keys["record_id"]])
 
     def plan(self) -> list[Call] | None:
         """The calls that are still to be made, in order. None: there is no way any more."""

@@ -11,14 +11,11 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...tools.definition import Tool
 from ...trajectories.messages import Json
 from .lexicons import ACTIONS, Lexicon, invented
-
-if TYPE_CHECKING:
-    from .graph import World
 
 __all__ = ["Schema", "Schemas", "Template"]
 
@@ -38,7 +35,7 @@ class Template:
     parameters: tuple[str, ...]
     """Roles of its parameters: keys of `Schema.keys`. All are texts; `page` is a number."""
     run: Callable[..., Any]
-    """Called with the `World`, and the arguments by role. Raises a `ToolError`."""
+    """Called with the `Graph`, and the arguments by role. Raises a `ToolError`."""
     effect: bool = False
     idempotent: bool = False
     logs_in: bool = False
@@ -237,8 +234,7 @@ def _tool(template: Template, second: str, schema: Schema) -> Tool:
     properties = {key: {"type": "integer" if role == "page" else "string"} for key, role in roles.items()}
 
     def run(self: Any, **arguments: Any) -> Any:
-        world: World = self.state
-        return template.run(world, **{roles[key]: value for key, value in arguments.items()})
+        return template.run(self.state, **{roles[key]: value for key, value in arguments.items()})
 
     run.__name__ = template.role
     return Tool.from_schema(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from ...tools.errors import Conflict, NotFound
 from ...trajectories.messages import Json
-from .graph import PAGE, Person, Record, World
+from .graph import PAGE, Graph, PersonNode, RecordNode
 from .schema import Template
 
 __all__ = ["TEMPLATES"]
 
 
-def _line(world: World, record: Record, *, owner: bool = False) -> dict[str, Json]:
+def _line(world: Graph, record: RecordNode, *, owner: bool = False) -> dict[str, Json]:
     """A record in a list. The id stands after what it belongs to."""
     keys = world.schema.keys
     head = {keys["person"]: world.people[record.owner].name} if owner else {}
@@ -24,14 +24,14 @@ def _line(world: World, record: Record, *, owner: bool = False) -> dict[str, Jso
 # ---- looking ---------------------------------------------------------------------------------------------------------
 
 
-def _find(world: World, person: str, thing: str) -> Json:
+def _find(world: Graph, person: str, thing: str) -> Json:
     record = world.record_of(f"{person}/{thing}")
     if record is None:
         raise NotFound(f"{person} has no {thing}")
     return _line(world, record)
 
 
-def _find_owner(world: World, contact: str) -> Json:
+def _find_owner(world: Graph, contact: str) -> Json:
     keys = world.schema.keys
     for person in world.people:
         if contact in (person.name, person.contact):
@@ -40,12 +40,12 @@ def _find_owner(world: World, contact: str) -> Json:
     raise NotFound(f"no {world.schema.words['person']} {contact}")
 
 
-def _list(world: World, person_id: str) -> Json:
+def _list(world: Graph, person_id: str) -> Json:
     owner = world.people.index(world.person(person_id))
     return [_line(world, record) for record in world.records if record.owner == owner]
 
 
-def _browse(world: World, page: int) -> Json:
+def _browse(world: Graph, page: int) -> Json:
     first = (page - 1) * PAGE
     if not 0 <= first < len(world.records):
         raise NotFound(f"there is no {world.schema.keys['page']} {page}")
@@ -54,14 +54,14 @@ def _browse(world: World, page: int) -> Json:
     return {f"{world.schema.words['record']}s": rows, world.schema.keys["more"]: more}
 
 
-def _find_place(world: World, place: str) -> Json:
+def _find_place(world: Graph, place: str) -> Json:
     for one in world.places:
         if one.name == place:
             return {world.schema.keys["place"]: one.name, world.schema.keys["place_id"]: one.id}
     raise NotFound(f"no {world.schema.words['place']} {place}")
 
 
-def _read(world: World, record_id: str) -> Json:
+def _read(world: Graph, record_id: str) -> Json:
     schema, record = world.schema, world.record(record_id)
     keys = schema.keys
     shown: dict[str, Json] = {keys["status"]: record.status, keys["field0"]: record.values[0]}
@@ -86,19 +86,19 @@ def _yes(is_so: bool) -> str:
 # Nothing protects against a change that is made twice, as real desks often do not: a blind retry makes it twice.
 
 
-def _open(world: World, record: Record) -> None:
+def _open(world: Graph, record: RecordNode) -> None:
     """Raises `Conflict` where the record's owner has not been unlocked."""
     _may_change(world, world.people[record.owner])
 
 
-def _may_change(world: World, person: Person) -> None:
+def _may_change(world: Graph, person: PersonNode) -> None:
     if world.schema.has("unlock") and not person.unlocked:
         raise Conflict(
             f"{person.name} is not {world.schema.keys['access']}", hint=f"call {world.schema.names['unlock']}"
         )
 
 
-def _status(world: World, record: Record, status: str) -> str:
+def _status(world: Graph, record: RecordNode, status: str) -> str:
     _open(world, record)
     if world.schema.has("approve") and not record.approved:
         raise Conflict(
@@ -109,15 +109,15 @@ def _status(world: World, record: Record, status: str) -> str:
     return status
 
 
-def _act0(world: World, record_id: str) -> str:
+def _act0(world: Graph, record_id: str) -> str:
     return _status(world, world.record(record_id), world.schema.words["done0"])
 
 
-def _act1(world: World, record_id: str) -> str:
+def _act1(world: Graph, record_id: str) -> str:
     return _status(world, world.record(record_id), world.schema.words["done1"])
 
 
-def _set_status(world: World, record_id: str, status: str) -> str:
+def _set_status(world: Graph, record_id: str, status: str) -> str:
     record = world.record(record_id)
     known = [world.schema.words[f"done{i}"] for i in range(2) if world.schema.has(f"act{i}")]
     if status not in known:
@@ -125,7 +125,7 @@ def _set_status(world: World, record_id: str, status: str) -> str:
     return _status(world, record, status)
 
 
-def _set(world: World, record: Record, index: int, value: str) -> str:
+def _set(world: Graph, record: RecordNode, index: int, value: str) -> str:
     _open(world, record)
     called, values = world.schema.fields[index]
     if value not in values:
@@ -135,11 +135,11 @@ def _set(world: World, record: Record, index: int, value: str) -> str:
     return "ok"
 
 
-def _set0(world: World, record_id: str, value: str) -> str:
+def _set0(world: Graph, record_id: str, value: str) -> str:
     return _set(world, world.record(record_id), 0, value)
 
 
-def _edit(world: World, record_id: str, field: str, value: str) -> str:
+def _edit(world: Graph, record_id: str, field: str, value: str) -> str:
     called = [name for name, _ in world.schema.fields]
     record = world.record(record_id)
     if field not in called:
@@ -147,7 +147,7 @@ def _edit(world: World, record_id: str, field: str, value: str) -> str:
     return _set(world, record, called.index(field), value)
 
 
-def _link(world: World, record_id: str, place_id: str) -> str:
+def _link(world: Graph, record_id: str, place_id: str) -> str:
     record, place = world.record(record_id), world.place(place_id)
     _open(world, record)
     record.place, record.verified = place.name, False
@@ -155,7 +155,7 @@ def _link(world: World, record_id: str, place_id: str) -> str:
     return "ok"
 
 
-def _made(world: World, person: Person, thing: str) -> Json:
+def _made(world: Graph, person: PersonNode, thing: str) -> Json:
     if thing not in world.schema.lexicon.things:
         raise NotFound(f"no {world.schema.keys['thing']} {thing}")
     _may_change(world, person)
@@ -165,18 +165,18 @@ def _made(world: World, person: Person, thing: str) -> Json:
     return _line(world, record)
 
 
-def _create(world: World, person_id: str, thing: str) -> Json:
+def _create(world: Graph, person_id: str, thing: str) -> Json:
     return _made(world, world.person(person_id), thing)
 
 
-def _create_for(world: World, person: str, thing: str) -> Json:
+def _create_for(world: Graph, person: str, thing: str) -> Json:
     owner = world.person_of(person)
     if owner is None:
         raise NotFound(f"no {world.schema.words['person']} {person}")
     return _made(world, owner, thing)
 
 
-def _approve(world: World, record_id: str) -> str:
+def _approve(world: Graph, record_id: str) -> str:
     record = world.record(record_id)
     _open(world, record)
     if not record.approved:
@@ -185,7 +185,7 @@ def _approve(world: World, record_id: str) -> str:
     return "ok"
 
 
-def _unlock(world: World, person_id: str) -> str:
+def _unlock(world: Graph, person_id: str) -> str:
     person = world.person(person_id)
     if not person.unlocked:
         person.unlocked = True
@@ -193,7 +193,7 @@ def _unlock(world: World, person_id: str) -> str:
     return "ok"
 
 
-def _verify(world: World, record_id: str) -> str:
+def _verify(world: Graph, record_id: str) -> str:
     record = world.record(record_id)
     if not record.verified:
         record.verified = True
@@ -201,24 +201,24 @@ def _verify(world: World, record_id: str) -> str:
     return "ok"
 
 
-def _trap(world: World, record_id: str) -> str:
+def _trap(world: Graph, record_id: str) -> str:
     world.note(world.what(world.record(record_id)), "trap")
     return "ok"
 
 
-def _log_in(world: World) -> str:
+def _log_in(world: Graph) -> str:
     return "welcome"
 
 
-def _wait(world: World) -> str:
+def _wait(world: Graph) -> str:
     return "ok"
 
 
-def _always(world: World, to: str) -> dict[str, Json]:
+def _always(world: Graph, to: str) -> dict[str, Json]:
     return {}
 
 
-def _done(index: int, world: World, to: str) -> dict[str, Json] | None:
+def _done(index: int, world: Graph, to: str) -> dict[str, Json] | None:
     return {} if to == world.schema.words[f"done{index}"] else None
 
 
