@@ -18,7 +18,7 @@ from .rewards import Ended
 
 __all__ = ["NOTES", "Episode", "Host", "Snapshot", "Verdict"]
 
-NOTES = ("reason", "others", "checks", "roles")
+NOTES = ("reason", "others", "checks")
 """What `Episode.notes` holds at most."""
 
 
@@ -196,18 +196,10 @@ class Episode:
     @property
     def notes(self) -> dict[str, Json]:
         """What a record of the episode keeps next to its turns: `reason` of the judge, `others` who acted, what the
-        user's `checks` came to, `roles` of the tools where they are not those of every episode."""
+        user's `checks` came to."""
         notes: dict[str, Json] = {"reason": self.reason} if self.reason else {}
         if self.checks:
             notes["checks"] = [{"passed": check.success, "reason": check.reason} for check in self.checks]
-        tools = self._host.toolbox.tools
-        if not tools.keys() <= self._host.own:
-            notes["roles"] = {
-                "waits": [t.name for t in tools.values() if t.waits],
-                "logs_in": [t.name for t in tools.values() if t.logs_in],
-                "alternatives": {t.name: t.alternative for t in tools.values() if t.alternative},
-                "effects": [t.name for t in tools.values() if t.effect],
-            }
         if self._calls_of_others:
             notes["others"] = [
                 {
@@ -217,6 +209,21 @@ class Episode:
                 for who, call, result in self._calls_of_others
             ]  # fmt: skip
         return notes
+
+    @property
+    def roles(self) -> dict[str, Json]:
+        """What its tools are for, as a record keeps it where tools come with the task: which of them are `waits`,
+        `logs_in` and `effects`, and `alternatives`, their second routes. Empty where they are those of every
+        episode."""
+        tools = self._host.toolbox.tools
+        if tools.keys() <= self._host.own:
+            return {}
+        return {
+            "waits": [t.name for t in tools.values() if t.waits],
+            "logs_in": [t.name for t in tools.values() if t.logs_in],
+            "alternatives": {t.name: t.alternative for t in tools.values() if t.alternative},
+            "effects": [t.name for t in tools.values() if t.effect],
+        }
 
     # ---- for the environment's base class ----------------------------------------------------------------------------
 
