@@ -19,7 +19,7 @@ from .goals import GOALS, Data, Draft, Goal, kinds_of, roles_of
 from .graph import Change, Graph
 from .lexicons import LEXICONS, Lexicon
 from .planner import Planner
-from .schema import Schema, Schemas, Template
+from .schema import Schema, WorldSchemas, Template
 from .templates import TEMPLATES
 
 __all__ = ["InventedWorlds", "Worlds"]
@@ -139,7 +139,7 @@ class Worlds(ToolEnv):
     """Of 100 worlds, those whose nouns, names and verbs are made up."""
 
     _kinds: ClassVar[dict[str, Goal]]
-    _schemas: ClassVar[Schemas]
+    _schemas: ClassVar[WorldSchemas]
     _bound: tuple[Schema, tuple[Tool, ...]] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -149,7 +149,7 @@ class Worlds(ToolEnv):
     @classmethod
     def _set_up(cls) -> None:
         cls._kinds = {goal.kind: goal for goal in cls.goals}
-        cls._schemas = Schemas(cls.lexicons, cls.templates)
+        cls._schemas = WorldSchemas(cls.lexicons, cls.templates)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from ...tools.definition import Tool
 from ...trajectories.messages import Json
 from .lexicons import ACTIONS, Lexicon, invented
 
-__all__ = ["Schema", "Schemas", "Template"]
+__all__ = ["Schema", "WorldSchemas", "Template"]
 
 _ID_FORMS = ("{p}{n}", "{p}-{n}", "{P}{n}", "{P}-{n}", "{n}", "{w}-{n}", "{p}_{n}")
 
@@ -93,8 +93,8 @@ class Schema:
         return self.id_form.format(p=word[0], P=word[:3].upper(), w=word, n=number)
 
 
-class Schemas:
-    """Schemas by number, each drawn once while it is kept."""
+class WorldSchemas:
+    """WorldSchemas by number, each drawn once while it is kept."""
 
     def __init__(self, lexicons: Mapping[str, Lexicon], templates: Sequence[Template]) -> None:
         self.lexicons = lexicons
