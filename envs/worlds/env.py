@@ -19,7 +19,7 @@ from .goals import GOALS, Data, Draft, Goal, kinds_of, roles_of
 from .graph import Change, Graph
 from .lexicons import LEXICONS, Lexicon
 from .planner import Planner
-from .schema import Schema, WorldSchemas, Template
+from .schema import Schema, Template, WorldSchemas
 from .templates import TEMPLATES
 
 __all__ = ["InventedWorlds", "Worlds"]

@@ -17,7 +17,7 @@ from ...tools.definition import Tool
 from ...trajectories.messages import Json
 from .lexicons import ACTIONS, Lexicon, invented
 
-__all__ = ["Schema", "WorldSchemas", "Template"]
+__all__ = ["Schema", "Template", "WorldSchemas"]
 
 _ID_FORMS = ("{p}{n}", "{p}-{n}", "{P}{n}", "{P}-{n}", "{n}", "{w}-{n}", "{p}_{n}")
 
