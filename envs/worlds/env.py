@@ -12,7 +12,8 @@ from ...tools.definition import Tool
 from ...tools.sets import tools_of
 from ...trajectories.messages import Json, Message, Outcome
 from ...trajectories.trajectory import Task
-from ..env import Solution, ToolEnv, Verdict
+from ..env import Solution, ToolEnv
+from ..episode import Verdict
 from ..facets import Fact, FaultHooks, KnobHooks, ToolRules
 from ..task import Split
 from .goals import GOALS, Data, Draft, Goal, kinds_of, roles_of
