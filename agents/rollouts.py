@@ -361,8 +361,18 @@ async def play_episode(
         expert_turns=expert_turns,
         forked_from=Fork(episode.parent.id, episode.fork) if episode.parent else None,
         error=error,
-        meta={**(env.episode.notes if began else {}), **limits_note(episode), **({TRACEBACK: trace} if trace else {})},
+        meta={
+            **(_noted(env) if began else {}),
+            **limits_note(episode),
+            **({TRACEBACK: trace} if trace else {}),
+        },
     )
+
+
+def _noted(env: ToolEnv) -> dict[str, Json]:
+    """What an episode's record keeps next to its turns."""
+    roles = env.episode.roles
+    return {**env.episode.notes, **({"roles": roles} if roles else {})}
 
 
 def planned(env: ToolEnv, episode: EpisodeSpec) -> EpisodeSpec:

@@ -19,6 +19,8 @@ register("sparring/SqlAnalyst-v0", "sparring.envs.sql_analyst:SqlAnalyst", short
 register("sparring/Files-v0", "sparring.envs.files:Files", short="files")
 register("sparring/CodeRepair-v0", "sparring.envs.code_repair:CodeRepair", short="code-repair")
 register("sparring/MathTools-v0", "sparring.envs.math_tools:MathTools", short="math-tools")
+register("sparring/Worlds-v0", "sparring.envs.worlds:Worlds", short="worlds")
+register("sparring/InventedWorlds-v0", "sparring.envs.worlds:InventedWorlds", short="worlds-invented")
 register("sparring/Echo-v0", "sparring.envs.echo:Echo", short="echo")
 
 __all__ = [

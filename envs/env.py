@@ -204,6 +204,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._host = Host(
             cls.__name__,
             self.toolbox,
+            frozenset(self._own),
             others,
             state=lambda: self.state,
             copy=lambda: copied(self.state, self.setup, f"{cls.__name__}.state"),

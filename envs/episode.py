@@ -40,6 +40,8 @@ class Host:
     name: str
     """Of its class, for messages."""
     toolbox: Toolbox
+    own: frozenset[str]
+    """Names of the tools that every episode has."""
     others: Mapping[str, Toolbox]
     """Toolboxes of others, by who it is."""
     state: Callable[[], Any]
@@ -207,6 +209,21 @@ class Episode:
                 for who, call, result in self._calls_of_others
             ]  # fmt: skip
         return notes
+
+    @property
+    def roles(self) -> dict[str, Json]:
+        """What its tools are for, as a record keeps it where tools come with the task: which of them are `waits`,
+        `logs_in` and `effects`, and `alternatives`, their second routes. Empty where they are those of every
+        episode."""
+        tools = self._host.toolbox.tools
+        if tools.keys() <= self._host.own:
+            return {}
+        return {
+            "waits": [t.name for t in tools.values() if t.waits],
+            "logs_in": [t.name for t in tools.values() if t.logs_in],
+            "alternatives": {t.name: t.alternative for t in tools.values() if t.alternative},
+            "effects": [t.name for t in tools.values() if t.effect],
+        }
 
     # ---- for the environment's base class ----------------------------------------------------------------------------
 

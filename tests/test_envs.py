@@ -148,9 +148,9 @@ def test_the_expert_solves_it(env: ToolEnv, split: Any) -> None:
 def test_the_expert_takes_over_anywhere(env: ToolEnv) -> None:
     """Whatever an agent did short of a wrong write, the expert ends it well."""
     rng = random.Random(0)
-    effects = {t.name for t in env.toolbox.tools.values() if t.effect}
     for task in some_tasks(env):
         env.start(task)
+        effects = {t.name for t in env.toolbox.tools.values() if t.effect}
         seen = task.instruction.split()
         for _ in range(4):
             action = busy(env, rng, seen)

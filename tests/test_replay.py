@@ -78,7 +78,7 @@ class Counter(ToolEnv):
 
 
 @pytest.mark.parametrize("agent", ["expert", "blind-retry", "give-up", "random", "do-nothing"])
-@pytest.mark.parametrize("env", ["orders", "calendar", "shop", "incident"])
+@pytest.mark.parametrize("env", ["orders", "calendar", "shop", "incident", "worlds"])
 def test_recorded_episodes_replay_identically_under_faults(env: str, agent: str) -> None:
     replayer = Replayer(wait=no_wait)
     for faults in ("", "count=1@3", "count=2@5", "unavailable:0.3,stale_id:0.2@7"):

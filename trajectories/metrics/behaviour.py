@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..messages import Json, Outcome, ToolCall, ToolResult
 from ..trajectory import StopReason, Trajectory
 from .rates import Estimate, Rate, mean, rate, ratio, resampled, split, task_of
-from .recovery import Roles, ToolRoles, calls_of, declined, same_call
+from .recovery import Roles, ToolRoles, calls_of, declined, roles_of, same_call
 
 __all__ = [
     "Abstention",
@@ -113,7 +113,7 @@ def wasted_calls(trajectory: Trajectory, roles: Roles | None = None) -> int:
     (`ToolRoles`) ran well. Those tools themselves are left out: see `duplicate_effects`. Where they are not known, a
     repeated write with the same answer counts.
     """
-    of_env = (roles or {}).get(trajectory.env, ToolRoles())
+    of_env = roles_of(trajectory, roles)
     return sum(1 for _ in _wasted(trajectory, of_env.effects | of_env.waits, of_env))
 
 

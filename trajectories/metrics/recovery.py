@@ -37,6 +37,7 @@ __all__ = [
     "register_fault",
     "right_after_fault",
     "right_strategy",
+    "roles_of",
     "same_call",
     "success_by_fault",
     "tokens_to_recovery",
@@ -155,6 +156,21 @@ Roles = Mapping[str, ToolRoles]
 _GUESSED = ToolRoles()
 
 
+def roles_of(t: Trajectory, roles: Roles | None = None) -> ToolRoles:
+    """Of the tools of an episode: as its record says (`roles` in `meta`, where the tools come with the task), else as
+    `roles` says of its environment, else guessed."""
+    own = t.meta.get("roles")
+    if not isinstance(own, dict):
+        return (roles or {}).get(t.env, _GUESSED)
+    alternatives = own.get("alternatives") or {}
+    return ToolRoles(
+        waits=frozenset(own.get("waits") or ()),
+        logs_in=frozenset(own.get("logs_in") or ()),
+        alternatives={tool: frozenset((other,)) for tool, other in alternatives.items()},
+        effects=frozenset(own.get("effects") or ()),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Blockage:
     """A call that was blocked, all that failed after it for the same end, and whether that end was reached."""
@@ -228,7 +244,7 @@ def blockages(t: Trajectory, roles: Roles | None = None) -> list[Blockage]:
     Where the effect of the blocked call itself had taken place (a lost reply), only knowledge was left to reach: the
     next good call of a later turn resolves it, unless it makes the same effect land again, and then nothing does.
     """
-    of_env = (roles or {}).get(t.env, _GUESSED)
+    of_env = roles_of(t, roles)
     found: list[_Open] = []
     if not t.outcomes_known:
         return []

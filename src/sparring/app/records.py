@@ -172,7 +172,7 @@ class Recorder:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1 if whole else 0)
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
-        own = (*NOTES, "limits", TRACEBACK)
+        own = (*NOTES, "roles", "limits", TRACEBACK)
         other = next(
             (
                 what
