@@ -60,8 +60,9 @@ def hostile(subject: Subject) -> Iterator[Finding]:
             if number and time.monotonic() > until:
                 break
             task = subject.tasks[number % len(subject.tasks)]
-            actions = _actions(env, task, known, random.Random(f"{plan}/{number}"))
             try:
+                env.start(task)  # its tools may be its own
+                actions = _actions(env, task, known, random.Random(f"{plan}/{number}"))
                 seen = _played(subject, task, plan, actions)
                 yield from tool_bug(subject, seen)
                 if not differs and (again := episode(env, task, plan, actions)) != seen:
