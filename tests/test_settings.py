@@ -211,7 +211,17 @@ def test_a_run_keeps_its_settings(here: Path) -> None:
     assert "4 episodes of 4 were in eval/expert.jsonl already" in run("evaluate --config eval/run.yaml").stderr
 
 
-CONFIGURABLE = ("rollout", "evaluate", "recipe", "train sft", "train dpo", "train grpo")
+CONFIGURABLE = (
+    "rollout",
+    "evaluate",
+    "recipe",
+    "train sft",
+    "train dpo",
+    "train grpo",
+    "train ppo",
+    "train dagger",
+    "train distill",
+)
 
 
 @functools.cache
@@ -358,5 +368,5 @@ def test_help_of_training_names_the_objectives_and_loads_no_torch(tmp_path: Path
         timeout=60,
     )
     assert done.stdout.splitlines()[-1] == "False"
-    for name in ("sft", "dpo", "grpo"):
+    for name in ("sft", "dpo", "grpo", "ppo", "dagger", "distill"):
         assert f"\n  {name} " in done.stdout

@@ -15,15 +15,22 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .mixture import Mixture, Part
     from .model import Lora, Policy
     from .objective import OBJECTIVES, Data, Objective
+    from .objectives.dagger import Dagger, DaggerSettings
+    from .objectives.distill import Distill, DistillSettings
     from .objectives.dpo import Dpo, DpoSettings
     from .objectives.grpo import Grpo, GrpoSettings
+    from .objectives.ppo import Ppo, PpoSettings
     from .objectives.sft import Sft, SftSettings
     from .recipe import run_recipe
     from .settings import Optim, TrainSettings
 
 __all__ = [
     "OBJECTIVES",
+    "Dagger",
+    "DaggerSettings",
     "Data",
+    "Distill",
+    "DistillSettings",
     "Dpo",
     "DpoSettings",
     "Grpo",
@@ -34,6 +41,8 @@ __all__ = [
     "Optim",
     "Part",
     "Policy",
+    "Ppo",
+    "PpoSettings",
     "Sft",
     "SftSettings",
     "TrainSettings",
@@ -42,7 +51,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Dagger": "objectives.dagger",
+    "DaggerSettings": "objectives.dagger",
     "Data": "objective",
+    "Distill": "objectives.distill",
+    "DistillSettings": "objectives.distill",
     "Dpo": "objectives.dpo",
     "DpoSettings": "objectives.dpo",
     "Grpo": "objectives.grpo",
@@ -54,6 +67,8 @@ _HOMES = {
     "Optim": "settings",
     "Part": "mixture",
     "Policy": "model",
+    "Ppo": "objectives.ppo",
+    "PpoSettings": "objectives.ppo",
     "Sft": "objectives.sft",
     "SftSettings": "objectives.sft",
     "TrainSettings": "settings",

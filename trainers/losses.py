@@ -1,7 +1,7 @@
 """Losses: pure functions on flat tensors. No model, no batch building, no optimiser; torch only.
 
 Defines `Loss`, `merge_logs`, `weighted_mean`, `sequence_sums`; the objectives `sft_loss`, `dpo_loss`,
-`policy_gradient_loss`, `kl_loss`; the estimators `k1`, `k2`, `k3`, and `entropy`.
+`policy_gradient_loss`, `kl_loss`, `value_loss`; the estimators `k1`, `k2`, `k3`, and `entropy`.
 
 Shapes are in the names. N: weighted positions of a batch. B: its trajectories. P: its pairs. V: the vocabulary.
 `logps_N` holds log-probabilities in nats, `owner_N` (int64) the trajectory 0..B-1 that a position belongs to, and
@@ -35,7 +35,10 @@ from ..trajectories.errors import ConfigError, DataError, UnknownName
 
 __all__ = [
     "Aggregation",
+    "KlEstimator",
     "Loss",
+    "Mismatch",
+    "Ratio",
     "dpo_loss",
     "entropy",
     "k1",
@@ -46,6 +49,7 @@ __all__ = [
     "policy_gradient_loss",
     "sequence_sums",
     "sft_loss",
+    "value_loss",
     "weighted_mean",
 ]
 
@@ -54,6 +58,7 @@ DpoVariant = Literal["sigmoid", "ipo"]
 Normalise = Literal["sum", "tokens"]
 Mismatch = Literal["truncate", "mask"]
 KlEstimator = Literal["k2", "k3-ratio"]
+Ratio = Literal["token", "sequence", "cispo"]
 
 _LOG_RATIO_LIMIT = 20.0
 """exp(20) = 5e8: beyond it a ratio carries no information, and exp would overflow to inf and then NaN."""
@@ -216,6 +221,7 @@ def policy_gradient_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
+    ratio: Ratio = "token",
     aggregation: Aggregation = "token-mean",
     owner_N: Tensor | None = None,
     sampler_logps_N: Tensor | None = None,
@@ -239,6 +245,12 @@ def policy_gradient_loss(
         advantages_N: the owner's advantage at each of its positions (`advantages_B[owner_N]`), or one per token.
         weights_N: 1 on sampled tokens, else 0.
         clip_low, clip_high: distance of the bounds from 1; `math.inf` as clip_high never clips above.
+        ratio: what r is, and what the clip does.
+            token: of each token (PPO, GRPO).
+            sequence: of each trajectory, exp(mean of w log r) over its tokens, which all have it (GSPO, 2507.18071). It
+                lies closer to 1: GSPO's bounds are 3e-4 and 4e-4. Needs `owner_N`, trajectories whole.
+            cispo: -tis * clip(r) A log pi, without gradient through the clipped r (2506.13585): no token is left without
+                gradient. A clip_low of 1 bounds it from above alone, as TRL does.
         aggregation: how tokens become one number.
             token-mean: sum(w l) / tokens of the step (DAPO).
             constant: sum(w l) / `denominator`, which is required: trajectories x token limit in Dr.GRPO (2503.20783).
@@ -251,11 +263,12 @@ def policy_gradient_loss(
         denominator: tokens (token-mean), the constant, or trajectories (sequence-mean) of the *whole* step.
 
     Logs, means over token weight: `ratio_mean|min|max` (r); `clip_fraction` (tokens that the clip leaves without
-    gradient), of these `clip_low_fraction` and `clip_high_fraction`; `policy_kl` (k3 of KL(old || now)); with sampler
+    gradient; with cispo those whose r it bounds), of these `clip_low_fraction` and `clip_high_fraction`; `policy_kl` (k3 of KL(old || now)); with sampler
     log-probabilities also `mismatch_kl` (k3 of KL(sampler || trainer)), `mismatch_ratio_max` and `tis_fraction` (tokens
     beyond the cap).
     """
     _known("aggregation", aggregation, Aggregation)
+    _known("importance ratio", ratio, Ratio)
     _known("mismatch rule", mismatch, Mismatch)
     if clip_low < 0 or clip_high < 0:
         raise ConfigError(f"clip_low and clip_high are distances from 1 and not negative: got {clip_low}, {clip_high}")
@@ -273,14 +286,21 @@ def policy_gradient_loss(
     advantages_N = _kept(advantages_N, weights_N).detach()
     old_N = (logps_N if old_logps_N is None else _kept(old_logps_N, weights_N)).detach()
 
-    log_ratio_N = (logps_N - old_N).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
-    ratio_N = log_ratio_N.exp()
+    log_ratio_N = logps_N - old_N
+    if ratio == "sequence":
+        if owner_N is None:
+            raise ConfigError("ratio='sequence' needs owner_N")
+        log_ratio_N = _sequence_means(log_ratio_N, weights_N, owner_N)
+    ratio_N = log_ratio_N.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
     clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)
-    loss_N = -torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
-
     seen_N = ratio_N.detach()
-    low_N = (seen_N < 1 - clip_low) & (advantages_N < 0)
-    high_N = (seen_N > 1 + clip_high) & (advantages_N > 0)
+    if ratio == "cispo":
+        loss_N = -clipped_N.detach() * advantages_N * logps_N
+        low_N, high_N = seen_N < 1 - clip_low, seen_N > 1 + clip_high
+    else:
+        loss_N = -torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+        low_N = (seen_N < 1 - clip_low) & (advantages_N < 0)
+        high_N = (seen_N > 1 + clip_high) & (advantages_N > 0)
     means = {
         "ratio_mean": seen_N,
         "clip_fraction": low_N | high_N,
@@ -367,6 +387,53 @@ def kl_loss(
     return Loss((weights_N * loss_N).sum() / _divisor(denominator, own, weight), logs, own)
 
 
+def value_loss(
+    values_N: Tensor,
+    returns_N: Tensor,
+    weights_N: Tensor,
+    *,
+    old_values_N: Tensor | None = None,
+    clip: float = math.inf,
+    denominator: float | None = None,
+    weight: float = 1.0,
+) -> Loss:
+    """Half the squared error of a value head: sum(w max((V - R)^2, (V_clipped - R)^2) / 2) / sum(w).
+
+    V_clipped = V_old + clip(V - V_old, -clip, clip): PPO's second clip (as in OpenAI's baselines; TRL has it too). It
+    leaves a value without gradient that has moved by more than `clip` towards its target in this step.
+
+    Args:
+        values_N: of the head now; gradients flow into it alone.
+        returns_N: its targets.
+        weights_N: 1 where a value is learned, else 0.
+        old_values_N: of the head that the advantages were made with; needed by a finite `clip`.
+        clip: `math.inf` never clips.
+        denominator: total weight of *all* micro-batches of the step.
+        weight: of this loss among the others of the step.
+
+    Logs: `value_loss` (without `weight`), `value_mean`, `return_mean`, `value_clip_fraction`.
+    """
+    weights_N, own = _weights(weights_N, values_N=values_N, returns_N=returns_N, old_values_N=old_values_N)
+    values_N = _kept(values_N, weights_N)
+    returns_N = _kept(returns_N, weights_N).detach()
+    loss_N = (values_N - returns_N) ** 2 / 2
+    clipped_N = torch.zeros_like(loss_N)
+    if clip < math.inf:
+        if old_values_N is None or not clip > 0:
+            raise ConfigError(f"a value's clip is above 0 and needs old_values_N, got {clip}")
+        old_N = _kept(old_values_N, weights_N).detach()
+        bounded_N = (old_N + (values_N - old_N).clamp(-clip, clip) - returns_N) ** 2 / 2
+        clipped_N = (bounded_N > loss_N).to(loss_N.dtype)
+        loss_N = torch.maximum(loss_N, bounded_N)
+    logs = _logs(
+        value_loss=_mean(loss_N, weights_N, own),
+        value_mean=_mean(values_N, weights_N, own),
+        return_mean=_mean(returns_N, weights_N, own),
+        value_clip_fraction=_mean(clipped_N, weights_N, own),
+    )
+    return Loss((weights_N * loss_N).sum() / _divisor(denominator, own, weight), logs, own)
+
+
 # Estimators of KL(p || q) from samples of p, per sample; r = q / p. John Schulman, "Approximating KL divergence",
 # http://joschu.net/blog/kl-approx.html. They estimate a *value*; what to differentiate is `kl_loss`.
 
@@ -395,6 +462,14 @@ def entropy(logits_N_V: Tensor) -> Tensor:
     # 0 * -inf is NaN, in the gradient too: put any finite number where p is 0.
     finite_N_V = torch.where(logits_N_V == -math.inf, 0.0, logits_N_V)
     return log_z_N - (p_N_V * finite_N_V).sum(-1)
+
+
+def _sequence_means(values_N: Tensor, weights_N: Tensor, owner_N: Tensor) -> Tensor:
+    """Each position's value replaced by the weighted mean of its trajectory."""
+    n = int(owner_N.max()) + 1 if owner_N.numel() else 0
+    totals_B = sequence_sums(weights_N, owner_N, n)
+    means_B = sequence_sums(weights_N * values_N, owner_N, n) / torch.where(totals_B > 0, totals_B, 1.0)
+    return means_B[owner_N]
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ _LEAST = {
     "steps": 1, "batch": 1, "max_context": 1, "micro_tokens": 1, "save_every": 0, "lr": 0, "warmup": 0,
     "groups": 1, "group": 2, "redraws": 0, "beta": 0, "nll": 0, "kl": 0, "replay": 0, "replay_weight": 0,
     "temperature": 0, "max_turn_tokens": 1, "parallel": 1, "lora": 0, "weight_decay": 0, "max_grad_norm": 0,
-    "validation_share": 0, "validate_every": 1,
+    "validation_share": 0, "validate_every": 1, "tasks": 1, "each": 1, "epochs": 1, "minibatches": 1,
 }  # fmt: skip
 """The smallest value that can be meant, of settings that several objectives have."""
 
@@ -52,6 +52,8 @@ class _Objectives(LazyGroup):
         settings = Fields(objective.Settings, skip=SKIPPED, least=_LEAST)
         made = expanded(work, settings=settings)
         example = (inspect.getdoc(work) or "").partition("\n\n")[2].replace("OBJECTIVE", name)
+        if more := getattr(objective, "example", ""):
+            example = example.replace(" --out ", f" {more} --out ")
         made.__doc__ = f"{self.about(name)}\n\n{example}"
         return built(name, made)
 
