@@ -168,7 +168,7 @@ def test_gae_refuses_what_would_be_lost_in_silence() -> None:
 
 
 def test_turn_gae_by_hand() -> None:
-    # two turns of 2 and 1 tokens, a tool's answer between; gamma = .9, lam = .5; values at 0 and 3: .2, .6 (others unread)
+    # turns of 2 and 1 tokens, a tool's answer between; gamma = .9, lam = .5; values at 0 and 3: .2, .6
     #   turn 1  delta = 1 - .6 = .4                    A = .4
     #   turn 0  delta = .9 * .6 - .2 = .34             A = .34 + .45 * .4 = .52
     got = turn_gae([0, 0, 0, 1, 0], [0.2, 99, 99, 0.6, 99], [(0, 2), (3, 4), (5, 5)], gamma=0.9, lam=0.5)

@@ -627,15 +627,19 @@ def test_the_tables_of_settings_are_the_code() -> None:
     from dataclasses import MISSING, Field, fields
 
     from sparring.trainers import (
+        DaggerSettings,
+        DistillSettings,
         DpoSettings,
         GrpoSettings,
         Lora,
         Mixture,
         Optim,
         Part,
+        PpoSettings,
         SftSettings,
         TrainSettings,
     )
+    from sparring.trainers.playing import PlaySettings
 
     common = {field.name: field.default for field in fields(TrainSettings)}
 
@@ -648,7 +652,8 @@ def test_the_tables_of_settings_are_the_code() -> None:
 
     text = (ROOT / "docs" / "training.md").read_text("utf-8")
     missing = []
-    for kind in (TrainSettings, SftSettings, DpoSettings, GrpoSettings, Optim, Lora, Mixture, Part):
+    play = (PlaySettings, PpoSettings, DaggerSettings, DistillSettings)
+    for kind in (TrainSettings, SftSettings, DpoSettings, GrpoSettings, *play, Optim, Lora, Mixture, Part):
         for field in fields(kind):
             given = default(field)
             inherited = kind is not TrainSettings and issubclass(kind, TrainSettings) and field.name in common

@@ -151,8 +151,8 @@ def gae(
         value    .5   9    .6         A_0 = (0 + .6 - .5) + .4 = .5
 
     An episode that was cut has no value after its end: the limit is a part of the task, and what it cost is its reward.
-    Raises `DataError` for lengths that differ, and for a reward on a token that the policy did not sample, which would be
-    lost in silence: put the terminal reward on the last sampled token.
+    Raises `DataError` for lengths that differ, and for a reward on a token that the policy did not sample, which would
+    be lost in silence: put the terminal reward on the last sampled token.
     """
     if not len(rewards) == len(values) == len(mask):
         raise DataError(f"must align: {len(rewards)} rewards, {len(values)} values, {len(mask)} mask")

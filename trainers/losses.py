@@ -249,8 +249,8 @@ def policy_gradient_loss(
             token: of each token (PPO, GRPO).
             sequence: of each trajectory, exp(mean of w log r) over its tokens, which all have it (GSPO, 2507.18071). It
                 lies closer to 1: GSPO's bounds are 3e-4 and 4e-4. Needs `owner_N`, trajectories whole.
-            cispo: -tis * clip(r) A log pi, without gradient through the clipped r (2506.13585): no token is left without
-                gradient. A clip_low of 1 bounds it from above alone, as TRL does.
+            cispo: -tis * clip(r) A log pi, without gradient through the clipped r (2506.13585): no token is left
+                without gradient. A clip_low of 1 bounds it from above alone, as TRL does.
         aggregation: how tokens become one number.
             token-mean: sum(w l) / tokens of the step (DAPO).
             constant: sum(w l) / `denominator`, which is required: trajectories x token limit in Dr.GRPO (2503.20783).
@@ -263,9 +263,9 @@ def policy_gradient_loss(
         denominator: tokens (token-mean), the constant, or trajectories (sequence-mean) of the *whole* step.
 
     Logs, means over token weight: `ratio_mean|min|max` (r); `clip_fraction` (tokens that the clip leaves without
-    gradient; with cispo those whose r it bounds), of these `clip_low_fraction` and `clip_high_fraction`; `policy_kl` (k3 of KL(old || now)); with sampler
-    log-probabilities also `mismatch_kl` (k3 of KL(sampler || trainer)), `mismatch_ratio_max` and `tis_fraction` (tokens
-    beyond the cap).
+    gradient; with cispo those whose r it bounds), of these `clip_low_fraction` and `clip_high_fraction`; `policy_kl` (k3
+    of KL(old || now)); with sampler log-probabilities also `mismatch_kl` (k3 of KL(sampler || trainer)),
+    `mismatch_ratio_max` and `tis_fraction` (tokens beyond the cap).
     """
     _known("aggregation", aggregation, Aggregation)
     _known("importance ratio", ratio, Ratio)

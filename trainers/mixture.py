@@ -113,8 +113,8 @@ def sample_groups(
     least: int = 2,
     on_done: Callable[[int, Trajectory], None] | None = None,
 ) -> list[TrajectoryGroup]:
-    """`n` groups of `size` episodes; a group shares its task and its faults. Groups of fewer than `least` judged ones are
-    left out.
+    """`n` groups of `size` episodes; a group shares its task and its faults. Groups of fewer than `least` judged ones
+    are left out.
 
     Args:
         mixture: What is played.

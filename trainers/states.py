@@ -46,9 +46,9 @@ class States:
         return [state_key(snapshot) for snapshot in self.before_turns(trajectory)]
 
     def expert_ahead(self, trajectory: Trajectory) -> list[tuple[int, float]]:
-        """For the state before each turn: turns that the expert needs from there, final message included, and the reward
-        that it gets for them. (1, 0.0) where the expert fails. Raises as `before_turns`, and `ConfigError` for an
-        environment without an expert."""
+        """For the state before each turn: turns that the expert needs from there, final message included, and the
+        reward that it gets for them. (1, 0.0) where the expert fails. Raises as `before_turns`, and `ConfigError` for
+        an environment without an expert."""
         env = self._with_expert(trajectory)
         out: list[tuple[int, float]] = []
         for snapshot in self.before_turns(trajectory):
@@ -120,8 +120,8 @@ def failures(trajectory: Trajectory) -> list[int]:
 def state_key(snapshot: Snapshot) -> str:
     """A hash of all that decides what follows: the world, its random generator, the faults in force and to come.
 
-    What was said, and how many turns it took, are no part of it. Raises `ConfigError` for a world that holds what cannot
-    be compared.
+    What was said, and how many turns it took, are no part of it. Raises `ConfigError` for a world that holds what
+    cannot be compared.
     """
     faults = snapshot.toolbox.faults
     ahead: Any = None

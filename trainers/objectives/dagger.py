@@ -1,9 +1,9 @@
 """DAgger: the expert says what it would have done in every state that the policy visits, and the policy learns it.
 
-A step: the policy plays tasks of the mixture. Each episode is played again from its record, and the environment's expert
-is asked before each turn (1011.0686). The policy learns the expert's action there, with its own episode as the context:
-so it learns what to do after its own mistakes, which no demonstration shows. The prefix that the labels of an episode
-share is computed once.
+A step: the policy plays tasks of the mixture. Each episode is played again from its record, and the environment's
+expert is asked before each turn (1011.0686). The policy learns the expert's action there, with its own episode as the
+context: so it learns what to do after its own mistakes, which no demonstration shows. The prefix that the labels of an
+episode share is computed once.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Dagger:
         self._replay = Replay.of(policy, self.data.gold, s.replay, s.replay_weight, s.seed)
 
     def sample(self, run: Run, step: int) -> Drawn[StepLabels]:
-        """Logs `agreement` (share of the turns in which the policy did as the expert would have) and `labelled` (share of
-        the turns for which the expert could be asked)."""
+        """Logs `agreement` (share of the turns in which the policy did as the expert would have) and `labelled` (share
+        of the turns for which the expert could be asked)."""
         episodes, logs = play_step(run, self.settings, step)
         samples: list[Sample] = []
         agreed = turns = 0

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from ...agents.agent import Agent
 from ...agents.chat_format import ChatFormat, sampled_tokens
 from ...agents.evaluation import seed_of
+from ...envs.episode import Snapshot
 from ...trajectories.errors import ConfigError, DataError
 from ...trajectories.trajectory import Trajectory, TrajectoryGroup, dump_jsonl
 from ..advantages import group_advantages, has_signal, lite_advantages, step_advantages
@@ -71,7 +72,7 @@ class GrpoSettings(TrainSettings):
     clip_high: float = 0.28
     """How far the ratio may rise above 1: more than it may fall (2503.14476)."""
     epochs: int = 1
-    """How often each step's episodes are gone through. With 1 and one minibatch no ratio moves, and nothing is clipped."""
+    """How often each step's episodes are gone through. With 1 and one minibatch nothing is clipped."""
     minibatches: int = 1
     """Updates in an epoch."""
     aggregation: Aggregation = "token-mean"
@@ -229,12 +230,12 @@ class Grpo:
             found += [(t, k) for k in {"first": at[:1], "last": at[-1:], "any": at}[s.fork_at]]
         random.Random(seed).shuffle(found)
         seen: set[tuple[str, str, str]] = set()
-        other = []  # tasks that no fork has yet come before those that have one
+        other: list[tuple[bool, int, Trajectory, int]] = []  # tasks without a fork come first
         for t, k in found:
             key = (t.env, t.task.id, t.faults)
             other.append((key in seen, len(other), t, k))
             seen.add(key)
-        starts = []
+        starts: list[tuple[Trajectory, int, Snapshot]] = []
         for _, _, t, k in sorted(other, key=lambda item: item[:2]):
             if len(starts) == n:
                 break

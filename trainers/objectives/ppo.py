@@ -1,8 +1,8 @@
 """PPO: a value for each token or turn, and advantages from it; no groups.
 
-A step: the policy plays tasks of the mixture; generalised advantage estimation (GAE) runs over its sampled tokens alone;
-several updates of the clipped surrogate and of the value head follow. The values are those of a head on the policy, or
-those of the expert, which plays every state that was visited to its end.
+A step: the policy plays tasks of the mixture; generalised advantage estimation (GAE) runs over its sampled tokens
+alone; several updates of the clipped surrogate and of the value head follow. The values are those of a head on the
+policy, or those of the expert, which plays every state that was visited to its end.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class PpoSettings(PlaySettings):
     """Of one PPO run."""
 
     level: Literal["token", "turn", "bi-level"] = "token"
-    """What has a value: each token (1506.02438); each turn, whose tokens share its advantage; or turns first and then the
-    tokens in each (2510.16907)."""
+    """What has a value: each token (1506.02438); each turn, whose tokens share its advantage; or turns first and then
+    the tokens in each (2510.16907)."""
     baseline: Literal["head", "expert"] = "head"
-    """Whose values: of a head that is learned, or of the expert's remaining turns, with level `turn`: they are exact, and
-    nothing is learned for them."""
+    """Whose values: of a head that is learned, or of the expert's remaining turns, with level `turn`: they are exact,
+    and nothing is learned for them."""
     gamma: float = 1.0
     """Discount of a token, from 0 to 1."""
     lam: float = 0.95
@@ -314,10 +314,9 @@ def _targets(samples: Sequence[Sample]) -> float:
 
 def _whitened(samples: Sequence[Sample], advantages: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
     """Less their mean over all sampled tokens, by their standard deviation there; 0 where the policy did not sample."""
-    mine = torch.tensor(
-        [a for sample, each in zip(samples, advantages, strict=True) for w, a in zip(sample.weights, each, strict=True) if w],
-        dtype=torch.float64,
-    )  # fmt: skip
+    pairs = zip(samples, advantages, strict=True)
+    said = [a for sample, each in pairs for w, a in zip(sample.weights, each, strict=True) if w]
+    mine = torch.tensor(said, dtype=torch.float64)
     mean, std = (float(mine.mean()), float(mine.std())) if len(mine) > 1 else (0.0, math.inf)
     return [
         tuple((a - mean) / (std + 1e-8) if w else 0.0 for w, a in zip(sample.weights, each, strict=True))
