@@ -243,7 +243,11 @@ def test_the_expert_is_asked_in_every_state() -> None:
     asked = states.expert_actions(played)
     assert [a.tool_calls[0].arguments if a.tool_calls else a.content for a in asked] == [{"word": word}, {"word": word}]
     assert states.expert_ahead(played) == [(2, 1.0), (2, 1.0)]
-    (right,) = rollout("echo", scripted("expert"), [EpisodeSpec(task, FaultPlan.parse("count=1:unavailable@0"))])
+    plans = [
+        FaultPlan.parse(f"count=1:unavailable@{seed}") for seed in range(8)
+    ]  # not each strikes so short an episode
+    struck = rollout("echo", scripted("expert"), [EpisodeSpec(task, plan) for plan in plans])
+    right = next(t for t in struck if t.faults_hit)
     again = states.expert_actions(right)
     assert [[(c.name, c.arguments) for c in a.tool_calls] for a in again] == [
         [(c.name, c.arguments) for c in turn.action.tool_calls] for turn in right.turns
@@ -454,14 +458,12 @@ def test_ppo_puts_the_reward_on_the_last_sampled_token(warm: Path) -> None:
 # --- DAgger and distillation -------------------------------------------------------------------------------------
 
 
-def test_dagger_teaches_a_model_that_knows_nothing(tiny_qwen3: Path, tmp_path: Path) -> None:
-    made = replace(DAGGER, mixture=CLEAN, steps=40, optim=Optim(lr=1e-2, schedule="linear", warmup=2), save_every=0)
-    model = train(policy_of(tiny_qwen3), Dagger(made, Data()), tmp_path)
+def test_dagger_raises_success(warm: Path, tmp_path: Path) -> None:
+    model = train(policy_of(warm), Dagger(replace(DAGGER, mixture=CLEAN, steps=15, save_every=0), Data()), tmp_path)
     rows = rows_of(tmp_path)
-    assert success(policy_of(tiny_qwen3), 2) == 0
-    assert success(policy_of(model)) > 0.3
+    assert success(policy_of(model)) > success(policy_of(warm)) + 0.2
     assert rows[0]["labelled"] == 1
-    assert rows[-1]["agreement"] > rows[0]["agreement"] + 0.3
+    assert rows[-1]["agreement"] > rows[0]["agreement"]
 
 
 def test_dagger_labels_every_visited_state(warm: Path, tmp_path: Path) -> None:

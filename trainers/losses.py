@@ -263,9 +263,9 @@ def policy_gradient_loss(
         denominator: tokens (token-mean), the constant, or trajectories (sequence-mean) of the *whole* step.
 
     Logs, means over token weight: `ratio_mean|min|max` (r); `clip_fraction` (tokens that the clip leaves without
-    gradient; with cispo those whose r it bounds), of these `clip_low_fraction` and `clip_high_fraction`; `policy_kl` (k3
-    of KL(old || now)); with sampler log-probabilities also `mismatch_kl` (k3 of KL(sampler || trainer)),
-    `mismatch_ratio_max` and `tis_fraction` (tokens beyond the cap).
+    gradient; with cispo those whose r it bounds), of these `clip_low_fraction` and `clip_high_fraction`;
+    `policy_kl` (k3 of KL(old || now)); with sampler log-probabilities also `mismatch_kl` (k3 of
+    KL(sampler || trainer)), `mismatch_ratio_max` and `tis_fraction` (tokens beyond the cap).
     """
     _known("aggregation", aggregation, Aggregation)
     _known("importance ratio", ratio, Ratio)
