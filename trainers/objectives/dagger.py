@@ -34,7 +34,7 @@ class DaggerSettings(PlaySettings):
 
     each: int = 1
     """Episodes of each task."""
-    remember: int = 2
+    remember: int = 8
     """So many earlier steps' labels are learned too: DAgger's data set grows with its rounds."""
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-5, warmup=1))
     """Optimiser and schedule."""
