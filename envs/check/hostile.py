@@ -24,10 +24,10 @@ from ...trajectories.trajectory import Task
 from ..env import ToolEnv
 from ..experts import play
 from ..facets import Fact, KnobHooks, overridden
-from ..hooks import files_of, must
+from ..hooks import at, files_of, must
 from ..spaces import sample_json
 from .episodes import difference, episode
-from .findings import Finding, Subject, at, found_error, found_warning, raised
+from .findings import Finding, Subject, found_error, found_warning, raised
 from .suites import hardly_meant, of_suite
 
 __all__ = ["hooks", "hostile", "tool_bug"]
