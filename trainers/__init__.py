@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .objectives.grpo import Grpo, GrpoSettings
     from .objectives.sft import Sft, SftSettings
     from .recipe import run_recipe
+    from .reward_model import RewardModel
     from .settings import Optim, TrainSettings
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Optim",
     "Part",
     "Policy",
+    "RewardModel",
     "Sft",
     "SftSettings",
     "TrainSettings",
@@ -54,6 +56,7 @@ _HOMES = {
     "Optim": "settings",
     "Part": "mixture",
     "Policy": "model",
+    "RewardModel": "reward_model",
     "Sft": "objectives.sft",
     "SftSettings": "objectives.sft",
     "TrainSettings": "settings",
