@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from sparring.agents import EpisodeSpec, ScriptedAgent, rollout, scripted, tokens_of
+from sparring.agents.models import quiet
 from sparring.envs import ToolEnv, make, task_set
 from sparring.envs.rewards import weigh
 from sparring.trainers import OBJECTIVES, Data, Mixture, Optim, Policy, RewardModel, Sft, SftSettings, train
@@ -23,6 +25,9 @@ from sparring.trainers.objectives.online_dpo import OnlineDpo, OnlineDpoSettings
 from sparring.trainers.objectives.reward_model import BradleyTerry, RewardModelSettings
 from sparring.trajectories import Action, ConfigError, DataError, Trajectory, TrajectoryGroup
 from sparring.trajectories.curation import Pair, gold, judged_pairs, on_policy_pairs, scored_pairs
+
+Judged = tuple[RewardModel, list[dict[str, float]], Path]
+"""Loaded, the rows of its training, and its folder."""
 
 CLEAN = Mixture.of("echo", faults=(("", 1.0),))
 
@@ -95,7 +100,9 @@ def test_success_rises_by_what_went_better(
     name: str, warm: Path, groups: list[TrajectoryGroup], tmp_path: Path
 ) -> None:
     kind = OBJECTIVES.get(name.partition(" ")[0])
-    made = kind.Settings(steps=10, batch=8, replay=0, optim=Optim(lr=3e-4, warmup=2), save_every=0, **FROM_GROUPS[name])
+    made = kind.Settings(
+        steps=10, batch=16, replay=0, optim=Optim(lr=1e-4, warmup=2), save_every=0, **FROM_GROUPS[name]
+    )
     episodes = [t for group in groups for t in group.trajectories]
     data = Data(episodes, on_policy_pairs(groups, max_per_group=4).items)
     rows: list[dict[str, float]] = []
@@ -105,7 +112,7 @@ def test_success_rises_by_what_went_better(
 
 
 def test_online_dpo_raises_success(warm: Path, tmp_path: Path) -> None:
-    """Online, and semi-online with as many episodes: four steps of two groups from two times of playing."""
+    """Online, and semi-online with as many episodes: six steps from three times of playing."""
     for every in (1, 2):
         made = OnlineDpoSettings(
             mixture=CLEAN,
@@ -123,13 +130,15 @@ def test_online_dpo_raises_success(warm: Path, tmp_path: Path) -> None:
         model = train(policy_of(warm), OnlineDpo(made, Data()), folder, on_step=lambda run, row: rows.append(row))  # noqa: B023  # called within
         assert success(model) > success(warm) + 0.25
         files = sorted(path.name for path in (folder / "episodes").iterdir())
-        assert files == [f"step-{step + 1:06d}.jsonl" for step in range(0, 6, every)]
-        first = [Trajectory.from_json(x) for x in (folder / "episodes" / files[0]).read_bytes().splitlines()]
-        assert len(first) == 32 * every
-        assert [("success" in row) for row in rows] == [step % every == 0 for step in range(6)]
+        assert files == [f"step-{step + 1:06d}.jsonl" for step in range(6)]
+        each = [
+            [Trajectory.from_json(x) for x in (folder / "episodes" / file).read_bytes().splitlines()] for file in files
+        ]
+        first = each[0]
+        assert [len(episodes) for episodes in each] == [32] * 6
+        assert [{t.policy_version for t in episodes} for episodes in each] == [{k - k % every} for k in range(6)]
         assert rows[0]["success"] == sum(bool(t.success) for t in first) / len(first)
         assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)  # the reference is the policy that began
-        assert {t.policy_version for t in first} == {0}
 
 
 def test_online_dpo_pairs_success_with_failure(warm: Path, groups: list[TrajectoryGroup]) -> None:
@@ -162,8 +171,8 @@ def test_episodes_that_are_gone_are_named(warm: Path, tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="stopped"):
         train(policy_of(warm), OnlineDpo(made, Data()), tmp_path, on_step=stop)
-    (tmp_path / "episodes" / "step-000001.jsonl").unlink()
-    with pytest.raises(DataError, match=r"are not in .*step-000001\.jsonl"):
+    (tmp_path / "episodes" / "step-000002.jsonl").unlink()
+    with pytest.raises(DataError, match=r"are not in .*step-000002\.jsonl"):
         train(policy_of(warm), OnlineDpo(made, Data()), tmp_path)
 
 
@@ -249,43 +258,42 @@ def test_kto_needs_both_kinds(warm: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def judge(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RewardModel, list[dict[str, float]]]:
+def judge(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
     """Trained on pairs of three tasks in four; and the rows of its training."""
     rows: list[dict[str, float]] = []
     made = RewardModelSettings(
         steps=20, batch=8, validation_share=0.25, validate_every=5, optim=Optim(lr=1e-3, warmup=2), save_every=0
     )
     folder = tmp_path_factory.mktemp("reward")
-    data = Data(pairs=made_pairs(8))
+    data = Data(pairs=made_pairs())
     model = train(policy_of(warm), BradleyTerry(made, data), folder, on_step=lambda run, row: rows.append(row))
-    return RewardModel.load(model, precision="fp32"), rows
+    return RewardModel.load(model, precision="fp32"), rows, model
 
 
-def test_a_reward_model_tells_good_from_bad(judge: tuple[RewardModel, list[dict[str, float]]]) -> None:
-    model, rows = judge
+def test_a_reward_model_tells_good_from_bad(judge: Judged) -> None:
+    model, rows, _ = judge
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)  # a new head says 0 of everything
     assert rows[0]["accuracy"] == 0
     assert rows[-1]["accuracy"] == 1
     assert rows[-1]["held_out_accuracy"] == 1
     assert [step + 1 for step, row in enumerate(rows) if "held_out_accuracy" in row] == [5, 10, 15, 20]
-    good, bad = played(scripted("expert"), 8), played(say("no"), 8)
-    scores = model.many([*good, *bad])
-    assert min(scores[:8]) > max(scores[8:])
-    assert abs(sum(scores) / 16) < 2  # centred
+    scores = model.many([*played(scripted("expert")), *played(say("no"))])
+    assert min(scores[:4]) > max(scores[4:])
+    assert abs(sum(scores) / 8) < 2  # centred
 
 
-def test_a_reward_is_read_at_the_last_token_that_was_said(judge: tuple[RewardModel, Any]) -> None:
+def test_a_reward_is_read_at_the_last_token_that_was_said(judge: Judged) -> None:
     model = judge[0]
     (t,) = played(scripted("expert"), 1)
     tokens, spans = tokens_of(model.policy.chat, t)
-    hidden = model.policy.model.model(torch.tensor([list(tokens.ids)]), use_cache=False).last_hidden_state
+    with quiet():
+        plain = AutoModel.from_pretrained(judge[2], dtype=torch.float32, attn_implementation="eager").eval()
+    hidden = plain(torch.tensor([list(tokens.ids)]), use_cache=False).last_hidden_state
     read = model.policy.heads["reward"](hidden[0, spans[-1][1] - 1])
-    assert model(t) == pytest.approx(float(read), abs=1e-4)
+    assert model(t) == pytest.approx(float(read.detach()), abs=1e-4)
 
 
-def test_a_reward_model_judges_pairs_and_scores_them(
-    judge: tuple[RewardModel, Any], groups: list[TrajectoryGroup]
-) -> None:
+def test_a_reward_model_judges_pairs_and_scores_them(judge: Judged, groups: list[TrajectoryGroup]) -> None:
     model = judge[0]
     held = [TrajectoryGroup((g, b)) for g, b in zip(played(scripted("expert")), played(say("no")), strict=True)]
     for pairs in (scored_pairs(held, model).items, judged_pairs(held, model.judge).items):
@@ -295,9 +303,7 @@ def test_a_reward_model_judges_pairs_and_scores_them(
     assert model.judge(good, good) == "tie"
 
 
-def test_a_reward_model_is_a_term_of_the_reward(
-    judge: tuple[RewardModel, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reward_model_is_a_term_of_the_reward(judge: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
     model = judge[0]
     kind = type(make("echo"))
     monkeypatch.setattr(kind, "reward_terms", {"model": weigh(0.5, model.term)})
@@ -307,7 +313,7 @@ def test_a_reward_model_is_a_term_of_the_reward(
             assert t.reward == pytest.approx(float(bool(t.success)) + t.reward_parts["model"])
 
 
-def test_what_is_no_reward_model_is_refused(warm: Path, judge: tuple[RewardModel, Any]) -> None:
+def test_what_is_no_reward_model_is_refused(warm: Path, judge: Judged) -> None:
     with pytest.raises(ConfigError, match="has no reward head"):
         RewardModel.load(warm)
     with pytest.raises(ConfigError, match="has no head 'reward'"):

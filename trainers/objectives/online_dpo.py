@@ -94,8 +94,8 @@ class OnlineDpoSettings(TrainSettings):
 class OnlineDpo:
     """Plays in `settings.mixture` and learns from pairs of its own episodes. `data.gold` is replayed.
 
-    Writes the episodes of each time it plays to `episodes/step-000001.jsonl` in the run's folder: a run that was
-    stopped between two times reads them there.
+    The episodes that a step learns from are in `episodes/step-000001.jsonl` of the run's folder, those of later steps
+    ahead of time where it plays for several: a run that was stopped between two times reads them there.
     """
 
     Settings: ClassVar[type[TrainSettings]] = OnlineDpoSettings
@@ -112,40 +112,37 @@ class OnlineDpo:
 
     def sample(self, run: Run, step: int) -> Drawn[tuple[int, list[Pair]]]:
         s = self.settings
-        within = step % s.every
         started = time.monotonic()
-        file = f"episodes/step-{step - within + 1:06d}.jsonl"
-        logs: dict[str, float] = {}
-        if within:
-            episodes = _read(run, file)
-        else:
-            episodes = self._play(run, step)
-            run.write(file, dump_jsonl(episodes))
-            n = len(episodes)
-            logs = {
-                "reward": sum(t.reward for t in episodes) / n,
-                "success": sum(bool(t.success) for t in episodes) / n,
-                "rollout_seconds": time.monotonic() - started,
-            }
+        if step % s.every == 0:
+            for ahead in range(step, min(step + s.every, s.steps)):
+                run.write(_file(ahead), dump_jsonl(self._play(run, step, ahead)))
+        episodes = _read(run, step)
         groups = TrajectoryGroup.by_task(episodes)
-        pairs = self._pairs(groups)[within :: s.every]
-        tasks = {(pair.chosen.env, pair.chosen.task.id, pair.chosen.faults) for pair in pairs}
-        logs |= {"pairs": float(len(pairs)), "signal": len(tasks) * s.every / max(1, len(groups))}
+        pairs = self._pairs(groups)
+        with_pairs = {(pair.chosen.env, pair.chosen.task.id, pair.chosen.faults) for pair in pairs}
+        n = max(1, len(episodes))
+        logs = {
+            "reward": sum(t.reward for t in episodes) / n,
+            "success": sum(bool(t.success) for t in episodes) / n,
+            "pairs": float(len(pairs)),
+            "signal": len(with_pairs) / max(1, len(groups)),
+            "rollout_seconds": time.monotonic() - started,
+        }
         return Drawn((step, pairs), logs)
 
-    def _play(self, run: Run, step: int) -> list[Trajectory]:
+    def _play(self, run: Run, now: int, step: int) -> list[Trajectory]:
+        """What step `step` learns from, by the policy as it is at step `now`."""
         s = self.settings
         agent = run.policy.agent(
-            temperature=s.temperature, max_turn_tokens=s.max_turn_tokens, parallel=s.parallel, version=step
+            temperature=s.temperature, max_turn_tokens=s.max_turn_tokens, parallel=s.parallel, version=now
         )
-        n = s.groups * min(s.every, s.steps - step)
-        count = run.counting_episodes(n * s.group)
+        count = run.counting_episodes(s.groups * s.group)
         seed = seed_of(s.seed, step) % 2**31
-        groups = sample_groups(s.mixture, agent, n, s.group, seed=seed, on_done=count)
+        groups = sample_groups(s.mixture, agent, s.groups, s.group, seed=seed, on_done=count)
         return [t for group in groups for t in group.trajectories]
 
     def _pairs(self, groups: Sequence[TrajectoryGroup]) -> list[Pair]:
-        """All of one time; none where no group has any."""
+        """None where no group has any."""
         s = self.settings
         try:
             if s.by == "reward":
@@ -183,13 +180,17 @@ class OnlineDpo:
         yield from self._replay.losses(policy, step, s.optim.micro_tokens)
 
 
-def _read(run: Run, name: str) -> list[Trajectory]:
-    """What the policy played when it last did. Raises `DataError` where that is gone."""
+def _file(step: int) -> str:
+    return f"episodes/step-{step + 1:06d}.jsonl"
+
+
+def _read(run: Run, step: int) -> list[Trajectory]:
+    """What was played for this step. Raises `DataError` where that is gone."""
     try:
-        lines = (run.folder / name).read_bytes().splitlines()
+        lines = (run.folder / _file(step)).read_bytes().splitlines()
     except OSError as error:
         raise DataError(
-            f"the episodes of this step are not in {run.folder / name} ({error.strerror}): put the file back, or "
-            "delete the run's folder and start anew"
+            f"the episodes of step {step + 1} are not in {run.folder / _file(step)} ({error.strerror}): put the file "
+            "back, or delete the run's folder and start anew"
         ) from None
     return [Trajectory.from_json(line) for line in lines]
