@@ -153,7 +153,8 @@ def test_online_dpo_pairs_success_with_failure(warm: Path, groups: list[Trajecto
 
 def test_online_dpo_without_pairs_changes_nothing(tiny_qwen3: Path, tmp_path: Path) -> None:
     """A model that knows nothing fails always. A run that never had a pair says so."""
-    policy, notes = policy_of(tiny_qwen3), []
+    notes: list[str] = []
+    policy = policy_of(tiny_qwen3)
     before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
     made = OnlineDpoSettings(mixture=CLEAN, steps=2, groups=2, group=2, max_turn_tokens=8, save_every=0)
     train(policy, OnlineDpo(made, Data()), tmp_path, on_note=notes.append)

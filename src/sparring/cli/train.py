@@ -174,7 +174,7 @@ def _in_mixture(
     \b
     Example:
       sparring train OBJECTIVE orders --model runs/sft/model --gold gold.jsonl --out runs/OBJECTIVE
-      sparring train OBJECTIVE 2*orders shop --model runs/sft/model --out runs/two-worlds
+      sparring train OBJECTIVE 2*orders shop --model runs/sft/model --out runs/OBJECTIVE-two
     """
     from ..app.training import Given, mixture_plans
     from ..envs import make
