@@ -347,7 +347,7 @@ def test_an_objective_of_one_file_gets_its_subcommand(here: Path, monkeypatch: p
     assert "How strongly it pulls." in shown
     assert "sparring train toy --data gold.jsonl" in shown
     assert yaml.safe_load(run("train toy --data x --strength 2 --print-config").stdout)["strength"] == 2.0
-    assert "Did you mean 'toy'?" in run("train toi", 2).stderr
+    assert "Did you mean 'toy'?" in run("train toyy", 2).stderr
 
 
 def test_help_of_training_names_the_objectives_and_loads_no_torch(tmp_path: Path) -> None:

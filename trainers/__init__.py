@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .objectives.ppo import Ppo, PpoSettings
     from .objectives.sft import Sft, SftSettings
     from .recipe import run_recipe
+    from .reward_model import RewardModel
     from .settings import Optim, TrainSettings
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Policy",
     "Ppo",
     "PpoSettings",
+    "RewardModel",
     "Sft",
     "SftSettings",
     "TrainSettings",
@@ -69,6 +71,7 @@ _HOMES = {
     "Policy": "model",
     "Ppo": "objectives.ppo",
     "PpoSettings": "objectives.ppo",
+    "RewardModel": "reward_model",
     "Sft": "objectives.sft",
     "SftSettings": "objectives.sft",
     "TrainSettings": "settings",

@@ -1,7 +1,8 @@
 """Losses: pure functions on flat tensors. No model, no batch building, no optimiser; torch only.
 
-Defines `Loss`, `merge_logs`, `weighted_mean`, `sequence_sums`; the objectives `sft_loss`, `dpo_loss`,
-`policy_gradient_loss`, `kl_loss`, `value_loss`; the estimators `k1`, `k2`, `k3`, and `entropy`.
+Defines `Loss`, `merge_logs`, `weighted_mean`, `sequence_sums`; the objectives `sft_loss`, `dpo_loss`, `simpo_loss`,
+`kto_loss`, `reward_loss`, `policy_gradient_loss`, `kl_loss`, `value_loss`; the estimators `k1`, `k2`, `k3`, and
+`entropy`.
 
 Shapes are in the names. N: weighted positions of a batch. B: its trajectories. P: its pairs. V: the vocabulary.
 `logps_N` holds log-probabilities in nats, `owner_N` (int64) the trajectory 0..B-1 that a position belongs to, and
@@ -35,9 +36,11 @@ from ..trajectories.errors import ConfigError, DataError, UnknownName
 
 __all__ = [
     "Aggregation",
+    "DpoVariant",
     "KlEstimator",
     "Loss",
     "Mismatch",
+    "Normalise",
     "Ratio",
     "dpo_loss",
     "entropy",
@@ -45,16 +48,19 @@ __all__ = [
     "k2",
     "k3",
     "kl_loss",
+    "kto_loss",
     "merge_logs",
     "policy_gradient_loss",
+    "reward_loss",
     "sequence_sums",
     "sft_loss",
+    "simpo_loss",
     "value_loss",
     "weighted_mean",
 ]
 
 Aggregation = Literal["token-mean", "constant", "sequence-mean"]
-DpoVariant = Literal["sigmoid", "ipo"]
+DpoVariant = Literal["sigmoid", "ipo", "hinge", "robust"]
 Normalise = Literal["sum", "tokens"]
 Mismatch = Literal["truncate", "mask"]
 KlEstimator = Literal["k2", "k3-ratio"]
@@ -143,6 +149,7 @@ def dpo_loss(
     beta: float = 0.1,
     variant: DpoVariant = "sigmoid",
     normalise: Normalise = "sum",
+    label_smoothing: float = 0.0,
     nll_alpha: float = 0.0,
     chosen_tokens_P: Tensor | None = None,
     rejected_tokens_P: Tensor | None = None,
@@ -154,7 +161,13 @@ def dpo_loss(
 
         sigmoid   -log sigmoid(beta h)                     2305.18290; gradient on chosen: -beta sigmoid(-beta h)
         ipo       (h - 1 / (2 beta))^2                     2310.12036
+        hinge     max(0, 1 - beta h)                       2305.10425 (SLiC), with DPO's margin as in 2309.06657
+        robust    ((1 - e) L(h) - e L(-h)) / (1 - 2 e)     2403.00409; L is the sigmoid's loss
         + nll     nll_alpha * -log pi(chosen) / |chosen|   2404.19733, against likelihood displacement
+
+    e is `label_smoothing`, the share of labels that are the wrong way round. With it sigmoid is the conservative
+    (1 - e) L(h) + e L(-h), whose optimum is a finite margin, and robust the unbiased estimate of the loss on right
+    labels.
 
     Args:
         chosen_P, rejected_P: the policy's sums (`sequence_sums`); for step pairs, over positions after the fork only.
@@ -162,6 +175,7 @@ def dpo_loss(
         beta: for `normalise="sum"` about 0.1; for "tokens" larger by about the number of tokens of a side.
         normalise: "sum" is DPO and IPO as published. "tokens" divides each side's Delta by its own token weight before
             the difference: length-normalised DPO, and for IPO the per-token form that other libraries train.
+        label_smoothing: from 0 to below 0.5, for sigmoid and robust; 0: every label is right.
         nll_alpha: weight of the chosen side's cross-entropy per token; 0 leaves it out.
         chosen_tokens_P, rejected_tokens_P: token weight of each side, needed by "tokens" and (chosen) by `nll_alpha`.
         denominator: number of pairs in *all* micro-batches of the step.
@@ -174,8 +188,11 @@ def dpo_loss(
     """
     _known("DPO variant", variant, DpoVariant)
     _known("normalisation", normalise, Normalise)
-    if not beta > 0:
-        raise ConfigError(f"beta must be above 0, got {beta}")
+    _positive(beta=beta)
+    if not 0 <= label_smoothing < 0.5:
+        raise ConfigError(f"label_smoothing is a share of wrong labels from 0 to below 0.5, got {label_smoothing}")
+    if label_smoothing and variant not in ("sigmoid", "robust"):
+        raise ConfigError(f"label_smoothing goes with sigmoid and robust, not with {variant}: leave it at 0")
     _aligned(
         chosen_P=chosen_P,
         rejected_P=rejected_P,
@@ -193,7 +210,17 @@ def dpo_loss(
         h_P = chosen_change_P / _lengths(chosen_tokens_P) - rejected_change_P / _lengths(rejected_tokens_P)
     else:
         h_P = chosen_change_P - rejected_change_P
-    loss_P = -F.logsigmoid(beta * h_P) if variant == "sigmoid" else (h_P - 1 / (2 * beta)) ** 2
+    if variant == "ipo":
+        loss_P = (h_P - 1 / (2 * beta)) ** 2
+    elif variant == "hinge":
+        loss_P = F.relu(1 - beta * h_P)
+    else:
+        e = label_smoothing
+        right_P, wrong_P = -F.logsigmoid(beta * h_P), -F.logsigmoid(-beta * h_P)
+        if variant == "robust":
+            loss_P = ((1 - e) * right_P - e * wrong_P) / (1 - 2 * e)
+        else:
+            loss_P = (1 - e) * right_P + e * wrong_P if e else right_P
     logs = {
         "preference": loss_P,
         "margin": beta * h_P,
@@ -210,6 +237,129 @@ def dpo_loss(
         loss_P = loss_P + nll_alpha * logs["nll"]
     pairs = float(chosen_P.numel())
     means = {name: value.to(chosen_P.dtype).sum() / max(pairs, 1.0) for name, value in logs.items()}
+    return Loss(loss_P.sum() / _divisor(denominator, pairs), _logs(**means), pairs)
+
+
+def simpo_loss(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    chosen_tokens_P: Tensor,
+    rejected_tokens_P: Tensor,
+    *,
+    beta: float = 2.0,
+    target: float = 1.0,
+    nll_alpha: float = 0.0,
+    denominator: float | None = None,
+) -> Loss:
+    """SimPO (2405.14734, eq. 6): a pair by its log-probabilities per token, without a reference.
+
+        -log sigmoid(beta (log pi(chosen) / |chosen| - log pi(rejected) / |rejected|) - target)
+
+    Args:
+        chosen_P, rejected_P: the policy's sums (`sequence_sums`).
+        chosen_tokens_P, rejected_tokens_P: token weight of each side.
+        beta: scale of the log-probabilities per token, 2 to 10.
+        target: the margin that is wanted at least (the paper's gamma), in the same scale; half of beta is usual.
+        nll_alpha: weight of the chosen side's cross-entropy per token; 0 leaves it out.
+        denominator: number of pairs in *all* micro-batches of the step.
+
+    Logs: `preference` (the loss without NLL), `margin` (beta times the difference, without the target), `accuracy`
+    (share with a margin above 0), `nll` (per token). Raises `ConfigError` for settings that cannot be meant,
+    `DataError` for a side of length 0.
+    """
+    _positive(beta=beta)
+    _aligned(
+        chosen_P=chosen_P,
+        rejected_P=rejected_P,
+        chosen_tokens_P=chosen_tokens_P,
+        rejected_tokens_P=rejected_tokens_P,
+    )
+    chosen_mean_P = _wide(chosen_P) / _lengths(chosen_tokens_P)
+    margin_P = beta * (chosen_mean_P - _wide(rejected_P) / _lengths(rejected_tokens_P))
+    loss_P = -F.logsigmoid(margin_P - target)
+    logs = {"preference": loss_P, "margin": margin_P, "accuracy": margin_P > 0, "nll": -chosen_mean_P}
+    if nll_alpha:
+        loss_P = loss_P + nll_alpha * logs["nll"]
+    pairs = float(loss_P.numel())
+    means = {name: value.to(loss_P.dtype).sum() / max(pairs, 1.0) for name, value in logs.items()}
+    return Loss(loss_P.sum() / _divisor(denominator, pairs), _logs(**means), pairs)
+
+
+def kto_loss(
+    changes_B: Tensor,
+    good_B: Tensor,
+    anchor: float,
+    *,
+    beta: float = 0.1,
+    good_weight: float = 1.0,
+    bad_weight: float = 1.0,
+    denominator: float | None = None,
+) -> Loss:
+    """KTO (2402.01306, eq. 8): each trajectory by itself, good or bad, against an anchor. Delta = log pi - log ref.
+
+        good   good_weight (1 - sigmoid(beta (Delta - anchor)))
+        bad    bad_weight  (1 - sigmoid(beta (anchor - Delta)))
+
+    Args:
+        changes_B: Delta of each trajectory, summed over its sampled tokens; nats.
+        good_B: 1 for good, 0 for bad.
+        anchor: z0, an estimate of KL(pi || ref) in nats for a whole trajectory, 0 or more; no gradient flows into it.
+        beta: as in DPO.
+        good_weight, bad_weight: lambda of either kind; good_weight * n_good about bad_weight * n_bad.
+        denominator: number of trajectories in *all* micro-batches of the step.
+
+    Logs: `good_change` and `bad_change` (mean Delta of either kind over *all*, so that micro-batches add up),
+    `good_share`, `accuracy` (share on the right side of the anchor).
+    """
+    _positive(beta=beta)
+    if not (anchor >= 0 and math.isfinite(anchor)):
+        raise ConfigError(f"the anchor is a KL in nats, finite and not negative, got {anchor}")
+    _aligned(changes_B=changes_B, good_B=good_B)
+    changes_B, good_B = _wide(changes_B), _wide(good_B).detach()
+    sign_B = 2 * good_B - 1
+    weight_B = good_weight * good_B + bad_weight * (1 - good_B)
+    loss_B = weight_B * torch.sigmoid(-beta * sign_B * (changes_B - anchor))  # 1 - sigmoid(x), to all digits
+    n = float(changes_B.numel())
+    logs = {
+        "good_change": changes_B * good_B,
+        "bad_change": changes_B * (1 - good_B),
+        "good_share": good_B,
+        "accuracy": sign_B * (changes_B - anchor) > 0,
+    }
+    means = {name: value.to(loss_B.dtype).sum() / max(n, 1.0) for name, value in logs.items()}
+    return Loss(loss_B.sum() / _divisor(denominator, n), _logs(**means), n)
+
+
+def reward_loss(
+    chosen_P: Tensor, rejected_P: Tensor, *, centre: float = 0.01, denominator: float | None = None
+) -> Loss:
+    """Bradley-Terry on the rewards of both sides: -log sigmoid(r_w - r_l) + centre (r_w + r_l)^2 (2312.09244).
+
+    Only differences matter to the first term; the second one keeps the rewards around 0.
+
+    Args:
+        chosen_P, rejected_P: rewards of either side.
+        centre: weight of the second term; 0 leaves it out.
+        denominator: number of pairs in *all* micro-batches of the step.
+
+    Logs: `preference` (the first term), `margin` (r_w - r_l), `accuracy` (share above 0: a tie is no success),
+    `reward_mean` (of both sides).
+    """
+    if not (centre >= 0 and math.isfinite(centre)):
+        raise ConfigError(f"centre is a weight, finite and not negative, got {centre}")
+    _aligned(chosen_P=chosen_P, rejected_P=rejected_P)
+    chosen_P, rejected_P = _wide(chosen_P), _wide(rejected_P)
+    margin_P = chosen_P - rejected_P
+    preference_P = -F.logsigmoid(margin_P)
+    loss_P = preference_P + centre * (chosen_P + rejected_P) ** 2
+    logs = {
+        "preference": preference_P,
+        "margin": margin_P,
+        "accuracy": margin_P > 0,
+        "reward_mean": (chosen_P + rejected_P) / 2,
+    }
+    pairs = float(margin_P.numel())
+    means = {name: value.to(margin_P.dtype).sum() / max(pairs, 1.0) for name, value in logs.items()}
     return Loss(loss_P.sum() / _divisor(denominator, pairs), _logs(**means), pairs)
 
 
@@ -531,6 +681,12 @@ def _logs(**scalars: Tensor) -> dict[str, float]:
     """Python floats, by one transfer from the device."""
     values = torch.stack([value.detach() for value in scalars.values()]).tolist()
     return dict(zip(scalars, values, strict=True))
+
+
+def _positive(**settings: float) -> None:
+    for name, value in settings.items():
+        if not value > 0:
+            raise ConfigError(f"{name} must be above 0, got {value}")
 
 
 def _known(kind: str, name: str, choices: object) -> None:

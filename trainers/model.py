@@ -271,6 +271,10 @@ class Policy:
         self.heads[name] = module.to(self.device)
         return module
 
+    def has_saved_head(self, name: str) -> bool:
+        """Whether the model's folder has weights for a head of this name."""
+        return any(key.startswith(f"{name}.") for key in self._saved_heads)
+
     def predict(self, batch: TreeBatch, heads: Sequence[str] = (), *, heads_alone: bool = False) -> Predictions:
         """Log-probabilities of the weighted tokens and the outputs of `heads`, with gradient where it is on.
 

@@ -26,8 +26,9 @@ __all__ = ["OBJECTIVES", "Data", "Drawn", "Measures", "Needs", "Objective", "Rou
 
 B = TypeVar("B")
 
-Needs = Literal["episodes", "pairs", "mixture"]
-"""What an objective learns from: given episodes, given pairs, or episodes that it plays in its settings' mixture."""
+Needs = Literal["episodes", "outcomes", "pairs", "mixture"]
+"""What an objective learns from: given episodes that are to be imitated, given episodes good and bad, given pairs, or
+episodes that it plays in its settings' mixture."""
 
 
 @dataclass(frozen=True, slots=True)
