@@ -63,11 +63,9 @@ def made_pairs(n: int = 4) -> list[Pair]:
 
 
 @pytest.fixture(scope="module")
-def warm(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def warm(echo_run: tuple[Path, list[dict[str, float]]]) -> Path:
     """A policy that says the word about half of the time and idles else."""
-    made = SftSettings(steps=100, batch=8, optim=Optim(lr=1e-2, schedule="linear", warmup=2), save_every=0)
-    data = [*gold(played(scripted("expert"))).items, *played(scripted("do-nothing"))]
-    return train(policy_of(tiny_qwen3), Sft(made, Data(data)), tmp_path_factory.mktemp("warm"))
+    return echo_run[0]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +93,7 @@ FROM_GROUPS: dict[str, dict[str, Any]] = {
 """Objective, and what is special -> its settings."""
 
 
-@pytest.mark.parametrize("name", FROM_GROUPS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (" " in name)) for name in FROM_GROUPS])
 def test_success_rises_by_what_went_better(
     name: str, warm: Path, groups: list[TrajectoryGroup], tmp_path: Path
 ) -> None:
