@@ -6,6 +6,7 @@ import ast
 import copy
 import importlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -667,6 +668,19 @@ def test_the_tables_of_settings_are_the_code() -> None:
             if row not in (more if kind in preferences else text):
                 missing.append(f"{kind.__name__}: {row}")
     assert not missing, "not in the documents:\n" + "\n".join(missing)
+
+
+def test_every_objective_has_its_example() -> None:
+    """Its command and a short run of it in docs/objectives.md, which the test of the documents' code runs."""
+    pytest.importorskip("torch")
+    from sparring.trainers import OBJECTIVES, objectives
+
+    files = {info.name.replace("_", "-") for info in pkgutil.iter_modules(objectives.__path__)}
+    text = (ROOT / "docs" / "objectives.md").read_text("utf-8")
+    code = "".join(python_blocks(text))
+    names = [name for name in OBJECTIVES.names() if name in files]  # not those that other tests have registered
+    assert len(names) > 10
+    assert [name for name in names if f"`sparring train {name} " not in text or f'learn("{name}", ' not in code] == []
 
 
 def test_the_table_of_faults_is_the_code() -> None:

@@ -16,7 +16,7 @@ from sparring.agents import EpisodeSpec, ScriptedAgent, rollout, scripted, token
 from sparring.agents.models import quiet
 from sparring.envs import ToolEnv, make, task_set
 from sparring.envs.rewards import weigh
-from sparring.trainers import OBJECTIVES, Data, Mixture, Optim, Policy, RewardModel, Sft, SftSettings, train
+from sparring.trainers import OBJECTIVES, Data, Mixture, Optim, Policy, RewardModel, train
 from sparring.trainers.batch import Sample, TreeBatch
 from sparring.trainers.mixture import sample_groups
 from sparring.trainers.objectives.dmpo import turn_weight
@@ -24,7 +24,7 @@ from sparring.trainers.objectives.kto import Kto, KtoSettings
 from sparring.trainers.objectives.online_dpo import OnlineDpo, OnlineDpoSettings
 from sparring.trainers.objectives.reward_model import BradleyTerry, RewardModelSettings
 from sparring.trajectories import Action, ConfigError, DataError, Trajectory, TrajectoryGroup
-from sparring.trajectories.curation import Pair, gold, judged_pairs, on_policy_pairs, scored_pairs
+from sparring.trajectories.curation import Pair, judged_pairs, on_policy_pairs, scored_pairs
 
 Judged = tuple[RewardModel, list[dict[str, float]], Path]
 """Loaded, the rows of its training, and its folder."""

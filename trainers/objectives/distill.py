@@ -56,7 +56,7 @@ class Distill:
     Settings: ClassVar[type[TrainSettings]] = DistillSettings
     needs: ClassVar[Needs] = "mixture"
     metric: ClassVar[str] = "success"
-    example: ClassVar[str] = "--teacher runs/sft/model"
+    example: ClassVar[str] = "--teacher runs/dagger/model"
 
     def __init__(self, settings: DistillSettings, data: Data) -> None:
         self.settings, self.data = settings, data
