@@ -31,8 +31,8 @@ _LEAST = {
     "temperature": 0, "max_turn_tokens": 1, "parallel": 1, "lora": 0, "weight_decay": 0, "max_grad_norm": 0,
     "validation_share": 0, "validate_every": 1, "tasks": 1, "each": 1, "epochs": 1, "minibatches": 1,
     "label_smoothing": 0, "every": 1, "pairs_of_group": 1, "min_margin": 0, "centre": 0, "good": 0, "bad": 0,
-    "head_scale": 0, "forked": 0, "step_weight": 0, "step_gamma": 0, "gamma": 0, "lam": 0, "turn_gamma": 0, "turn_lam": 0,
-    "clip_low": 0, "clip_high": 0, "tis": 0, "value_weight": 0, "critic_warmup": 0, "remember": 0,
+    "head_scale": 0, "forked": 0, "step_weight": 0, "step_gamma": 0, "gamma": 0, "lam": 0, "turn_gamma": 0,
+    "turn_lam": 0, "clip_low": 0, "clip_high": 0, "tis": 0, "value_weight": 0, "critic_warmup": 0, "remember": 0,
 }  # fmt: skip
 """The smallest value that can be meant, of settings that several objectives have."""
 
