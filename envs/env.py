@@ -267,7 +267,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self.toolbox.state.faults = episode.plan.begin(task, self.toolbox.tools, self._world)
         if self._host.keeps_before():
             episode.before = self._host.copy()
-        return Observation(_prompted(self, task), self.toolbox.present)
+        episode.prompt = _prompted(self, task)
+        return Observation(episode.prompt, self.toolbox.present)
 
     def act(self, action: Action) -> Step:
         """Executes one action. Calls run in order; a message without calls hands over to the user, whose answer goes on

@@ -12,7 +12,7 @@ from ..tools.faults import FaultState
 from ..tools.plans import FaultPlan
 from ..tools.toolbox import Toolbox, ToolboxState
 from ..trajectories.errors import EnvError, UnknownName
-from ..trajectories.messages import Json, ToolCall, ToolResult
+from ..trajectories.messages import Json, Message, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
 from .rewards import Ended
 
@@ -74,6 +74,7 @@ class Snapshot:
     calls_of_others: tuple[tuple[str, ToolCall, ToolResult], ...]
     user_turns: int
     checks: tuple[Verdict, ...]
+    prompt: tuple[Message, ...]
 
 
 class Episode:
@@ -106,6 +107,8 @@ class Episode:
         """What the user's checks came to, one for each of the user's turns that is over: see `UserTurns`."""
         self.before: Any = None
         """The world as `setup` left it, where it is kept: see `ToolEnv.keeps_before`."""
+        self.prompt: tuple[Message, ...] = ()
+        """Messages before the first action."""
         self._turns: list[Turn] = []
         self._calls_of_others: list[tuple[str, ToolCall, ToolResult]] = []
 
@@ -157,7 +160,19 @@ class Episode:
                 "in the class"
             )
         state = self._host.state()
-        return Ended(self.task, False, self.before, state, self.history, self.said, self.stop, self.possible)
+        offered = self._host.toolbox.specs
+        return Ended(
+            self.task,
+            False,
+            self.before,
+            state,
+            self.history,
+            self.said,
+            self.stop,
+            self.possible,
+            self.prompt,
+            offered,
+        )
 
     # ---- how it ends -------------------------------------------------------------------------------------------------
 
@@ -249,6 +264,7 @@ class Episode:
             calls_of_others=self.calls_of_others,
             user_turns=self.user_turns,
             checks=self.checks,
+            prompt=self.prompt,
         )
 
     @classmethod
@@ -261,7 +277,7 @@ class Episode:
         episode.rng.setstate(snapshot.rng)
         episode.tick, episode.answers = snapshot.tick, snapshot.answers
         episode.stop, episode.said = snapshot.stop, snapshot.said
-        episode.before = snapshot.before
+        episode.before, episode.prompt = snapshot.before, snapshot.prompt
         episode.user_turns, episode.checks = snapshot.user_turns, snapshot.checks
         episode._turns, episode._calls_of_others = list(snapshot.history), list(snapshot.calls_of_others)
         return episode

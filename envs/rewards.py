@@ -9,7 +9,7 @@ A term is any callable from `Ended` to a number; an environment lists its terms 
             "claimed": false_success(0.5),
         }
 
-A learnt reward model is a term as it stands: `{"model": lambda ended: model.score(ended.texts())}`. The parts' sum is
+A learnt reward model is a term as it stands: `{"model": weigh(0.1, RewardModel.load(folder).term)}`. The parts' sum is
 the reward; success itself is judged by the environment alone.
 """
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..trajectories.errors import ConfigError, InfrastructureError, MissingExtra
-from ..trajectories.messages import Json, Outcome, ToolCall, ToolResult
+from ..trajectories.messages import Json, Message, Outcome, ToolCall, ToolResult, ToolSpec
 from ..trajectories.trajectory import StopReason, Task, Turn
 
 __all__ = [
@@ -62,6 +62,10 @@ class Ended:
     stop: StopReason | None
     possible: bool = True
     """Whether the task could be done: no fault had made it impossible."""
+    prompt: tuple[Message, ...] = ()
+    """Messages before the first action."""
+    tools: tuple[ToolSpec, ...] = ()
+    """On offer at first."""
 
     def calls(self) -> Iterator[tuple[ToolCall, ToolResult]]:
         """All calls with their results, in order."""

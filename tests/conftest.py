@@ -46,6 +46,30 @@ def tiny_llama(sparring_home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def echo_run(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, float]]]:
+    """A tiny model that says the word of `echo` about half of the time and idles else, by SFT; and the rows of its
+    training. The tests of objectives begin with it."""
+    import torch
+
+    from sparring.agents import EpisodeSpec, rollout, scripted
+    from sparring.envs import make, task_set
+    from sparring.trainers import Data, Optim, Policy, Sft, SftSettings, train
+    from sparring.trajectories.curation import gold
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of several threads differ in their last bits
+    specs = [EpisodeSpec(task) for task in task_set(make("echo"), "train", 4)]
+    data = [*gold(rollout("echo", scripted("expert"), specs)).items, *rollout("echo", scripted("do-nothing"), specs)]
+    made = SftSettings(steps=100, batch=8, optim=Optim(lr=1e-2, schedule="linear", warmup=2), save_every=0)
+    policy = Policy.load(tiny_qwen3, tool_style="signature", precision="fp32")
+    rows: list[dict[str, float]] = []
+    folder = tmp_path_factory.mktemp("echo")
+    model = train(policy, Sft(made, Data(data)), folder, on_step=lambda run, row: rows.append(row))
+    torch.set_num_threads(threads)
+    return model, rows
+
+
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
     return Path(os.path.realpath(__file__)).parent.parent

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparring.trainers.advantages import Estimator, gae, group_advantages, has_signal
+from sparring.trainers.advantages import (
+    Estimator,
+    bi_level_gae,
+    gae,
+    group_advantages,
+    has_signal,
+    lite_advantages,
+    step_advantages,
+    turn_gae,
+)
 from sparring.trajectories.errors import ConfigError, DataError, UnknownName
 
 ESTIMATORS: tuple[Estimator, ...] = ("grpo", "dr_grpo", "rloo")
@@ -111,11 +120,6 @@ def test_gae_by_hand_with_tool_output_in_the_middle() -> None:
     assert result.returns == approx((0.504, 0.72, 0, 0, 1.0))
 
 
-def test_gae_bootstraps_an_episode_that_was_cut_off() -> None:
-    # delta = 0 + .9 * 2 - .5 = 1.3; the tool token after the last sampled one changes nothing
-    assert gae([0, 0], [0.5, 7], [1, 0], gamma=0.9, bootstrap=2).advantages == approx((1.3, 0))
-
-
 tokens = st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2), st.integers(0, 1)), max_size=12)
 
 
@@ -161,3 +165,70 @@ def test_gae_refuses_what_would_be_lost_in_silence() -> None:
         gae([math.nan], [0], [1])
     with pytest.raises(ConfigError, match="gamma and lam"):
         gae([0], [0], [1], gamma=1.5)
+
+
+def test_turn_gae_by_hand() -> None:
+    # turns of 2 and 1 tokens, a tool's answer between; gamma = .9, lam = .5; values at 0 and 3: .2, .6
+    #   turn 1  delta = 1 - .6 = .4                    A = .4
+    #   turn 0  delta = .9 * .6 - .2 = .34             A = .34 + .45 * .4 = .52
+    got = turn_gae([0, 0, 0, 1, 0], [0.2, 99, 99, 0.6, 99], [(0, 2), (3, 4), (5, 5)], gamma=0.9, lam=0.5)
+    assert got.advantages == approx((0.52, 0.52, 0, 0.4, 0))
+    assert got.returns == approx((0.72, 0, 0, 1.0, 0))
+    assert got.learned == (1, 0, 0, 1, 0)
+
+
+def test_bi_level_gae_by_hand() -> None:
+    # values at the turns' last tokens: .4 and .6; over turns (gamma .9, lam .5): A = .4, then .54 - .4 + .45 * .4 = .32
+    # within turn 0 (gamma 1, lam .5): the last token's return is .32 + .4 = .72
+    #   token 1  delta = .72 - .4 = .32                A = .32: the turn's own
+    #   token 0  delta = .4 - .2 = .2                  A = .2 + .5 * .32 = .36
+    got = bi_level_gae(
+        [0, 0, 0, 1], [0.2, 0.4, 99, 0.6], [(0, 2), (3, 4)], gamma=1, lam=0.5, turn_gamma=0.9, turn_lam=0.5
+    )
+    assert got.advantages == approx((0.36, 0.32, 0, 0.4))
+    assert got.returns == approx((0.56, 0.72, 0, 1.0))
+    assert got.learned == (1, 1, 0, 1)
+
+
+@relaxed
+@given(tokens=tokens)
+def test_with_lambda_1_every_level_is_return_minus_value(tokens: list[tuple[float, float, int]]) -> None:
+    spans = [(i, i + 1) for i in range(len(tokens))]
+    reward, value = [r for r, *_ in tokens], [v for _, v, _ in tokens]
+    expected = gae(reward, value, [1] * len(tokens), lam=1)
+    assert turn_gae(reward, value, spans, lam=1).advantages == approx(expected.advantages)
+    assert bi_level_gae(reward, value, spans, turn_lam=1).advantages == approx(expected.advantages)
+
+
+def test_turns_follow_explicit_boundaries() -> None:
+    with pytest.raises(DataError, match="token 1, which is in no turn"):
+        turn_gae([0, 1], [0, 0], [(0, 1)])
+    with pytest.raises(DataError, match="turns follow each other"):
+        bi_level_gae([0, 0], [0, 0], [(0, 2), (1, 2)])
+
+
+# --- Lite PPO and GiGPO ------------------------------------------------------------------------------------------
+
+
+def test_lite_takes_one_std_for_the_batch() -> None:
+    # rewards 1 0 | 1 1 1 0: mean 4/6; std of the sample: sqrt((4 / 9 + 2 * 16 / 36) / 5) -> 4 * (1/3)^2 + 2 * (2/3)^2
+    std = math.sqrt((4 / 9 + 8 / 9) / 5)
+    got = lite_advantages([[1, 0], [1, 1, 1, 0]], eps=0)
+    assert got[0] == approx((0.5 / std, -0.5 / std))
+    assert got[1] == approx((0.25 / std, 0.25 / std, 0.25 / std, -0.75 / std))
+    assert lite_advantages([]) == []
+    with pytest.raises(DataError, match="two trajectories"):
+        lite_advantages([[1.0]])
+
+
+def test_step_advantages_by_hand() -> None:
+    # returns at state a: .5 and 0; mean .25, std of the sample sqrt(2 * .0625) = .35355; b and c are met once
+    got = step_advantages([1, 0], [["a", "b"], ["a", "c"]], gamma=0.5, eps=0)
+    assert got[0] == approx((0.25 / math.sqrt(0.125), 0))
+    assert got[1] == approx((-0.25 / math.sqrt(0.125), 0))
+    # a detour: the same state twice in one episode; the return is .25 the first time and .5 the second
+    (loop,) = step_advantages([1], [["a", "a", "b"]], gamma=0.5, eps=0)
+    assert loop[0] < 0 < loop[1]
+    assert loop[2] == 0
+    with pytest.raises(DataError, match="must align"):
+        step_advantages([1], [])

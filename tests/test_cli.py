@@ -144,7 +144,15 @@ QUICKER = {
     "evaluate orders --model": "--n 2 --max-turn-tokens 8",
     "train sft": "--steps 2 --batch 2",
     "train dpo": "--steps 1 --batch 2 --min-chosen -1e9",
+    "train dmpo": "--steps 1 --batch 2",
+    "train kto": "--steps 1 --batch 2",
+    "train online-dpo": "--steps 1 --groups 2 --group 2 --max-turn-tokens 8",
+    "train reward-model": "--steps 1 --batch 2",
+    "train simpo": "--steps 1 --batch 2",
     "train grpo": "--steps 1 --groups 2 --group 2 --max-turn-tokens 8",
+    "train ppo": "--steps 1 --tasks 2 --each 1 --max-turn-tokens 8",
+    "train dagger": "--steps 1 --tasks 2 --max-turn-tokens 8",
+    "train distill": "--steps 1 --tasks 2 --each 1 --max-turn-tokens 8",
 }
 """Start of an example -> options after its own, which make it smaller. The last one of an option counts."""
 

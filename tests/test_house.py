@@ -6,6 +6,7 @@ import ast
 import copy
 import importlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -622,20 +623,25 @@ def test_the_notebook_is_the_tutorial_and_runs(tmp_path: Path) -> None:
 
 
 def test_the_tables_of_settings_are_the_code() -> None:
-    """Each field of each settings dataclass has its row in docs/training.md, with its default."""
+    """Each field of each settings dataclass has its row in docs/training.md or docs/objectives.md, with its default."""
     pytest.importorskip("torch")
     from dataclasses import MISSING, Field, fields
 
     from sparring.trainers import (
+        OBJECTIVES,
+        DaggerSettings,
+        DistillSettings,
         DpoSettings,
         GrpoSettings,
         Lora,
         Mixture,
         Optim,
         Part,
+        PpoSettings,
         SftSettings,
         TrainSettings,
     )
+    from sparring.trainers.playing import PlaySettings
 
     common = {field.name: field.default for field in fields(TrainSettings)}
 
@@ -647,17 +653,34 @@ def test_the_tables_of_settings_are_the_code() -> None:
         return "required" if field.default is MISSING else repr(field.default).replace("'", '"')
 
     text = (ROOT / "docs" / "training.md").read_text("utf-8")
+    more = (ROOT / "docs" / "objectives.md").read_text("utf-8")
+    preferences = [OBJECTIVES.get(name).Settings for name in ("simpo", "dmpo", "kto", "online-dpo", "reward-model")]
     missing = []
-    for kind in (TrainSettings, SftSettings, DpoSettings, GrpoSettings, Optim, Lora, Mixture, Part):
+    play = (PlaySettings, PpoSettings, DaggerSettings, DistillSettings)
+    shown = (TrainSettings, SftSettings, DpoSettings, GrpoSettings, *play, Optim, Lora, Mixture, Part)
+    for kind in (*preferences, *shown):
         for field in fields(kind):
             given = default(field)
             inherited = kind is not TrainSettings and issubclass(kind, TrainSettings) and field.name in common
             if (kind is TrainSettings and field.name == "optim") or (inherited and field.default == common[field.name]):
                 continue
             row = f"| `{field.name}` | {given if given == 'required' else f'`{given}`'} |"
-            if row not in text:
+            if row not in (more if kind in preferences else text):
                 missing.append(f"{kind.__name__}: {row}")
-    assert not missing, "not in docs/training.md:\n" + "\n".join(missing)
+    assert not missing, "not in the documents:\n" + "\n".join(missing)
+
+
+def test_every_objective_has_its_example() -> None:
+    """Its command and a short run of it in docs/objectives.md, which the test of the documents' code runs."""
+    pytest.importorskip("torch")
+    from sparring.trainers import OBJECTIVES, objectives
+
+    files = {info.name.replace("_", "-") for info in pkgutil.iter_modules(objectives.__path__)}
+    text = (ROOT / "docs" / "objectives.md").read_text("utf-8")
+    code = "".join(python_blocks(text))
+    names = [name for name in OBJECTIVES.names() if name in files]  # not those that other tests have registered
+    assert len(names) > 10
+    assert [name for name in names if f"`sparring train {name} " not in text or f'learn("{name}", ' not in code] == []
 
 
 def test_the_table_of_faults_is_the_code() -> None:

@@ -19,10 +19,13 @@ from sparring.trainers.losses import (
     k2,
     k3,
     kl_loss,
+    kto_loss,
     merge_logs,
     policy_gradient_loss,
+    reward_loss,
     sequence_sums,
     sft_loss,
+    simpo_loss,
     weighted_mean,
 )
 from sparring.trajectories.errors import ConfigError, DataError, UnknownName
@@ -301,6 +304,96 @@ def test_dpo_survives_extreme_margins() -> None:
     assert gradient(loss.value, chosen) == approx([0, -0.05])
 
 
+def test_hinge_by_hand() -> None:
+    # h = 5, beta h = .5: 1 - .5 = .5, gradient -beta. With beta = .4 the margin of 2 is beyond 1: 0, and no gradient.
+    chosen = t(-10, grad=True)
+    loss = dpo_loss(chosen, t(-20), t(-12), t(-17), beta=0.1, variant="hinge")
+    assert number(loss.value) == approx(0.5)
+    assert gradient(loss.value, chosen) == approx([-0.1])
+    loss = dpo_loss(chosen, t(-20), t(-12), t(-17), beta=0.4, variant="hinge")
+    assert number(loss.value) == 0
+    assert gradient(loss.value, chosen) == [0]
+
+
+def test_label_smoothing_by_hand() -> None:
+    # beta h = .5: L(h) = .474077, L(-h) = .974077. e = .1: conservative .9 * .474077 + .1 * .974077 = .524077;
+    # robust (.9 * .474077 - .1 * .974077) / .8 = .411577
+    sides = t(-10), t(-20), t(-12), t(-17)
+    assert number(dpo_loss(*sides, label_smoothing=0.1).value) == pytest.approx(0.524077, abs=1e-6)
+    robust = dpo_loss(*sides, variant="robust", label_smoothing=0.1)
+    assert number(robust.value) == pytest.approx(0.411577, abs=1e-6)
+    assert robust.logs["preference"] == pytest.approx(0.411577, abs=1e-6)
+    assert number(dpo_loss(*sides, variant="robust").value) == approx(number(dpo_loss(*sides).value))
+
+
+def test_robust_dpo_is_unbiased_under_wrong_labels() -> None:
+    """With a share e of the pairs the wrong way round, its expectation is the plain loss on right ones (2403.00409)."""
+    e, right = 0.2, (t(-10), t(-20), t(-12), t(-17))
+    wrong = (right[1], right[0], right[3], right[2])
+    seen = [number(dpo_loss(*sides, variant="robust", label_smoothing=e).value) for sides in (right, wrong)]
+    assert (1 - e) * seen[0] + e * seen[1] == approx(number(dpo_loss(*right).value))
+
+
+def test_smoothed_dpo_is_least_at_a_finite_margin() -> None:
+    # sigmoid(beta h) = 1 - e: beta h = log 9 for e = .1, where the gradient is 0
+    chosen = t(math.log(9) / 0.1, grad=True)
+    loss = dpo_loss(chosen, t(0), t(0), t(0), label_smoothing=0.1)
+    assert gradient(loss.value, chosen) == pytest.approx([0], abs=1e-12)
+
+
+# --- SimPO, KTO, reward models -----------------------------------------------------------------------------------
+
+
+def test_simpo_by_hand() -> None:
+    # -10/4 = -2.5, -20/5 = -4: 2 * 1.5 = 3, less a target of 1: log(1 + e^-2) = .126928; slope -2 sigmoid(-2) / 4
+    chosen = t(-10, grad=True)
+    loss = simpo_loss(chosen, t(-20), t(4), t(5), beta=2, target=1)
+    assert number(loss.value) == pytest.approx(0.126928, abs=1e-6)
+    assert gradient(loss.value, chosen) == approx([-2 / (1 + math.exp(2)) / 4])
+    assert loss.logs == {"preference": approx(number(loss.value)), "margin": 3, "accuracy": 1, "nll": 2.5}
+    assert number(simpo_loss(chosen, t(-20), t(4), t(5), nll_alpha=0.2).value) == pytest.approx(0.626928, abs=1e-6)
+
+
+def test_kto_by_hand() -> None:
+    # beta (2 - 1) = .1: 1 - sigmoid(.1) = .475021. beta (1 - -3) = .4: 1 - sigmoid(.4) = .401312, twice; mean .638823
+    changes = t(2, -3, grad=True)
+    loss = kto_loss(changes, t(1, 0), 1.0, beta=0.1, bad_weight=2)
+    assert number(loss.value) == pytest.approx(0.638823, abs=1e-6)
+    slopes = [-0.1 * 0.475021 * 0.524979 / 2, 2 * 0.1 * 0.401312 * 0.598688 / 2]
+    assert gradient(loss.value, changes) == pytest.approx(slopes, abs=1e-6)
+    assert loss.logs == {"good_change": 1, "bad_change": -1.5, "good_share": 0.5, "accuracy": 1}
+    parts = [kto_loss(changes[i : i + 1], t(1 - i), 1.0, beta=0.1, bad_weight=2, denominator=2) for i in (0, 1)]
+    assert sum(number(part.value) for part in parts) == approx(number(loss.value))
+    assert merge_logs(parts) == approx(loss.logs)
+
+
+def test_bradley_terry_by_hand() -> None:
+    # r_w - r_l = 2: log(1 + e^-2) = .126928; .01 (3 + 1)^2 = .16; slopes -sigmoid(-2) + .08, sigmoid(-2) + .08
+    chosen, rejected = t(3, grad=True), t(1, grad=True)
+    loss = reward_loss(chosen, rejected)
+    assert number(loss.value) == pytest.approx(0.286928, abs=1e-6)
+    assert gradient(loss.value, chosen) == pytest.approx([-0.119203 + 0.08], abs=1e-6)
+    assert gradient(reward_loss(chosen, rejected).value, rejected) == pytest.approx([0.119203 + 0.08], abs=1e-6)
+    assert loss.logs == {"preference": approx(math.log1p(math.exp(-2))), "margin": 2, "accuracy": 1, "reward_mean": 2}
+    assert number(reward_loss(t(5), t(5), centre=0).value) == approx(math.log(2))
+
+
+def test_preference_settings_that_cannot_be_meant_are_refused() -> None:
+    sides = t(-1), t(-1), t(-1), t(-1)
+    with pytest.raises(ConfigError, match="0 to below"):
+        dpo_loss(*sides, variant="robust", label_smoothing=0.5)
+    with pytest.raises(ConfigError, match="goes with sigmoid and robust"):
+        dpo_loss(*sides, variant="ipo", label_smoothing=0.1)
+    with pytest.raises(ConfigError, match="beta"):
+        simpo_loss(t(-1), t(-1), t(1), t(1), beta=0)
+    with pytest.raises(DataError, match="side without tokens"):
+        simpo_loss(t(-1), t(-1), t(1), t(0))
+    with pytest.raises(ConfigError, match="anchor"):
+        kto_loss(t(1), t(1), -0.1)
+    with pytest.raises(ConfigError, match="centre"):
+        reward_loss(t(1), t(1), centre=math.nan)
+
+
 # --- policy gradient ---------------------------------------------------------------------------------------------
 
 
@@ -552,7 +645,7 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
     with pytest.raises(UnknownName, match="KL estimator"):
         kl_loss(t(-1), t(-1), t(1), estimator="k3")  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="DPO variant"):
-        dpo_loss(t(-1), t(-1), t(-1), t(-1), variant="hinge")  # type: ignore[arg-type]
+        dpo_loss(t(-1), t(-1), t(-1), t(-1), variant="exo")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="needs a denominator"):
         policy_gradient_loss(*one, aggregation="constant")
     with pytest.raises(ConfigError, match="needs owner_N"):

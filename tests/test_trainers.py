@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import pkgutil
 import random
 import re
 import shutil
@@ -14,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from sparring.agents.head import Head
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
 from sparring.trainers import (
+    OBJECTIVES,
     Data,
     Dpo,
     DpoSettings,
@@ -58,6 +60,7 @@ from sparring.trainers import (
     Policy,
     Sft,
     SftSettings,
+    objectives,
     train,
 )
 from sparring.trainers.batch import SAMPLER, Sample, TreeBatch, micro_batches
@@ -82,6 +85,8 @@ from sparring.trajectories.curation import Pair, gold
 from sparring.trajectories.errors import TrainingError
 
 RELATIVE = 1e-4
+
+OBJECTIVE_FILES = {info.name for info in pkgutil.iter_modules(objectives.__path__)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -466,16 +471,9 @@ def test_epochs_differ() -> None:
 
 
 @pytest.fixture(scope="module")
-def warm(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, float]]]:
+def warm(echo_run: tuple[Path, list[dict[str, float]]]) -> tuple[Path, list[dict[str, float]]]:
     """A policy that says the word about half of the time and idles else, by SFT; and the rows of its training."""
-    rows: list[dict[str, float]] = []
-    made = SftSettings(steps=100, batch=8, optim=Optim(lr=1e-2, schedule="linear", warmup=2), save_every=0)
-    folder = tmp_path_factory.mktemp("warm")
-    tasks = task_set(make("echo"), "train", 4)
-    idle = rollout("echo", scripted("do-nothing"), [EpisodeSpec(t) for t in tasks])
-    data = [*echo_gold(), *idle]
-    model = train(policy_of(tiny_qwen3), Sft(made, Data(data)), folder, on_step=lambda run, row: rows.append(row))
-    return model, rows
+    return echo_run
 
 
 def test_sft_teaches_a_tiny_model_to_echo(
@@ -568,6 +566,43 @@ def start_grpo(model: Path, folder: Path, on_step: Any = None) -> Path:
 
 KINDS = [Kind("sft", start_sft), Kind("lora", start_lora), Kind("dpo", start_dpo), Kind("grpo", start_grpo)]
 
+SMALL = {
+    "steps": 6, "batch": 3, "groups": 2, "group": 4, "redraws": 1, "every": 3, "parallel": 5, "replay": 2,
+    "optim": OPTIM, "save_every": 2, "validation_share": 0.25, "validate_every": 2, "tasks": 2, "each": 2,
+    "critic_warmup": 1,
+}  # fmt: skip
+"""Settings of a short run of any objective, as far as it has them."""
+
+
+def start_any(name: str, more: dict[str, Any], model: Path, folder: Path, on_step: Any = None) -> Path:
+    """A run of six steps of an objective of the registry, of any needs; `more` are settings of its own."""
+    kind = OBJECTIVES.get(name)
+    given = {f.name: SMALL[f.name] for f in fields(kind.Settings) if f.name in SMALL}
+    if kind.needs == "mixture":
+        given["mixture"] = GRPO.mixture
+    if name == "distill":
+        given["teacher"] = str(model)  # replay takes the policy away from it
+    pairs = echo_pairs()
+    episodes: Sequence[Trajectory] = echo_gold()
+    if kind.needs == "outcomes":
+        episodes = [t for pair in pairs for t in (pair.chosen, pair.rejected)]
+    made = kind(kind.Settings(**given | more), Data(episodes, pairs, echo_gold()))
+    return train(policy_of(model), made, folder, on_step=on_step)
+
+
+KINDS += [
+    Kind(name, partial(start_any, name, {}))
+    for name in OBJECTIVES.names()
+    if name not in {kind.name for kind in KINDS} and name.replace("-", "_") in OBJECTIVE_FILES
+]
+"""Each objective of the package: a new one is stopped, killed and taken up again with no line more here."""
+
+VARIANTS = [
+    Kind("gigpo", partial(start_any, "grpo", {"estimator": "gigpo", "epochs": 2, "minibatches": 2, "forked": 0.5})),
+    Kind("ppo-expert", partial(start_any, "ppo", {"level": "turn", "baseline": "expert", "critic_warmup": 0})),
+]
+"""Settings by which an objective does other things within a step."""
+
 
 @pytest.fixture(scope="module")
 def whole(warm: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Path]:
@@ -590,9 +625,12 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
 
 def assert_same_run(folder: Path, other: Path) -> None:
     assert rows_of(folder) == rows_of(other)
-    got, expected = load_file(folder / "model" / "model.safetensors"), load_file(other / "model" / "model.safetensors")
-    assert got.keys() == expected.keys()
-    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    weights = sorted(path.name for path in (other / "model").glob("*.safetensors"))  # of the model, and of its heads
+    assert sorted(path.name for path in (folder / "model").glob("*.safetensors")) == weights
+    for name in weights:
+        got, expected = load_file(folder / "model" / name), load_file(other / "model" / name)
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[part], expected[part]) for part in expected)
     played = sorted(path.name for path in (other / "episodes").glob("*.jsonl"))
     assert sorted(path.name for path in (folder / "episodes").glob("*.jsonl")) == played
     for path in [other / "episodes" / name for name in played]:
@@ -611,7 +649,11 @@ def stopping(after: int, error: type[BaseException]) -> Any:
     return on_step
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(kind, id=kind.name) for kind in KINDS)]
+    + [pytest.param(kind, id=kind.name, marks=pytest.mark.slow) for kind in VARIANTS],
+)
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     kind: Kind, whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path
 ) -> None:
@@ -645,7 +687,7 @@ spec.loader.exec_module(module)
 KILLED = (
     AS_MODULE
     + """
-start = next(kind.start for kind in module.KINDS if kind.name == sys.argv[2])
+start = next(kind.start for kind in module.KINDS + module.VARIANTS if kind.name == sys.argv[2])
 
 def on_step(run, row):
     if run.step + 1 == 4:  # the checkpoint of step 4 is not written yet
@@ -656,7 +698,14 @@ start(Path(sys.argv[3]), Path(sys.argv[4]), on_step)
 )
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], KINDS[3]], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] * (kind.name not in ("sft", "grpo", "ppo")))
+        for kind in KINDS + VARIANTS
+        if kind.name != "lora"
+    ],
+)
 def test_a_run_that_was_killed_ends_like_one_that_was_not(
     kind: Kind, whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path
 ) -> None:

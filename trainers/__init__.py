@@ -15,15 +15,23 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compa
     from .mixture import Mixture, Part
     from .model import Lora, Policy
     from .objective import OBJECTIVES, Data, Objective
+    from .objectives.dagger import Dagger, DaggerSettings
+    from .objectives.distill import Distill, DistillSettings
     from .objectives.dpo import Dpo, DpoSettings
     from .objectives.grpo import Grpo, GrpoSettings
+    from .objectives.ppo import Ppo, PpoSettings
     from .objectives.sft import Sft, SftSettings
     from .recipe import run_recipe
+    from .reward_model import RewardModel
     from .settings import Optim, TrainSettings
 
 __all__ = [
     "OBJECTIVES",
+    "Dagger",
+    "DaggerSettings",
     "Data",
+    "Distill",
+    "DistillSettings",
     "Dpo",
     "DpoSettings",
     "Grpo",
@@ -34,6 +42,9 @@ __all__ = [
     "Optim",
     "Part",
     "Policy",
+    "Ppo",
+    "PpoSettings",
+    "RewardModel",
     "Sft",
     "SftSettings",
     "TrainSettings",
@@ -42,7 +53,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Dagger": "objectives.dagger",
+    "DaggerSettings": "objectives.dagger",
     "Data": "objective",
+    "Distill": "objectives.distill",
+    "DistillSettings": "objectives.distill",
     "Dpo": "objectives.dpo",
     "DpoSettings": "objectives.dpo",
     "Grpo": "objectives.grpo",
@@ -54,6 +69,9 @@ _HOMES = {
     "Optim": "settings",
     "Part": "mixture",
     "Policy": "model",
+    "Ppo": "objectives.ppo",
+    "PpoSettings": "objectives.ppo",
+    "RewardModel": "reward_model",
     "Sft": "objectives.sft",
     "SftSettings": "objectives.sft",
     "TrainSettings": "settings",

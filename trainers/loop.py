@@ -12,7 +12,7 @@ from ..agents.models import not_finite
 from ..trajectories.errors import DataError
 from ..trajectories.locks import only_process_in
 from .model import Policy
-from .objective import Measures, Objective
+from .objective import Measures, Objective, Rounds
 from .run import OnEpisode, OnStep, Run
 from .world import World
 
@@ -68,7 +68,10 @@ def train(
             for step in run.steps():
                 drawn = objective.sample(run, step)
                 sampled = time.monotonic()
-                row = run.update(objective.losses(policy, drawn.batch))
+                if isinstance(objective, Rounds):
+                    row = run.update_each(objective.rounds(policy, drawn.batch))
+                else:
+                    row = run.update(objective.losses(policy, drawn.batch))
                 row |= {**drawn.logs, "update_seconds": time.monotonic() - sampled}
                 if isinstance(objective, Measures):
                     row |= objective.measure(policy, step + 1)

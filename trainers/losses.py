@@ -1,7 +1,8 @@
 """Losses: pure functions on flat tensors. No model, no batch building, no optimiser; torch only.
 
-Defines `Loss`, `merge_logs`, `weighted_mean`, `sequence_sums`; the objectives `sft_loss`, `dpo_loss`,
-`policy_gradient_loss`, `kl_loss`; the estimators `k1`, `k2`, `k3`, and `entropy`.
+Defines `Loss`, `merge_logs`, `weighted_mean`, `sequence_sums`; the objectives `sft_loss`, `dpo_loss`, `simpo_loss`,
+`kto_loss`, `reward_loss`, `policy_gradient_loss`, `kl_loss`, `value_loss`; the estimators `k1`, `k2`, `k3`, and
+`entropy`.
 
 Shapes are in the names. N: weighted positions of a batch. B: its trajectories. P: its pairs. V: the vocabulary.
 `logps_N` holds log-probabilities in nats, `owner_N` (int64) the trajectory 0..B-1 that a position belongs to, and
@@ -35,25 +36,35 @@ from ..trajectories.errors import ConfigError, DataError, UnknownName
 
 __all__ = [
     "Aggregation",
+    "DpoVariant",
+    "KlEstimator",
     "Loss",
+    "Mismatch",
+    "Normalise",
+    "Ratio",
     "dpo_loss",
     "entropy",
     "k1",
     "k2",
     "k3",
     "kl_loss",
+    "kto_loss",
     "merge_logs",
     "policy_gradient_loss",
+    "reward_loss",
     "sequence_sums",
     "sft_loss",
+    "simpo_loss",
+    "value_loss",
     "weighted_mean",
 ]
 
 Aggregation = Literal["token-mean", "constant", "sequence-mean"]
-DpoVariant = Literal["sigmoid", "ipo"]
+DpoVariant = Literal["sigmoid", "ipo", "hinge", "robust"]
 Normalise = Literal["sum", "tokens"]
 Mismatch = Literal["truncate", "mask"]
 KlEstimator = Literal["k2", "k3-ratio"]
+Ratio = Literal["token", "sequence", "cispo"]
 
 _LOG_RATIO_LIMIT = 20.0
 """exp(20) = 5e8: beyond it a ratio carries no information, and exp would overflow to inf and then NaN."""
@@ -138,6 +149,7 @@ def dpo_loss(
     beta: float = 0.1,
     variant: DpoVariant = "sigmoid",
     normalise: Normalise = "sum",
+    label_smoothing: float = 0.0,
     nll_alpha: float = 0.0,
     chosen_tokens_P: Tensor | None = None,
     rejected_tokens_P: Tensor | None = None,
@@ -149,7 +161,13 @@ def dpo_loss(
 
         sigmoid   -log sigmoid(beta h)                     2305.18290; gradient on chosen: -beta sigmoid(-beta h)
         ipo       (h - 1 / (2 beta))^2                     2310.12036
+        hinge     max(0, 1 - beta h)                       2305.10425 (SLiC), with DPO's margin as in 2309.06657
+        robust    ((1 - e) L(h) - e L(-h)) / (1 - 2 e)     2403.00409; L is the sigmoid's loss
         + nll     nll_alpha * -log pi(chosen) / |chosen|   2404.19733, against likelihood displacement
+
+    e is `label_smoothing`, the share of labels that are the wrong way round. With it sigmoid is the conservative
+    (1 - e) L(h) + e L(-h), whose optimum is a finite margin, and robust the unbiased estimate of the loss on right
+    labels.
 
     Args:
         chosen_P, rejected_P: the policy's sums (`sequence_sums`); for step pairs, over positions after the fork only.
@@ -157,6 +175,7 @@ def dpo_loss(
         beta: for `normalise="sum"` about 0.1; for "tokens" larger by about the number of tokens of a side.
         normalise: "sum" is DPO and IPO as published. "tokens" divides each side's Delta by its own token weight before
             the difference: length-normalised DPO, and for IPO the per-token form that other libraries train.
+        label_smoothing: from 0 to below 0.5, for sigmoid and robust; 0: every label is right.
         nll_alpha: weight of the chosen side's cross-entropy per token; 0 leaves it out.
         chosen_tokens_P, rejected_tokens_P: token weight of each side, needed by "tokens" and (chosen) by `nll_alpha`.
         denominator: number of pairs in *all* micro-batches of the step.
@@ -169,8 +188,11 @@ def dpo_loss(
     """
     _known("DPO variant", variant, DpoVariant)
     _known("normalisation", normalise, Normalise)
-    if not beta > 0:
-        raise ConfigError(f"beta must be above 0, got {beta}")
+    _positive(beta=beta)
+    if not 0 <= label_smoothing < 0.5:
+        raise ConfigError(f"label_smoothing is a share of wrong labels from 0 to below 0.5, got {label_smoothing}")
+    if label_smoothing and variant not in ("sigmoid", "robust"):
+        raise ConfigError(f"label_smoothing goes with sigmoid and robust, not with {variant}: leave it at 0")
     _aligned(
         chosen_P=chosen_P,
         rejected_P=rejected_P,
@@ -188,7 +210,17 @@ def dpo_loss(
         h_P = chosen_change_P / _lengths(chosen_tokens_P) - rejected_change_P / _lengths(rejected_tokens_P)
     else:
         h_P = chosen_change_P - rejected_change_P
-    loss_P = -F.logsigmoid(beta * h_P) if variant == "sigmoid" else (h_P - 1 / (2 * beta)) ** 2
+    if variant == "ipo":
+        loss_P = (h_P - 1 / (2 * beta)) ** 2
+    elif variant == "hinge":
+        loss_P = F.relu(1 - beta * h_P)
+    else:
+        e = label_smoothing
+        right_P, wrong_P = -F.logsigmoid(beta * h_P), -F.logsigmoid(-beta * h_P)
+        if variant == "robust":
+            loss_P = ((1 - e) * right_P - e * wrong_P) / (1 - 2 * e)
+        else:
+            loss_P = (1 - e) * right_P + e * wrong_P if e else right_P
     logs = {
         "preference": loss_P,
         "margin": beta * h_P,
@@ -208,6 +240,129 @@ def dpo_loss(
     return Loss(loss_P.sum() / _divisor(denominator, pairs), _logs(**means), pairs)
 
 
+def simpo_loss(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    chosen_tokens_P: Tensor,
+    rejected_tokens_P: Tensor,
+    *,
+    beta: float = 2.0,
+    target: float = 1.0,
+    nll_alpha: float = 0.0,
+    denominator: float | None = None,
+) -> Loss:
+    """SimPO (2405.14734, eq. 6): a pair by its log-probabilities per token, without a reference.
+
+        -log sigmoid(beta (log pi(chosen) / |chosen| - log pi(rejected) / |rejected|) - target)
+
+    Args:
+        chosen_P, rejected_P: the policy's sums (`sequence_sums`).
+        chosen_tokens_P, rejected_tokens_P: token weight of each side.
+        beta: scale of the log-probabilities per token, 2 to 10.
+        target: the margin that is wanted at least (the paper's gamma), in the same scale; half of beta is usual.
+        nll_alpha: weight of the chosen side's cross-entropy per token; 0 leaves it out.
+        denominator: number of pairs in *all* micro-batches of the step.
+
+    Logs: `preference` (the loss without NLL), `margin` (beta times the difference, without the target), `accuracy`
+    (share with a margin above 0), `nll` (per token). Raises `ConfigError` for settings that cannot be meant,
+    `DataError` for a side of length 0.
+    """
+    _positive(beta=beta)
+    _aligned(
+        chosen_P=chosen_P,
+        rejected_P=rejected_P,
+        chosen_tokens_P=chosen_tokens_P,
+        rejected_tokens_P=rejected_tokens_P,
+    )
+    chosen_mean_P = _wide(chosen_P) / _lengths(chosen_tokens_P)
+    margin_P = beta * (chosen_mean_P - _wide(rejected_P) / _lengths(rejected_tokens_P))
+    loss_P = -F.logsigmoid(margin_P - target)
+    logs = {"preference": loss_P, "margin": margin_P, "accuracy": margin_P > 0, "nll": -chosen_mean_P}
+    if nll_alpha:
+        loss_P = loss_P + nll_alpha * logs["nll"]
+    pairs = float(loss_P.numel())
+    means = {name: value.to(loss_P.dtype).sum() / max(pairs, 1.0) for name, value in logs.items()}
+    return Loss(loss_P.sum() / _divisor(denominator, pairs), _logs(**means), pairs)
+
+
+def kto_loss(
+    changes_B: Tensor,
+    good_B: Tensor,
+    anchor: float,
+    *,
+    beta: float = 0.1,
+    good_weight: float = 1.0,
+    bad_weight: float = 1.0,
+    denominator: float | None = None,
+) -> Loss:
+    """KTO (2402.01306, eq. 8): each trajectory by itself, good or bad, against an anchor. Delta = log pi - log ref.
+
+        good   good_weight (1 - sigmoid(beta (Delta - anchor)))
+        bad    bad_weight  (1 - sigmoid(beta (anchor - Delta)))
+
+    Args:
+        changes_B: Delta of each trajectory, summed over its sampled tokens; nats.
+        good_B: 1 for good, 0 for bad.
+        anchor: z0, an estimate of KL(pi || ref) in nats for a whole trajectory, 0 or more; no gradient flows into it.
+        beta: as in DPO.
+        good_weight, bad_weight: lambda of either kind; good_weight * n_good about bad_weight * n_bad.
+        denominator: number of trajectories in *all* micro-batches of the step.
+
+    Logs: `good_change` and `bad_change` (mean Delta of either kind over *all*, so that micro-batches add up),
+    `good_share`, `accuracy` (share on the right side of the anchor).
+    """
+    _positive(beta=beta)
+    if not (anchor >= 0 and math.isfinite(anchor)):
+        raise ConfigError(f"the anchor is a KL in nats, finite and not negative, got {anchor}")
+    _aligned(changes_B=changes_B, good_B=good_B)
+    changes_B, good_B = _wide(changes_B), _wide(good_B).detach()
+    sign_B = 2 * good_B - 1
+    weight_B = good_weight * good_B + bad_weight * (1 - good_B)
+    loss_B = weight_B * torch.sigmoid(-beta * sign_B * (changes_B - anchor))  # 1 - sigmoid(x), to all digits
+    n = float(changes_B.numel())
+    logs = {
+        "good_change": changes_B * good_B,
+        "bad_change": changes_B * (1 - good_B),
+        "good_share": good_B,
+        "accuracy": sign_B * (changes_B - anchor) > 0,
+    }
+    means = {name: value.to(loss_B.dtype).sum() / max(n, 1.0) for name, value in logs.items()}
+    return Loss(loss_B.sum() / _divisor(denominator, n), _logs(**means), n)
+
+
+def reward_loss(
+    chosen_P: Tensor, rejected_P: Tensor, *, centre: float = 0.01, denominator: float | None = None
+) -> Loss:
+    """Bradley-Terry on the rewards of both sides: -log sigmoid(r_w - r_l) + centre (r_w + r_l)^2 (2312.09244).
+
+    Only differences matter to the first term; the second one keeps the rewards around 0.
+
+    Args:
+        chosen_P, rejected_P: rewards of either side.
+        centre: weight of the second term; 0 leaves it out.
+        denominator: number of pairs in *all* micro-batches of the step.
+
+    Logs: `preference` (the first term), `margin` (r_w - r_l), `accuracy` (share above 0: a tie is no success),
+    `reward_mean` (of both sides).
+    """
+    if not (centre >= 0 and math.isfinite(centre)):
+        raise ConfigError(f"centre is a weight, finite and not negative, got {centre}")
+    _aligned(chosen_P=chosen_P, rejected_P=rejected_P)
+    chosen_P, rejected_P = _wide(chosen_P), _wide(rejected_P)
+    margin_P = chosen_P - rejected_P
+    preference_P = -F.logsigmoid(margin_P)
+    loss_P = preference_P + centre * (chosen_P + rejected_P) ** 2
+    logs = {
+        "preference": preference_P,
+        "margin": margin_P,
+        "accuracy": margin_P > 0,
+        "reward_mean": (chosen_P + rejected_P) / 2,
+    }
+    pairs = float(margin_P.numel())
+    means = {name: value.to(margin_P.dtype).sum() / max(pairs, 1.0) for name, value in logs.items()}
+    return Loss(loss_P.sum() / _divisor(denominator, pairs), _logs(**means), pairs)
+
+
 def policy_gradient_loss(
     logps_N: Tensor,
     old_logps_N: Tensor | None,
@@ -216,6 +371,7 @@ def policy_gradient_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
+    ratio: Ratio = "token",
     aggregation: Aggregation = "token-mean",
     owner_N: Tensor | None = None,
     sampler_logps_N: Tensor | None = None,
@@ -239,6 +395,12 @@ def policy_gradient_loss(
         advantages_N: the owner's advantage at each of its positions (`advantages_B[owner_N]`), or one per token.
         weights_N: 1 on sampled tokens, else 0.
         clip_low, clip_high: distance of the bounds from 1; `math.inf` as clip_high never clips above.
+        ratio: what r is, and what the clip does.
+            token: of each token (PPO, GRPO).
+            sequence: of each trajectory, exp(mean of w log r) over its tokens, which all have it (GSPO, 2507.18071). It
+                lies closer to 1: GSPO's bounds are 3e-4 and 4e-4. Needs `owner_N`, trajectories whole.
+            cispo: -tis * clip(r) A log pi, without gradient through the clipped r (2506.13585): no token is left
+                without gradient. A clip_low of 1 bounds it from above alone, as TRL does.
         aggregation: how tokens become one number.
             token-mean: sum(w l) / tokens of the step (DAPO).
             constant: sum(w l) / `denominator`, which is required: trajectories x token limit in Dr.GRPO (2503.20783).
@@ -251,11 +413,12 @@ def policy_gradient_loss(
         denominator: tokens (token-mean), the constant, or trajectories (sequence-mean) of the *whole* step.
 
     Logs, means over token weight: `ratio_mean|min|max` (r); `clip_fraction` (tokens that the clip leaves without
-    gradient), of these `clip_low_fraction` and `clip_high_fraction`; `policy_kl` (k3 of KL(old || now)); with sampler
-    log-probabilities also `mismatch_kl` (k3 of KL(sampler || trainer)), `mismatch_ratio_max` and `tis_fraction` (tokens
-    beyond the cap).
+    gradient; with cispo those whose r it bounds), of these `clip_low_fraction` and `clip_high_fraction`;
+    `policy_kl` (k3 of KL(old || now)); with sampler log-probabilities also `mismatch_kl` (k3 of
+    KL(sampler || trainer)), `mismatch_ratio_max` and `tis_fraction` (tokens beyond the cap).
     """
     _known("aggregation", aggregation, Aggregation)
+    _known("importance ratio", ratio, Ratio)
     _known("mismatch rule", mismatch, Mismatch)
     if clip_low < 0 or clip_high < 0:
         raise ConfigError(f"clip_low and clip_high are distances from 1 and not negative: got {clip_low}, {clip_high}")
@@ -273,14 +436,21 @@ def policy_gradient_loss(
     advantages_N = _kept(advantages_N, weights_N).detach()
     old_N = (logps_N if old_logps_N is None else _kept(old_logps_N, weights_N)).detach()
 
-    log_ratio_N = (logps_N - old_N).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
-    ratio_N = log_ratio_N.exp()
+    log_ratio_N = logps_N - old_N
+    if ratio == "sequence":
+        if owner_N is None:
+            raise ConfigError("ratio='sequence' needs owner_N")
+        log_ratio_N = _sequence_means(log_ratio_N, weights_N, owner_N)
+    ratio_N = log_ratio_N.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
     clipped_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)
-    loss_N = -torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
-
     seen_N = ratio_N.detach()
-    low_N = (seen_N < 1 - clip_low) & (advantages_N < 0)
-    high_N = (seen_N > 1 + clip_high) & (advantages_N > 0)
+    if ratio == "cispo":
+        loss_N = -clipped_N.detach() * advantages_N * logps_N
+        low_N, high_N = seen_N < 1 - clip_low, seen_N > 1 + clip_high
+    else:
+        loss_N = -torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+        low_N = (seen_N < 1 - clip_low) & (advantages_N < 0)
+        high_N = (seen_N > 1 + clip_high) & (advantages_N > 0)
     means = {
         "ratio_mean": seen_N,
         "clip_fraction": low_N | high_N,
@@ -367,6 +537,53 @@ def kl_loss(
     return Loss((weights_N * loss_N).sum() / _divisor(denominator, own, weight), logs, own)
 
 
+def value_loss(
+    values_N: Tensor,
+    returns_N: Tensor,
+    weights_N: Tensor,
+    *,
+    old_values_N: Tensor | None = None,
+    clip: float = math.inf,
+    denominator: float | None = None,
+    weight: float = 1.0,
+) -> Loss:
+    """Half the squared error of a value head: sum(w max((V - R)^2, (V_clipped - R)^2) / 2) / sum(w).
+
+    V_clipped = V_old + clip(V - V_old, -clip, clip): PPO's second clip (as in OpenAI's baselines; TRL has it too). It
+    leaves a value without gradient that has moved by more than `clip` towards its target in this step.
+
+    Args:
+        values_N: of the head now; gradients flow into it alone.
+        returns_N: its targets.
+        weights_N: 1 where a value is learned, else 0.
+        old_values_N: of the head that the advantages were made with; needed by a finite `clip`.
+        clip: `math.inf` never clips.
+        denominator: total weight of *all* micro-batches of the step.
+        weight: of this loss among the others of the step.
+
+    Logs: `value_loss` (without `weight`), `value_mean`, `return_mean`, `value_clip_fraction`.
+    """
+    weights_N, own = _weights(weights_N, values_N=values_N, returns_N=returns_N, old_values_N=old_values_N)
+    values_N = _kept(values_N, weights_N)
+    returns_N = _kept(returns_N, weights_N).detach()
+    loss_N = (values_N - returns_N) ** 2 / 2
+    clipped_N = torch.zeros_like(loss_N)
+    if clip < math.inf:
+        if old_values_N is None or not clip > 0:
+            raise ConfigError(f"a value's clip is above 0 and needs old_values_N, got {clip}")
+        old_N = _kept(old_values_N, weights_N).detach()
+        bounded_N = (old_N + (values_N - old_N).clamp(-clip, clip) - returns_N) ** 2 / 2
+        clipped_N = (bounded_N > loss_N).to(loss_N.dtype)
+        loss_N = torch.maximum(loss_N, bounded_N)
+    logs = _logs(
+        value_loss=_mean(loss_N, weights_N, own),
+        value_mean=_mean(values_N, weights_N, own),
+        return_mean=_mean(returns_N, weights_N, own),
+        value_clip_fraction=_mean(clipped_N, weights_N, own),
+    )
+    return Loss((weights_N * loss_N).sum() / _divisor(denominator, own, weight), logs, own)
+
+
 # Estimators of KL(p || q) from samples of p, per sample; r = q / p. John Schulman, "Approximating KL divergence",
 # http://joschu.net/blog/kl-approx.html. They estimate a *value*; what to differentiate is `kl_loss`.
 
@@ -395,6 +612,14 @@ def entropy(logits_N_V: Tensor) -> Tensor:
     # 0 * -inf is NaN, in the gradient too: put any finite number where p is 0.
     finite_N_V = torch.where(logits_N_V == -math.inf, 0.0, logits_N_V)
     return log_z_N - (p_N_V * finite_N_V).sum(-1)
+
+
+def _sequence_means(values_N: Tensor, weights_N: Tensor, owner_N: Tensor) -> Tensor:
+    """Each position's value replaced by the weighted mean of its trajectory."""
+    n = int(owner_N.max()) + 1 if owner_N.numel() else 0
+    totals_B = sequence_sums(weights_N, owner_N, n)
+    means_B = sequence_sums(weights_N * values_N, owner_N, n) / torch.where(totals_B > 0, totals_B, 1.0)
+    return means_B[owner_N]
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -456,6 +681,12 @@ def _logs(**scalars: Tensor) -> dict[str, float]:
     """Python floats, by one transfer from the device."""
     values = torch.stack([value.detach() for value in scalars.values()]).tolist()
     return dict(zip(scalars, values, strict=True))
+
+
+def _positive(**settings: float) -> None:
+    for name, value in settings.items():
+        if not value > 0:
+            raise ConfigError(f"{name} must be above 0, got {value}")
 
 
 def _known(kind: str, name: str, choices: object) -> None:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
 from ..agents.rollouts import SLACK, EpisodeSpec, rollout
+from ..envs.episode import Snapshot
 from ..envs.registry import make
 from ..envs.task import task_set
 from ..tools.plans import FaultPlan
 from ..trajectories.errors import ConfigError, InfrastructureError
 from ..trajectories.trajectory import Trajectory, TrajectoryGroup
 
-__all__ = ["Mixture", "Part", "sample_groups"]
+__all__ = ["Mixture", "Part", "forked_groups", "sample_groups"]
 
 Shares = tuple[tuple[str, float], ...]
 """(one-line fault plan, weight); "" is no fault."""
@@ -109,9 +110,11 @@ def sample_groups(
     size: int,
     *,
     seed: int,
+    least: int = 2,
     on_done: Callable[[int, Trajectory], None] | None = None,
 ) -> list[TrajectoryGroup]:
-    """`n` groups of `size` episodes; a group shares its task and its faults. Groups of fewer than two are left out.
+    """`n` groups of `size` episodes; a group shares its task and its faults. Groups of fewer than `least` judged ones
+    are left out.
 
     Args:
         mixture: What is played.
@@ -119,6 +122,7 @@ def sample_groups(
         n: Groups.
         size: Episodes of a group; they differ in the seed of sampling alone.
         seed: Of tasks, faults and sampling.
+        least: Episodes of a group that there have to be.
         on_done: Told of each trajectory as it ends, with its index.
 
     Raises `InfrastructureError` when not one group could be played.
@@ -129,8 +133,50 @@ def sample_groups(
         for member in range(size)
     ]
     played: Sequence[Trajectory] = rollout(mixture.parts[0].env, agent, episodes, slack=mixture.slack, on_done=on_done)
-    groups = [g for g in TrajectoryGroup.by_task(played) if len(g.trajectories) > 1]
+    groups = [g for g in TrajectoryGroup.by_task(played) if len(g.trajectories) >= least]
     if not groups:
         failed = next((t.error for t in played if t.error), "no episode could be judged")
         raise InfrastructureError(f"none of {len(played)} episodes could be used: {failed}")
     return groups
+
+
+def forked_groups(
+    mixture: Mixture,
+    agent: Agent,
+    starts: Sequence[tuple[Trajectory, int, Snapshot]],
+    size: int,
+    *,
+    seed: int,
+    on_done: Callable[[int, Trajectory], None] | None = None,
+) -> list[TrajectoryGroup]:
+    """A group of `size` episodes for each start; all begin where a played episode was before one of its turns.
+
+    Args:
+        mixture: For the turns that an episode may take.
+        agent: Who plays; where it is who played the beginning, that stays as it was sampled.
+        starts: Episode, turn, and the state before this turn.
+        size: Episodes of a group; they differ in the seed of sampling alone.
+        seed: Of sampling.
+        on_done: Told of each trajectory as it ends, with its index.
+
+    Groups of which fewer than two episodes could be judged are left out.
+    """
+    episodes = [
+        EpisodeSpec(
+            parent.task,
+            FaultPlan.parse(parent.faults),
+            seed_of(seed, parent.id, turn, member),
+            start=snapshot,
+            parent=parent,
+            fork=turn,
+            env=parent.env,
+        )
+        for parent, turn, snapshot in starts
+        for member in range(size)
+    ]
+    if not episodes:
+        return []
+    played = rollout(mixture.parts[0].env, agent, episodes, slack=mixture.slack, on_done=on_done)
+    parts = [played[at : at + size] for at in range(0, len(played), size)]
+    judged = [tuple(t for t in part if t.judged) for part in parts]
+    return [TrajectoryGroup(members) for members in judged if len(members) > 1]

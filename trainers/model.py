@@ -98,8 +98,8 @@ class PolicyModule(nn.Module):
         self._unknown = torch.tensor(unknown, dtype=torch.long, device=model.device) if unknown else None
         self.eval()
 
-    def forward(self, batch: TreeBatch, heads: Sequence[str] = ()) -> Predictions:
-        """Of the weighted tokens, with gradient where it is on.
+    def forward(self, batch: TreeBatch, heads: Sequence[str] = (), heads_alone: bool = False) -> Predictions:
+        """Of the weighted tokens, with gradient where it is on; `heads_alone`: of heads into themselves alone.
 
         Raises `ConfigError` for a sequence that is longer than the model's positions.
         """
@@ -119,7 +119,7 @@ class PolicyModule(nn.Module):
         for name in heads:
             if name not in self.heads:
                 raise ConfigError(f"the policy has no head {name!r}: add_head({name!r}) makes one")
-            outputs[name] = self.heads[name](hidden.float())[batch.unique_M]
+            outputs[name] = self.heads[name]((hidden.detach() if heads_alone else hidden).float())[batch.unique_M]
         return Predictions(logps_U[batch.unique_M], entropy_U[batch.unique_M], outputs)
 
     def _switch(self, batch: TreeBatch) -> None:
@@ -271,8 +271,14 @@ class Policy:
         self.heads[name] = module.to(self.device)
         return module
 
-    def predict(self, batch: TreeBatch, heads: Sequence[str] = ()) -> Predictions:
+    def has_saved_head(self, name: str) -> bool:
+        """Whether the model's folder has weights for a head of this name."""
+        return any(key.startswith(f"{name}.") for key in self._saved_heads)
+
+    def predict(self, batch: TreeBatch, heads: Sequence[str] = (), *, heads_alone: bool = False) -> Predictions:
         """Log-probabilities of the weighted tokens and the outputs of `heads`, with gradient where it is on.
+
+        `heads_alone`: the gradient of the heads' outputs ends in the heads and does not reach the model.
 
         Raises `ConfigError` for token ids of another vocabulary or chat format: to this model they mean other texts.
         """
@@ -282,7 +288,7 @@ class Policy:
                 f"{encoding_of(self.chat)}: take tokens_of(policy.chat, trajectory), which renders them anew, or play "
                 "the episodes with this policy"
             )
-        predictions: Predictions = self.module(batch, heads)
+        predictions: Predictions = self.module(batch, heads, heads_alone)
         return predictions
 
     @torch.no_grad()

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from .model import Policy
     from .run import Run
 
-__all__ = ["OBJECTIVES", "Data", "Drawn", "Measures", "Needs", "Objective"]
+__all__ = ["OBJECTIVES", "Data", "Drawn", "Measures", "Needs", "Objective", "Rounds"]
 
 B = TypeVar("B")
 
-Needs = Literal["episodes", "pairs", "mixture"]
-"""What an objective learns from: given episodes, given pairs, or episodes that it plays in its settings' mixture."""
+Needs = Literal["episodes", "outcomes", "pairs", "mixture"]
+"""What an objective learns from: given episodes that are to be imitated, given episodes good and bad, given pairs, or
+episodes that it plays in its settings' mixture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Objective(Protocol[B]):
         Settings   dataclass of its settings, a `TrainSettings`: the command line makes options of the fields
         needs      what it learns from: `Needs`
         metric     of the rows of metrics, the one that tells most in one number
+
+    It may have `example`, too: options that its example on the help page needs.
     """
 
     settings: Any
@@ -87,6 +90,17 @@ class Measures(Protocol):
 
     def measure(self, policy: Policy, step: int) -> Mapping[str, float]:
         """After the update of step `step` (from 1): what goes into the step's row of metrics."""
+        ...
+
+
+@runtime_checkable
+class Rounds(Protocol):
+    """An objective that makes several updates from what one step has sampled (PPO's inner epochs), in place of one from
+    `losses`."""
+
+    def rounds(self, policy: Policy, batch: Any) -> Iterable[Iterable[Callable[[], Loss]]]:
+        """The losses of each update's micro-batches, in order. What an update is compared with (log-probabilities and
+        values of the policy that sampled) is computed before the first one."""
         ...
 
 

@@ -91,7 +91,11 @@ class Run:
         self.step = 0
         self._settings = json.dumps(asdict(settings) if settings is not None else {}, sort_keys=True, default=str)
         self._optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
+            _groups(policy, optim.head_scale),
+            lr=optim.lr,
+            betas=optim.betas,
+            weight_decay=optim.weight_decay,
+            fused=True,
         )
         self._writer: Any = None
         self._started = time.monotonic()
@@ -154,7 +158,7 @@ class Run:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.optim.max_grad_norm))
         lr = self.optim.lr_at(self.step, self.total)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         parts: dict[str, float] = {}
         for one in done:
             parts[one.part] = parts.get(one.part, 0.0) + float(one.value)
@@ -170,6 +174,27 @@ class Run:
         apart = {f"{part}_loss": loss for part, loss in parts.items()} if len(parts) > 1 else {}
         logs = {"loss": value, **apart, **merge_logs(done), "grad_norm": norm, "lr": lr}
         return logs if finite else {**logs, "skipped": 1.0}
+
+    def update_each(self, rounds: Iterable[Iterable[Callable[[], Loss]]]) -> dict[str, float]:
+        """Several optimiser steps within one step of the run, an `update` for each round; means of their rows.
+
+        Ctrl-C waits until all of them are done: half of a step cannot be resumed. `skipped` is 1 where none was
+        applied, and `skipped_updates` counts those that were not.
+        """
+        rows = [self.update(losses) for losses in rounds]
+        if len(rows) == 1:
+            return rows[0]
+        if not rows:
+            return self.update(())
+        out: dict[str, float] = {}
+        for name in dict.fromkeys(name for row in rows for name in row if name != "skipped"):
+            values = [row[name] for row in rows if name in row]
+            combine = max if name.endswith("_max") else min if name.endswith("_min") else _average
+            out[name] = combine(values)
+        out["updates"] = float(len(rows))
+        if skipped := sum("skipped" in row for row in rows):
+            out |= {"skipped_updates": float(skipped), **({"skipped": 1.0} if skipped == len(rows) else {})}
+        return out
 
     def check(self, row: Mapping[str, float]) -> None:
         """Raises `TrainingError` for a step after which the run cannot be meant to go on, from its row of metrics."""
@@ -331,6 +356,18 @@ class Run:
         if self._writer:
             self._writer.close()
         self._writer = None
+
+
+def _groups(policy: Policy, head_scale: float) -> list[dict[str, Any]]:
+    """What is trained, for the optimiser: the model, and heads by their own rate."""
+    heads = {id(p) for p in policy.heads.parameters()}
+    trained = policy.parameters()
+    parts = (([p for p in trained if id(p) not in heads], 1.0), ([p for p in trained if id(p) in heads], head_scale))
+    return [{"params": part, "scale": scale} for part, scale in parts if part]
+
+
+def _average(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _number(checkpoint: Path) -> int:

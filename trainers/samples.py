@@ -1,11 +1,15 @@
-"""What trajectories teach, as `Sample`s; the order in which a run goes through them; and gold that is replayed."""
+"""What trajectories teach, as `Sample`s; what a model says of their tokens; the order in which a run goes through them;
+and gold that is replayed."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
 
 from ..agents.chat_format import ChatFormat, encoding_in, encoding_of, owns, tokens_of
 from ..trajectories.errors import DataError
@@ -14,7 +18,15 @@ from .batch import Sample, TreeBatch, micro_batches
 from .losses import Loss, sft_loss
 from .model import Policy
 
-__all__ = ["Replay", "epoch_indices", "likelihood_losses", "samples_of", "say_rendered_anew"]
+__all__ = [
+    "Replay",
+    "epoch_indices",
+    "likelihood_losses",
+    "parts_of",
+    "samples_of",
+    "say_rendered_anew",
+    "with_channels",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +98,47 @@ def likelihood_losses(
 
     for indices in micro_batches(samples, micro_tokens):
         yield lambda indices=indices: compute(indices)  # type: ignore[misc]  # mypy cannot type a default
+
+
+@torch.no_grad()
+def with_channels(
+    samples: Sequence[Sample],
+    micro_tokens: int,
+    device: torch.device,
+    compute: Callable[[TreeBatch], Mapping[str, Tensor]],
+) -> list[Sample]:
+    """The samples with more channels, such as the policy's log-probabilities before it is trained.
+
+    Args:
+        samples: Of the step.
+        micro_tokens: Distinct tokens of one forward pass.
+        device: Of the policy.
+        compute: Names and (M,) values of a batch. Tokens without a weight get 0.
+    """
+    out = list(samples)
+    for indices in micro_batches(samples, micro_tokens):
+        tree = TreeBatch.build([samples[i] for i in indices], device)
+        computed = {name: values_M.float().cpu() for name, values_M in compute(tree).items()}
+        owner_M = tree.owner_M.cpu()
+        for place, i in enumerate(indices):
+            sample, mine = samples[i], owner_M == place
+            at = [t for t in range(1, len(sample.ids)) if sample.weights[t]]
+            channels = dict(sample.channels)
+            for name, values_M in computed.items():
+                channel = [0.0] * len(sample.ids)
+                for t, value in zip(at, values_M[mine].tolist(), strict=True):
+                    channel[t] = value
+                channels[name] = channel
+            out[i] = replace(sample, channels=channels)
+    return out
+
+
+def parts_of(n: int, parts: int, seed: int) -> list[list[int]]:
+    """The indices 0..n-1 in a random order, in `parts` parts of nearly one size; no part is empty."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    parts = min(parts, n)
+    return [order[k * n // parts : (k + 1) * n // parts] for k in range(parts)]
 
 
 @dataclass(frozen=True, slots=True)

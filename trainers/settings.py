@@ -42,6 +42,8 @@ class Optim:
 
     lr: float = 1e-5
     """Learning rate after the warm-up."""
+    head_scale: float = 1.0
+    """Heads (of values, of rewards) learn at the learning rate times this: they begin at 0."""
     schedule: Literal["constant", "linear"] = "constant"
     """After the warm-up: stay, or fall to 0 at the last step."""
     warmup: int = 0
@@ -56,7 +58,7 @@ class Optim:
     """Distinct tokens of one forward pass: less needs less memory, and the gradient of the step is the same."""
 
     def __post_init__(self) -> None:
-        least = {"lr": 0, "warmup": 0, "weight_decay": 0, "micro_tokens": 1}
+        least = {"lr": 0, "head_scale": 0, "warmup": 0, "weight_decay": 0, "micro_tokens": 1}
         in_range(self, at_least=least, above={"max_grad_norm": 0}, endless="max_grad_norm")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas are from 0 to below 1, got {self.betas}")

@@ -7,33 +7,23 @@ episodes, both against forgetting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...agents.chat_format import tokens_of
-from ...trajectories.curation import Pair
-from ...trajectories.errors import DataError
-from ..batch import Sample, TreeBatch, common_prefix
-from ..losses import DpoVariant, Loss, dpo_loss, sequence_sums
+from ...trajectories.errors import ConfigError, DataError
+from ..losses import DpoVariant, Loss, Normalise, dpo_loss
 from ..model import Policy
 from ..objective import OBJECTIVES, Data, Drawn, Needs
+from ..preferences import Sides, pairs_in_tokens, reference_sums, side_batches, side_sums
 from ..run import Run
-from ..samples import Replay, epoch_indices, say_rendered_anew
+from ..samples import Replay, epoch_indices
 from ..settings import Optim, TrainSettings
 
-__all__ = ["WAYS_TO_PAIRS", "Dpo", "DpoSettings", "StepPairs"]
-
-
-WAYS_TO_PAIRS = (
-    "more episodes of each task (sparring rollout ENV --model MODEL --group 8), a higher --temperature, tasks or "
-    "--faults that the model sometimes fails, or the expert's corrections (sparring curate FILE --rule "
-    "'pairs by=correction' --out pairs.jsonl)"
-)
-"""What gives pairs where there are none."""
+__all__ = ["Dpo", "DpoSettings", "StepPairs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +37,12 @@ class DpoSettings(TrainSettings):
     beta: float = 0.1
     """How firmly the policy is held to where it began."""
     variant: DpoVariant = "sigmoid"
-    """The loss: DPO's sigmoid (2305.18290), or IPO (2310.12036)."""
+    """The loss: sigmoid (2305.18290), ipo (2310.12036), hinge (2305.10425), or robust to wrong labels (2403.00409)."""
+    normalise: Normalise = "sum"
+    """Of each side's change: its sum, as published, or its mean over tokens. For the mean, beta is larger by about the
+    tokens of a side."""
+    label_smoothing: float = 0.0
+    """Share of pairs that may be the wrong way round, from 0 to below 0.5; for sigmoid and robust."""
     nll: float = 0.2
     """Weight of the chosen side's cross-entropy (2404.19733)."""
     min_chosen: float = -12.0
@@ -62,12 +57,20 @@ class DpoSettings(TrainSettings):
 
     at_least: ClassVar[dict[str, float]] = TrainSettings.at_least | {
         "batch": 1,
+        "label_smoothing": 0,
         "nll": 0,
         "replay": 0,
         "replay_weight": 0,
     }
     above: ClassVar[dict[str, float]] = {"beta": 0}
     endless: ClassVar[str] = "min_chosen"
+
+    def __post_init__(self) -> None:
+        if self.label_smoothing >= 0.5:
+            raise ConfigError(f"label_smoothing is below 0.5: most labels are right; got {self.label_smoothing}")
+        if self.label_smoothing and self.variant not in ("sigmoid", "robust"):
+            raise ConfigError(f"label_smoothing goes with sigmoid and robust, not with {self.variant}: leave it at 0")
+        TrainSettings.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +92,14 @@ class Dpo:
 
     def __init__(self, settings: DpoSettings, data: Data) -> None:
         self.settings, self.data = settings, data
-        self._sides: list[tuple[Sample, Sample]] = []
-        self._reference: dict[int, Tensor] = {}
+        self._sides: list[Sides] = []
+        self._reference: list[Tensor] = []
         self._kept: list[int] = []
 
     def prepare(self, policy: Policy) -> None:
         s = self.settings
-        say_rendered_anew(policy.chat, (side for pair in self.data.pairs for side in (pair.chosen, pair.rejected)))
-        sides = [_sides(policy, pair, policy.room(s.max_context)) for pair in self.data.pairs]
-        self._sides = sides = [both for both in sides if both[0].weight and both[1].weight]
-        if not sides:
-            raise DataError(
-                f"none of {len(self.data.pairs)} pairs has a divergent turn on both sides: make pairs of episodes that "
-                f"went differently; {WAYS_TO_PAIRS}"
-            )
-        for indices in _micro(sides, range(len(sides)), s.optim.micro_tokens):
-            with torch.no_grad():
-                self._reference |= zip(indices, _sums(policy, sides, indices)[0].T, strict=True)
+        self._sides = sides = pairs_in_tokens(policy, self.data.pairs, s.max_context)
+        self._reference = reference_sums(policy, sides, s.optim.micro_tokens)
         self._kept = [i for i in range(len(sides)) if float(self._reference[i][0]) >= s.min_chosen]
         if not self._kept:
             raise DataError(
@@ -125,7 +119,7 @@ class Dpo:
         s = self.settings
 
         def preference(indices: list[int]) -> Loss:
-            sums, lengths = _sums(policy, self._sides, indices)
+            sums, lengths = side_sums(policy, self._sides, indices)
             ref = torch.stack([self._reference[i] for i in indices], 1)
             return dpo_loss(
                 sums[0],
@@ -134,49 +128,14 @@ class Dpo:
                 ref[1],
                 beta=s.beta,
                 variant=s.variant,
+                normalise=s.normalise,
+                label_smoothing=s.label_smoothing,
                 nll_alpha=s.nll,
                 chosen_tokens_P=lengths[0],
                 rejected_tokens_P=lengths[1],
                 denominator=len(batch.pairs),
             )
 
-        for indices in _micro(self._sides, batch.pairs, s.optim.micro_tokens):
+        for indices in side_batches(self._sides, batch.pairs, s.optim.micro_tokens):
             yield lambda indices=indices: preference(indices)  # type: ignore[misc]  # mypy cannot type a default
         yield from self._replay.losses(policy, batch.step, s.optim.micro_tokens)
-
-
-def _sides(policy: Policy, pair: Pair, max_context: int) -> tuple[Sample, Sample]:
-    """Chosen and rejected, with weight on sampled tokens after the fork."""
-    out = []
-    for trajectory in (pair.chosen, pair.rejected):
-        tokens, spans = tokens_of(policy.chat, trajectory, pair.rejected if trajectory is pair.chosen else None)
-        if len(tokens) > max_context:
-            raise DataError(f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}")
-        start = spans[pair.fork][0] if pair.fork < len(spans) else len(tokens)
-        out.append(Sample.of(tokens, weights=[float(t >= start) for t in range(len(tokens))]))
-    return out[0], out[1]
-
-
-def _micro(sides: Sequence[tuple[Sample, Sample]], chosen: Iterable[int], micro_tokens: int) -> Iterable[list[int]]:
-    """Indices in batches that keep both sides of a pair together."""
-    batch: list[int] = []
-    size = 0
-    for i in chosen:
-        chosen_ids, rejected_ids = sides[i][0].ids, sides[i][1].ids
-        new = len(chosen_ids) + len(rejected_ids) - common_prefix(chosen_ids, rejected_ids)
-        if batch and size + new > micro_tokens:
-            yield batch
-            batch, size = [], 0
-        batch.append(i)
-        size += new
-    if batch:
-        yield batch
-
-
-def _sums(policy: Policy, sides: Sequence[tuple[Sample, Sample]], indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Summed log-probabilities (2, P) of chosen and rejected, and their numbers of tokens (2, P)."""
-    samples = [sides[i][0] for i in indices] + [sides[i][1] for i in indices]
-    batch = TreeBatch.build(samples, policy.device)
-    sums = sequence_sums(policy.predict(batch).logps_M, batch.owner_M, batch.n)
-    lengths = sequence_sums(batch.weights_M, batch.owner_M, batch.n)
-    return sums.view(2, -1), lengths.view(2, -1)

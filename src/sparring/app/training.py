@@ -119,7 +119,7 @@ def train(
             raise ConfigError(
                 f"the objective {objective} measures nothing on held-out episodes: leave --validation away"
             )
-        episodes = _episodes(given.data, given.keep, "", watch) if kind.needs == "episodes" else ()
+        episodes = _episodes(given.data, given.keep, "", watch) if kind.needs in ("episodes", "outcomes") else ()
         share: float = getattr(settings, "validation_share", 0.0)
         if given.validation and share:
             raise ConfigError("give --validation or --validation-share, not both")
@@ -244,7 +244,7 @@ def _pairs(data: Sequence[Path], most: int, seed: int, watch: Watch) -> Sequence
         made = read_pairs(ready)
         watch.say(f"{count(len(made), 'pair')}, as they were curated")
         return made
-    from ..trainers.objectives.dpo import WAYS_TO_PAIRS
+    from ..trainers.preferences import WAYS_TO_PAIRS
 
     groups = TrajectoryGroup.by_task(read(data))
     try:

@@ -29,7 +29,10 @@ _LEAST = {
     "steps": 1, "batch": 1, "max_context": 1, "micro_tokens": 1, "save_every": 0, "lr": 0, "warmup": 0,
     "groups": 1, "group": 2, "redraws": 0, "beta": 0, "nll": 0, "kl": 0, "replay": 0, "replay_weight": 0,
     "temperature": 0, "max_turn_tokens": 1, "parallel": 1, "lora": 0, "weight_decay": 0, "max_grad_norm": 0,
-    "validation_share": 0, "validate_every": 1,
+    "validation_share": 0, "validate_every": 1, "tasks": 1, "each": 1, "epochs": 1, "minibatches": 1,
+    "label_smoothing": 0, "every": 1, "pairs_of_group": 1, "min_margin": 0, "centre": 0, "good": 0, "bad": 0,
+    "head_scale": 0, "forked": 0, "step_weight": 0, "step_gamma": 0, "gamma": 0, "lam": 0, "turn_gamma": 0,
+    "turn_lam": 0, "clip_low": 0, "clip_high": 0, "tis": 0, "value_weight": 0, "critic_warmup": 0, "remember": 0,
 }  # fmt: skip
 """The smallest value that can be meant, of settings that several objectives have."""
 
@@ -48,10 +51,14 @@ class _Objectives(LazyGroup):
         from ..trainers.objective import OBJECTIVES
 
         objective = OBJECTIVES.get(name)
-        work = {"episodes": _on_episodes, "pairs": _on_pairs, "mixture": _in_mixture}[objective.needs]
+        work = {"episodes": _on_episodes, "outcomes": _on_outcomes, "pairs": _on_pairs, "mixture": _in_mixture}[
+            objective.needs
+        ]
         settings = Fields(objective.Settings, skip=SKIPPED, least=_LEAST)
         made = expanded(work, settings=settings)
         example = (inspect.getdoc(work) or "").partition("\n\n")[2].replace("OBJECTIVE", name)
+        if more := getattr(objective, "example", ""):
+            example = example.replace(" --out ", f" {more} --out ")
         made.__doc__ = f"{self.about(name)}\n\n{example}"
         return built(name, made)
 
@@ -102,6 +109,30 @@ def _on_episodes(
 
 
 @command(config=True, start=_START)
+def _on_outcomes(
+    ctx: typer.Context,
+    data: o.Data,
+    out: o.RunFolder,
+    gold: o.Gold = [],  # noqa: B006  # typer copies it
+    *,
+    start: Start,
+    settings: TrainSettings,
+    plan: o.Plan = False,
+    overwrite: o.Overwrite = False,
+) -> None:
+    """Trains.
+
+    \b
+    Example:
+      sparring rollout orders --model runs/sft/model --faults count=1 --group 8 --out groups.jsonl
+      sparring train OBJECTIVE --data groups.jsonl --gold gold.jsonl --model runs/sft/model --out runs/OBJECTIVE
+    """
+    from ..app.training import Given
+
+    _train(ctx, settings, start, Given(data, gold=gold), out, plan, overwrite)
+
+
+@command(config=True, start=_START)
 def _on_pairs(
     ctx: typer.Context,
     data: o.Data,
@@ -147,7 +178,7 @@ def _in_mixture(
     \b
     Example:
       sparring train OBJECTIVE orders --model runs/sft/model --gold gold.jsonl --out runs/OBJECTIVE
-      sparring train OBJECTIVE 2*orders shop --model runs/sft/model --out runs/two-worlds
+      sparring train OBJECTIVE 2*orders shop --model runs/sft/model --out runs/OBJECTIVE-two
     """
     from ..app.training import Given, mixture_plans
     from ..envs import make
