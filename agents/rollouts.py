@@ -31,7 +31,7 @@ from ..tools.plans import FaultPlan
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Json, Message, Observation
 from ..trajectories.trajectory import Fork, StopReason, Task, Trajectory, Turn
-from .agent import Agent, AgentSession, Decision
+from .agent import Agent, AgentSession, Decision, NotedSession
 from .scripts import ScriptedSession
 
 __all__ = ["SLACK", "EpisodeSpec", "Limits", "rollout", "rollout_async", "rollout_stream"]
@@ -309,7 +309,11 @@ async def play_episode(
         expert_turns=expert_turns,
         forked_from=Fork(episode.parent.id, episode.fork) if episode.parent else None,
         error=error,
-        meta={**(env.episode.notes if began else {}), **limits_note(episode)},
+        meta={
+            **(env.episode.notes if began else {}),
+            **(session.notes() if isinstance(session, NotedSession) else {}),
+            **limits_note(episode),
+        },
     )
 
 
