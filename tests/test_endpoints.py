@@ -433,3 +433,549 @@ def test_each_bad_answer_says_what_it_was(name: str) -> None:
     assert str(raised.value).startswith(f"m at {server.url}: ")
     assert len(str(raised.value)) < 500
     assert raised.value.usage.requests >= 1
+
+
+# ---- answers in all their forms --------------------------------------------------------------------------------------
+
+NAMES = Names(["say", "mail.send"])
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "content", "calls"),
+    [
+        ({"content": "Done."}, "stop", "Done.", []),
+        ({"content": "Done."}, None, "Done.", []),
+        ({"content": [{"type": "text", "text": "Do"}, {"type": "text", "text": "ne."}]}, "stop", "Done.", []),
+        ({"content": ["Done."]}, "eos", "Done.", []),
+        ({"content": None, "refusal": "I cannot do it."}, "stop", "I cannot do it.", []),
+        ({"content": [{"type": "refusal", "refusal": "I cannot."}]}, "stop", "I cannot.", []),
+        ({"content": "\ud800"}, "stop", "?", []),
+        ({"content": ""}, "stop", "", []),
+        ({"content": None}, "length", "", []),
+        ({"content": None, "tool_calls": [call("say", '{"word": "a"}')]}, "tool_calls", "", [("say", {"word": "a"})]),
+        ({"tool_calls": [call("say", {"word": "a"})]}, "stop", "", [("say", {"word": "a"})]),
+        ({"content": "", "tool_calls": [call("say", "")]}, "tool_calls", "", [("say", {})]),
+        ({"content": "", "tool_calls": [call("say", None)]}, "tool_calls", "", [("say", {})]),
+        ({"content": "So:", "tool_calls": [call("mail_send", "{}")]}, "tool_calls", "So:", [("mail.send", {})]),
+        ({"tool_calls": [call("say", "{}"), call("x", "{}")]}, "tool_calls", "", [("say", {}), ("x", {})]),
+        ({"content": None, "function_call": {"name": "say", "arguments": "{}"}}, "function_call", "", [("say", {})]),
+        ({"content": "Done.", "tool_calls": None}, "stop", "Done.", []),
+        ({"content": "Done.", "tool_calls": []}, "stop", "Done.", []),
+        # what the model wrote wrongly is its own doing: a call that fails, and no failure of infrastructure
+        ({"tool_calls": [call("say", '{"word": ')]}, "length", "", [("say", None)]),
+        ({"tool_calls": [call("say", "")]}, "length", "", [("say", None)]),
+        ({"tool_calls": [call("say", "[1]")]}, "stop", "", [("say", None)]),
+        ({"tool_calls": [call("say", '{"a": NaN}')]}, "stop", "", [("say", None)]),
+        ({"tool_calls": [call("say", '{"a": 1}, "b": 2')]}, "stop", "", [("say", None)]),
+        ({"tool_calls": [call("", "{}")]}, "stop", "", [("", None)]),
+        ({"tool_calls": [call("say", "[" * 100 + "]" * 100)]}, "stop", "", [("say", None)]),
+    ],
+)
+def test_forms_of_an_answer(
+    message: dict[str, Any], reason: str | None, content: str, calls: list[tuple[str, Json]]
+) -> None:
+    found = read_answer(answer(message, reason), NAMES)
+    assert found.action.content == content
+    assert [(c.name, c.arguments) for c in found.action.tool_calls] == calls
+    assert all(c.error for c in found.action.tool_calls if c.arguments is None)
+    assert found.stopped is (reason != "length")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "Yes.", "reasoning_content": "Let me see."},
+        {"content": "Yes.", "reasoning": "Let me see."},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}]}, "Yes."]},
+    ],
+)
+def test_thoughts_are_kept_apart(message: dict[str, Any]) -> None:
+    found = read_answer(answer(message), NAMES)
+    assert (found.action.content, found.reasoning) == ("Yes.", "Let me see.")
+
+
+def test_of_several_choices_the_first_counts() -> None:
+    data = answer({"content": "second"})
+    data["choices"][0]["index"] = 1
+    data["choices"].append(answer({"content": "first"})["choices"][0])
+    assert read_answer(data, NAMES).action.content == "first"
+
+
+def test_what_is_sent_fits_the_api() -> None:
+    """Ids, names and arguments that strict servers refuse are sent in a form that they take."""
+    tool = ToolSpec("mail.send", "Send.", {"type": "object", "properties": {}})
+    calls = (ToolCall("mail.send", {"to": "é"}, id="e1-0"), ToolCall("no such tool!", None, '{"a": ', id="e1-1"))
+    said = [
+        Message("user", "Go."),
+        Message("assistant", "", calls),
+        Message("tool", "sent", tool_call_id="e1-0", name="mail.send"),
+        Message("tool", "not JSON", tool_call_id="e1-1", name="no such tool!"),
+    ]
+    body, names = request_body("m", said, [tool], ChatSettings(0.5, 99, 2**62 + 5), Quirks())
+    assert (body["temperature"], body["max_tokens"], body["seed"]) == (0.5, 99, 5)
+    assert body["tools"][0]["function"]["name"] == "mail_send"
+    assert names.ours("mail_send") == "mail.send"
+    sent = body["messages"][1]
+    assert sent["content"] is None
+    assert [c["function"]["name"] for c in sent["tool_calls"]] == ["mail_send", "no_such_tool_"]
+    assert [json.loads(c["function"]["arguments"]) for c in sent["tool_calls"]] == [{"to": "é"}, {"malformed": '{"a": '}]
+    ids = [c["id"] for c in sent["tool_calls"]]
+    assert [m["tool_call_id"] for m in body["messages"][2:]] == ids
+    assert len(set(ids)) == 2
+    assert all(len(id) == 9 and id.isalnum() for id in ids)
+    assert tool.name == "mail.send"
+
+
+def test_names_that_come_to_the_same_stay_apart() -> None:
+    names = Names(["a.b", "a_b", "a b", "x" * 80, "x" * 81])
+    sent = [names.sent(n) for n in ("a.b", "a_b", "a b", "x" * 80, "x" * 81)]
+    assert len(set(sent)) == 5
+    assert all(len(s) <= 64 for s in sent)
+    assert [names.ours(s) for s in sent] == ["a.b", "a_b", "a b", "x" * 80, "x" * 81]
+
+
+def test_a_malformed_call_is_the_models_own_failure() -> None:
+    """It is an observation, the episode goes on, and it counts."""
+
+    def behave(asked: Asked) -> None:
+        if asked.turn == 0:
+            asked.give(200, answer({"content": None, "tool_calls": [call("say", "{'word': 1}")]}, "tool_calls"))
+        else:
+            asked.give(200, answer({"content": "I give up."}))
+
+    with serving(behave) as server:
+        agent = load_agent(server.spec())
+        t = rollout("echo", agent, episodes(1))[0]
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert t.judged
+    assert t.success is False
+    assert t.turns[0].results[0].outcome is Outcome.MALFORMED
+    again = server.asked[1].messages[-2]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(again) == {"malformed": "{'word': 1}"}
+
+
+# ---- when it is asked again ------------------------------------------------------------------------------------------
+
+
+def after(failures: list[Behaviour]) -> Behaviour:
+    """Fails in these ways, one after the other, and then answers."""
+    left = list(failures)
+    return lambda asked: (left.pop(0) if left else good)(asked)
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 503, 529])
+def test_what_was_refused_is_asked_again(status: int) -> None:
+    with serving(after([error(status, retry_after="0"), error(status, retry_after_ms="5")])) as server:
+        found = one(server)
+    assert found.usage.requests == len(server.asked) == 3
+    assert found.usage.answers == 1
+
+
+@pytest.mark.parametrize("name", ["500", "504", "reset before an answer", "body cut", "JSON cut", "no choices"])
+def test_what_may_have_been_answered_is_not_asked_again(name: str) -> None:
+    with serving(after([BAD[name][0]])) as server, pytest.raises(EndpointError):
+        one(server)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["500", "504", "reset before an answer", "body cut"])
+def test_unless_that_is_asked_for(name: str) -> None:
+    with serving(after([BAD[name][0]])) as server:
+        assert one(server, "resend=yes").usage.requests == 2
+
+
+def test_a_connection_that_was_kept_and_has_ended_costs_nothing() -> None:
+    """The server ends it at the very moment of the next question: that was never looked at."""
+
+    def behave(asked: Asked) -> None:
+        good(asked) if asked.number == 1 else asked.reset()
+
+    with serving(behave) as server:
+        agent = load_agent(server.spec("retries=1"), name="kept")
+        t = rollout("echo", agent, episodes(1))[0]
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert t.success is True
+    assert t.meta["usage"]["requests"] == 3
+    assert [a.number for a in server.asked] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("header", "at_least"),
+    [({"retry_after": "1"}, 1.0), ({"retry_after_ms": "700"}, 0.7), ({"retry_after": formatdate(usegmt=True)}, 0.0)],
+)
+def test_retry_after_is_honoured(header: dict[str, str], at_least: float) -> None:
+    with serving(after([error(429, **header)])) as server:
+        start = time.monotonic()
+        one(server)
+    assert at_least <= time.monotonic() - start < at_least + 5
+
+
+def test_retry_after_as_a_date() -> None:
+    with serving(lambda asked: None) as server:
+        server.behave = after([error(503, retry_after=formatdate(time.time() + 2, usegmt=True))])
+        start = time.monotonic()
+        one(server)
+    assert 0.9 <= time.monotonic() - start < 7
+
+
+def test_a_wait_beyond_the_deadline_is_not_waited_for() -> None:
+    with serving(error(429, "Come back.", retry_after="3600")) as server:
+        agent = load_agent(server.spec("timeout=60"))
+        start = time.monotonic()
+        played = rollout("echo", agent, episodes(8))
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert time.monotonic() - start < 20
+    assert {t.meta["bad_answer"] for t in played} == {"rate_limited"}
+    assert "asks to wait 3600 s" in "".join(t.error or "" for t in played)
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        model = load_chat_model(f"openai:http://127.0.0.1:{port}/v1?retries=1#m")
+        with pytest.raises(EndpointError, match="no connection") as raised:
+            asyncio.run(model.answer([Message("user", "Hi.")], (), ChatSettings()))
+        model.close()  # type: ignore[attr-defined]  # an endpoint has it
+    assert raised.value.kind is BadAnswer.UNREACHABLE
+    assert raised.value.usage.requests == 2
+
+
+def test_at_most_so_many_questions_at_once() -> None:
+    now, most, lock = [0], [0], threading.Lock()
+
+    def behave(asked: Asked) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.05)
+        with lock:
+            now[0] -= 1
+        asked.give(200, answer({"content": "Verdict: A"}))
+
+    with serving(behave) as server:
+        from sparring.agents import AgentSettings
+
+        model = load_chat_model(server.spec(), AgentSettings(parallel=3))
+
+        async def many() -> None:
+            await asyncio.gather(*(model.answer([Message("user", str(i))], (), ChatSettings()) for i in range(12)))
+
+        asyncio.run(many())
+        model.close()  # type: ignore[attr-defined]  # an endpoint has it
+    assert most[0] == 3
+
+
+def test_an_episode_that_is_out_of_time_leaves_no_question_behind() -> None:
+    with serving(never) as server:
+        agent = load_agent(server.spec("timeout=50"))
+        start = time.monotonic()
+        t = rollout("echo", agent, episodes(1), limits=Limits(seconds=0.5))[0]
+        assert time.monotonic() - start < 10
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert t.stop is StopReason.INFRASTRUCTURE
+    assert not t.judged
+
+
+# ---- the end of the run ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("behave", "says"),
+    [
+        (error(401, f"Incorrect API key provided: {KEY}"), r"HTTP 401.*\[key\].*the key in MY_KEY"),
+        (error(403, "No access to this model."), "HTTP 403: No access"),
+        (error(402, "Pay first."), "no credit"),
+        (said(429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}), "no credit"),
+        (error(405, "Method Not Allowed"), "HTTP 405"),
+        (error(400, "Invalid schema for function 'say'"), "does not take the question: HTTP 400: Invalid schema"),
+        (said(422, {"detail": "bad"}), "HTTP 422: bad"),
+        (said(307, b"", location="http://elsewhere.example/v1"), "sends us on .HTTP 307. to http://elsewhere.example"),
+    ],
+)
+def test_what_would_meet_every_question_ends_the_run_and_is_said_once(
+    behave: Behaviour, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with serving(behave) as server:
+        agent = load_agent(server.spec("key=MY_KEY"))
+        with pytest.raises(ConfigError, match=says) as raised:
+            rollout("echo", agent, episodes(200))
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert KEY not in str(raised.value)
+    assert len(server.asked) <= 64
+
+
+def test_a_model_that_is_not_there_is_told_with_those_that_are() -> None:
+    def behave(asked: Asked) -> None:
+        if asked.path.endswith("/models"):
+            asked.give(200, {"data": [{"id": "qwen3-0.6b"}, {"id": "smollm2"}]})
+        else:
+            asked.give(404, {"error": {"message": "The model `m` does not exist."}})
+
+    with serving(behave) as server, pytest.raises(ConfigError, match=r"does not exist.*it has: qwen3-0.6b, smollm2"):
+        one(server)
+
+
+def test_a_redirect_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    with serving(good) as other:
+        with serving(said(308, b"", location=f"{other.url}/chat/completions")) as server:
+            with pytest.raises(ConfigError, match="not followed"):
+                one(server, "key=MY_KEY")
+        assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
+        assert other.asked == []
+
+
+@pytest.mark.parametrize(
+    "said_so",
+    [
+        error(400, "This model's maximum context length is 4096 tokens. However, your messages resulted in 5000 tokens."),
+        said(400, {"error": {"message": "Too long.", "code": "context_length_exceeded"}}),
+        said(400, {"error": {"type": "exceed_context_size_error", "message": "the request exceeds the available"}}),
+        said(400, {"object": "error", "message": "Input is longer than the model's context length"}),
+        said(413, {"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}}),
+        said(200, {"error": {"message": "The input token count (9) exceeds the maximum number of tokens", "code": 400}}),
+    ],
+)
+def test_a_full_context_is_the_episodes_limit(said_so: Behaviour) -> None:
+    with serving(lambda asked: (said_so if asked.turn else good)(asked)) as server:
+        agent = load_agent(server.spec())
+        t = rollout("echo", agent, episodes(1))[0]
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert t.stop is StopReason.TOKEN_LIMIT
+    assert t.judged
+    assert t.error is None
+
+
+def test_answers_that_fill_the_context_are_a_setting() -> None:
+    told = "'max_tokens' is too large: 5000. This model's maximum context length is 4096 tokens and your request has 9"
+    with serving(error(400, told)) as server, pytest.raises(ConfigError, match="lower --max-turn-tokens"):
+        one(server, max_tokens=5000)
+
+
+def test_max_context_is_kept_by_the_servers_count() -> None:
+    from sparring.agents import AgentSettings
+
+    with serving(good) as server:
+        agent = load_agent(server.spec(), AgentSettings(max_context=150, max_turn_tokens=64))
+        t = rollout("echo", agent, episodes(1))[0]
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert (t.stop, len(t.turns)) == (StopReason.TOKEN_LIMIT, 1)
+    assert len(server.asked) == 1
+
+
+# ---- what servers want otherwise -------------------------------------------------------------------------------------
+
+
+def test_a_server_that_takes_other_parameters_is_asked_with_those(caplog: pytest.LogCaptureFixture) -> None:
+    def behave(asked: Asked) -> None:
+        if "max_tokens" in asked.body:
+            text = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+            asked.give(400, {"error": {"message": text, "param": "max_tokens", "code": "unsupported_parameter"}})
+        elif "seed" in asked.body:
+            asked.give(422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs"}]})
+        else:
+            good(asked)
+
+    with serving(behave) as server:
+        agent = load_agent(server.spec())
+        played = rollout("echo", agent, episodes(12))
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert all(t.success for t in played)
+    assert server.asked[-1].body["max_completion_tokens"] == 64
+    assert "takes no seed" in caplog.text
+
+
+def test_a_temperature_of_its_own() -> None:
+    with serving(good) as server:
+        one(server, "temperature=1", temperature=0.0)
+    assert server.asked[0].body["temperature"] == 1.0
+
+
+# ---- addresses and keys ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "model", "says"),
+    [
+        ("localhost:8000", "m", "openai:URL#MODEL"),
+        ("http://", "m", "openai:URL#MODEL"),
+        ("http://host:99999/v1", "m", "openai:URL#MODEL"),
+        ("http://host/v1", "", "which model"),
+        ("https://me:secret-word@host/v1", "m", r"\?key=NAME"),
+        (f"https://host/v1?key={KEY}", "m", "names the environment variable"),
+        ("https://host/v1?key=NOT_THERE_AT_ALL", "m", "NOT_THERE_AT_ALL is to hold the key for host, and is not set"),
+        ("https://host/v1?timeout=0", "m", "seconds above 0"),
+        ("https://host/v1?timeout=nan", "m", "seconds above 0"),
+        ("https://host/v1?price=1", "m", "price= of an endpoint"),
+        ("https://host/v1?retries=-1", "m", "whole number"),
+        ("https://host/v1?resend=maybe", "m", "yes or no"),
+        ("https://host/v1?cache=", "m", "a folder"),
+        ("https://api.openai.com/v1", "m", "OPENAI_API_KEY is to hold the key"),
+    ],
+)
+def test_addresses_that_cannot_be_meant(
+    place: str, model: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match=says) as raised:
+        Address.parse(place, model)
+    assert "secret-word" not in str(raised.value)
+    assert KEY not in str(raised.value)
+
+
+def test_an_option_that_there_is_not() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'timeout'"):
+        Address.parse("http://host/v1?timeuot=3", "m")
+
+
+def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEP_KEY", f" {KEY}\n")
+    found = Address.parse("https://host/v1/chat/completions?key=DEEP_KEY&price=1,2,0.5&timeout=9&cache=c&resend=yes", "a/b")
+    assert (found.url, found.model, found.timeout, found.resend) == ("https://host/v1", "a/b", 9.0, True)
+    assert found.key is not None
+    assert found.key.get_secret_value() == KEY
+    assert KEY not in repr(found)
+    assert found.price == Price(1, 2, 0.5)
+    assert found.price.of(1_000_000, 500_000, 400_000) == pytest.approx(0.6 + 0.2 + 1.0)
+    assert [Address(f"http://{host}/v1", "m").local for host in ("localhost", "127.0.0.1:8", "[::1]", "host")] == [
+        True, True, True, False,
+    ]  # fmt: skip
+
+
+def test_openais_key_goes_to_openai_and_to_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert Address.parse("https://api.openai.com/v1", "m").key is not None
+    assert Address.parse("https://other.example/v1", "m").key is None
+    assert Address.parse("https://api.openai.com.other.example/v1", "m").key is None
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://other.example/v1/")
+    assert Address.parse("https://other.example:443/v1", "m").key is not None
+    assert Address.parse("http://other.example/v1", "m").key is None
+
+
+def test_the_key_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """In no record, error, log, cache or file of settings, though the server sends it back in every way it can."""
+    monkeypatch.setenv("MY_KEY", KEY)
+    caplog.set_level(logging.DEBUG)
+
+    def behave(asked: Asked) -> None:
+        assert asked.headers["authorization"] == f"Bearer {KEY}"
+        if asked.turn == 0:
+            said = {"content": f"I saw {KEY}.", "reasoning": KEY, "tool_calls": [call("say", json.dumps({"word": KEY}))]}
+            asked.give(200, answer(said, "tool_calls"))
+        else:
+            asked.give(500, {"error": {"message": f"The key {KEY} failed."}})
+
+    with serving(behave) as server:
+        spec = server.spec(f"key=MY_KEY&cache={tmp_path / 'cache'}")
+        done = CliRunner().invoke(
+            app, ["evaluate", "echo", "--agent", spec, "--n", "2", "--faults", "clean", "--out", str(tmp_path / "out")]
+        )
+    assert done.exit_code == 0, done.output
+    files = [f for f in tmp_path.rglob("*") if f.is_file()]
+    assert len(files) >= 5
+    for file in files:
+        assert KEY.encode() not in file.read_bytes(), file
+    assert any(b"I saw [key]." in f.read_bytes() for f in files)
+    assert KEY not in done.output + done.stderr + caplog.text
+    assert "MY_KEY" in (tmp_path / "out" / "run.yaml").read_text("utf-8")
+
+
+def test_proxies_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are used for other hosts, and never for this machine."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with serving(good) as proxy, serving(good) as server:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        one(server)
+        assert (len(server.asked), len(proxy.asked)) == (1, 0)
+        model = load_chat_model("openai:http://somewhere.example/v1#m")
+        asyncio.run(model.answer([Message("user", "Say jade.")], (), ChatSettings()))
+        model.close()  # type: ignore[attr-defined]  # an endpoint has it
+        assert proxy.asked[0].path == "http://somewhere.example/v1/chat/completions"
+
+
+# ---- tokens, cost, cache ---------------------------------------------------------------------------------------------
+
+
+def test_tokens_and_cost_are_in_the_record() -> None:
+    with serving(good) as server:
+        agent = load_agent(server.spec("price=1,10"))
+        t = rollout("echo", agent, episodes(1))[0]
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    usage = dict(t.meta["usage"])
+    assert usage.pop("seconds") > 0
+    assert usage.pop("cost") == pytest.approx(2 * (100 + 100) / 1e6)
+    assert usage == {"answers": 2, "requests": 2, "prompt_tokens": 200, "completion_tokens": 20}
+    assert Trajectory.from_json(t.to_json()).meta == t.meta
+
+
+@pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        (None, Usage(uncounted=1, unpriced=1)),
+        ({}, Usage(uncounted=1, unpriced=1)),
+        ({"prompt_tokens": "9", "completion_tokens": -1}, Usage(uncounted=1, unpriced=1)),
+        ({"prompt_tokens": 9, "completion_tokens": 3}, Usage(prompt_tokens=9, completion_tokens=3, unpriced=1)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 3, "cost": 0.25, "prompt_tokens_details": {"cached_tokens": 4}},
+            Usage(prompt_tokens=9, completion_tokens=3, cached_tokens=4, cost=0.25),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 2}},
+            Usage(prompt_tokens=9, completion_tokens=3, reasoning_tokens=2, unpriced=1),
+        ),
+    ],
+)
+def test_usage_as_servers_give_it(usage: dict[str, Any] | None, found: Usage) -> None:
+    with serving(said(200, answer({"content": "Hi.", "reasoning": "Hm."}, usage=usage))) as server:
+        got = one(server)
+    assert got.reasoning == "Hm."
+    assert replace(got.usage, seconds=0.0) == replace(found, answers=1, requests=1)
+
+
+def test_the_cache_answers_the_same_question_once(tmp_path: Path) -> None:
+    def played(server: Server, options: str) -> list[Trajectory]:
+        agent = load_agent(server.spec(options))
+        found = rollout("echo", agent, episodes(4))
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+        return found
+
+    with serving(good) as server:
+        options = f"cache={tmp_path / 'answers'}&price=1,1"
+        first = played(server, options)
+        assert len(server.asked) == 8
+        second = played(server, options)
+        assert len(server.asked) == 8
+        assert [t.turns[0].action for t in first] == [t.turns[0].action for t in second]
+        assert second[0].meta["usage"]["from_cache"] == 2
+        assert "cost" in first[0].meta["usage"]
+        assert "cost" not in second[0].meta["usage"]
+        played(server, "price=1,1")
+        assert len(server.asked) == 16  # off by default
+        held = sorted((tmp_path / "answers").rglob("*.json"))
+        assert len(held) == 8
+        held[0].write_bytes(held[0].read_bytes()[:40])
+        held[1].write_text("{}", "utf-8")
+        assert all(t.success for t in played(server, options))
+        assert len(server.asked) == 18  # what is damaged is asked again
+
+
+def test_bad_answers_are_not_cached(tmp_path: Path) -> None:
+    with serving(after([BAD["no choices"][0]])) as server:
+        with pytest.raises(EndpointError):
+            one(server, f"cache={tmp_path}")
+        assert one(server, f"cache={tmp_path}").action is not None
+    assert len(server.asked) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("", "utf-8")
+    with serving(good) as server:
+        agent = load_agent(server.spec(f"cache={tmp_path / 'file'}"))
+        assert all(t.success for t in rollout("echo", agent, episodes(3)))
+        agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
+    assert caplog.text.count("cannot be written") == 1

@@ -4,6 +4,7 @@
     recovery    what an agent does about a failure, and whether it helps
     behaviour   waste, duplicate effects, giving up, order of steps, resilience, forgetting
     paired      exact tests, Holm's correction, what could have been shown
+    spending    tokens, cost and waiting of models that count them
     summary     all metrics of one arm at once
     compare     two agents on the same tasks, with a verdict in words
 
@@ -77,9 +78,12 @@ from .recovery import (
     turns_to_recovery,
     unresolved,
 )
+from .spending import Spent, spent
 from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, summary
 
 __all__ = [
+    "Spent",
+    "spent",
     "ACTIONS",
     "MEASURES",
     "RIGHT",
