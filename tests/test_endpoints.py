@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shlex
 import socket
 import socketserver
@@ -26,7 +27,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparring import Trajectory
-from sparring.agents import EpisodeSpec, Judge, Limits, load_agent, load_chat_model, rollout, scripted
+from sparring.agents import AgentSettings, EpisodeSpec, Judge, Limits, load_agent, load_chat_model, rollout, scripted
 from sparring.agents.chat_model import BadAnswer, ChatSettings, EndpointError, Usage
 from sparring.agents.engines.openai.address import Address, Price
 from sparring.agents.engines.openai.wire import Names, Quirks, read_answer, request_body
@@ -35,7 +36,7 @@ from sparring.envs import make, task_set
 from sparring.trajectories import ConfigError, TrajectoryGroup
 from sparring.trajectories.curation import judged_pairs
 from sparring.trajectories.errors import UnknownName
-from sparring.trajectories.messages import Action, Json, Message, Outcome, ToolCall, ToolSpec
+from sparring.trajectories.messages import Json, Message, Outcome, ToolCall, ToolSpec
 from sparring.trajectories.metrics import success_rate
 from sparring.trajectories.trajectory import StopReason
 
@@ -518,7 +519,10 @@ def test_what_is_sent_fits_the_api() -> None:
     sent = body["messages"][1]
     assert sent["content"] is None
     assert [c["function"]["name"] for c in sent["tool_calls"]] == ["mail_send", "no_such_tool_"]
-    assert [json.loads(c["function"]["arguments"]) for c in sent["tool_calls"]] == [{"to": "é"}, {"malformed": '{"a": '}]
+    assert [json.loads(c["function"]["arguments"]) for c in sent["tool_calls"]] == [
+        {"to": "é"},
+        {"malformed": '{"a": '},
+    ]
     ids = [c["id"] for c in sent["tool_calls"]]
     assert [m["tool_call_id"] for m in body["messages"][2:]] == ids
     assert len(set(ids)) == 2
@@ -654,8 +658,6 @@ def test_at_most_so_many_questions_at_once() -> None:
         asked.give(200, answer({"content": "Verdict: A"}))
 
     with serving(behave) as server:
-        from sparring.agents import AgentSettings
-
         model = load_chat_model(server.spec(), AgentSettings(parallel=3))
 
         async def many() -> None:
@@ -686,7 +688,10 @@ def test_an_episode_that_is_out_of_time_leaves_no_question_behind() -> None:
         (error(401, f"Incorrect API key provided: {KEY}"), r"HTTP 401.*\[key\].*the key in MY_KEY"),
         (error(403, "No access to this model."), "HTTP 403: No access"),
         (error(402, "Pay first."), "no credit"),
-        (said(429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}), "no credit"),
+        (
+            said(429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}),
+            "no credit",
+        ),
         (error(405, "Method Not Allowed"), "HTTP 405"),
         (error(400, "Invalid schema for function 'say'"), "does not take the question: HTTP 400: Invalid schema"),
         (said(422, {"detail": "bad"}), "HTTP 422: bad"),
@@ -719,10 +724,10 @@ def test_a_model_that_is_not_there_is_told_with_those_that_are() -> None:
 
 def test_a_redirect_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", KEY)
-    with serving(good) as other:
-        with serving(said(308, b"", location=f"{other.url}/chat/completions")) as server:
-            with pytest.raises(ConfigError, match="not followed"):
-                one(server, "key=MY_KEY")
+    with serving(good) as other, serving(good) as server:
+        server.behave = said(308, b"", location=f"{other.url}/chat/completions")
+        with pytest.raises(ConfigError, match="not followed"):
+            one(server, "key=MY_KEY")
         assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
         assert other.asked == []
 
@@ -730,12 +735,16 @@ def test_a_redirect_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "said_so",
     [
-        error(400, "This model's maximum context length is 4096 tokens. However, your messages resulted in 5000 tokens."),
+        error(
+            400, "This model's maximum context length is 4096 tokens. However, your messages resulted in 5000 tokens."
+        ),
         said(400, {"error": {"message": "Too long.", "code": "context_length_exceeded"}}),
         said(400, {"error": {"type": "exceed_context_size_error", "message": "the request exceeds the available"}}),
         said(400, {"object": "error", "message": "Input is longer than the model's context length"}),
         said(413, {"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}}),
-        said(200, {"error": {"message": "The input token count (9) exceeds the maximum number of tokens", "code": 400}}),
+        said(
+            200, {"error": {"message": "The input token count (9) exceeds the maximum number of tokens", "code": 400}}
+        ),
     ],
 )
 def test_a_full_context_is_the_episodes_limit(said_so: Behaviour) -> None:
@@ -755,8 +764,6 @@ def test_answers_that_fill_the_context_are_a_setting() -> None:
 
 
 def test_max_context_is_kept_by_the_servers_count() -> None:
-    from sparring.agents import AgentSettings
-
     with serving(good) as server:
         agent = load_agent(server.spec(), AgentSettings(max_context=150, max_turn_tokens=64))
         t = rollout("echo", agent, episodes(1))[0]
@@ -815,9 +822,7 @@ def test_a_temperature_of_its_own() -> None:
         ("https://api.openai.com/v1", "m", "OPENAI_API_KEY is to hold the key"),
     ],
 )
-def test_addresses_that_cannot_be_meant(
-    place: str, model: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_addresses_that_cannot_be_meant(place: str, model: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match=says) as raised:
         Address.parse(place, model)
@@ -832,7 +837,9 @@ def test_an_option_that_there_is_not() -> None:
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEP_KEY", f" {KEY}\n")
-    found = Address.parse("https://host/v1/chat/completions?key=DEEP_KEY&price=1,2,0.5&timeout=9&cache=c&resend=yes", "a/b")
+    found = Address.parse(
+        "https://host/v1/chat/completions?key=DEEP_KEY&price=1,2,0.5&timeout=9&cache=c&resend=yes", "a/b"
+    )
     assert (found.url, found.model, found.timeout, found.resend) == ("https://host/v1", "a/b", 9.0, True)
     assert found.key is not None
     assert found.key.get_secret_value() == KEY
@@ -863,7 +870,11 @@ def test_the_key_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     def behave(asked: Asked) -> None:
         assert asked.headers["authorization"] == f"Bearer {KEY}"
         if asked.turn == 0:
-            said = {"content": f"I saw {KEY}.", "reasoning": KEY, "tool_calls": [call("say", json.dumps({"word": KEY}))]}
+            said = {
+                "content": f"I saw {KEY}.",
+                "reasoning": KEY,
+                "tool_calls": [call("say", json.dumps({"word": KEY}))],
+            }
             asked.give(200, answer(said, "tool_calls"))
         else:
             asked.give(500, {"error": {"message": f"The key {KEY} failed."}})
@@ -979,3 +990,188 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path: Path, caplog: pyt
         assert all(t.success for t in rollout("echo", agent, episodes(3)))
         agent.model.close()  # type: ignore[attr-defined]  # of a ChatAgent
     assert caplog.text.count("cannot be written") == 1
+
+
+# ---- commands, judges ------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_shows_tokens_and_cost_next_to_success() -> None:
+    """One of the tasks meets a bad answer: it is excluded, and the rest is what it would be."""
+
+    words = {t.instruction for t in task_set(make("echo"), "test", 4)}
+    bad = min(words)
+
+    def behave(asked: Asked) -> None:
+        failing = any(m["content"] == bad for m in asked.messages if m["role"] == "user")
+        (error(500) if failing else good)(asked)
+
+    with serving(behave) as server:
+        command = [
+            "evaluate",
+            "echo",
+            "--agent",
+            server.spec("price=1000,1000"),
+            "--agent",
+            "expert",
+            "--faults",
+            "clean",
+        ]
+        done = CliRunner().invoke(app, [*command, "--n", "4"])
+        asked = len(server.asked)
+    assert done.exit_code == 0, done.output
+    row = next(line for line in done.stdout.splitlines() if line.strip().startswith("m "))
+    judged = len(words) - 1
+    assert f"n={judged}" in row or f"n={judged}" in done.stdout
+    assert "100" in row
+    assert f"{200 * judged} + {20 * judged}" in row
+    assert f"{0.22 * judged:.2f}" in row
+    assert f"Excluded, not judged: {len(words) - judged}" in done.stdout
+    assert asked == 2 * judged + len(words) - judged
+    expert = next(line for line in done.stdout.splitlines() if line.strip().startswith("expert"))
+    assert expert.split()[-2:] == ["-", "-"]
+
+
+def test_a_table_without_served_models_has_no_such_columns() -> None:
+    done = CliRunner().invoke(app, shlex.split("evaluate echo --agent expert --faults clean --n 2"))
+    assert done.exit_code == 0
+    assert "cost" not in done.stdout
+
+
+def test_a_stopped_rollout_goes_on_and_knows_its_endpoint(tmp_path: Path) -> None:
+    out = tmp_path / "e.jsonl"
+    with serving(good) as server, serving(good) as other:
+        command = ["rollout", "echo", "--split", "test", "--out", str(out), "--model"]
+        assert CliRunner().invoke(app, [*command, server.spec(), "--n", "2"]).exit_code == 0
+        before = len(server.asked)
+        done = CliRunner().invoke(app, [*command, server.spec("timeout=99"), "--n", "4"])
+        assert done.exit_code == 0, done.output
+        assert len(server.asked) == 2 * before
+        elsewhere = CliRunner().invoke(app, [*command, other.spec(), "--n", "4"])
+    assert elsewhere.exit_code == 1
+    assert "other settings of the agent" in elsewhere.output
+    line = json.loads(out.read_text("utf-8").splitlines()[0])
+    assert line["meta"]["endpoint"] == f"openai:{server.url}#m"
+    assert "precision" not in line["meta"]
+
+
+def test_nothing_could_be_judged_is_an_error_that_says_why() -> None:
+    with serving(error(500, "out of memory")) as server:
+        done = CliRunner().invoke(app, ["rollout", "echo", "--agent", server.spec(), "--n", "2"])
+    assert done.exit_code == 1
+    assert "HTTP 500: out of memory" in done.output
+
+
+@pytest.mark.parametrize(
+    ("agent", "says"),
+    [("openay:http://x/v1#m", "unknown engine 'openay'. Did you mean 'openai'"), ("expertt", "Did you mean 'expert'")],
+)
+def test_agents_that_there_are_not(agent: str, says: str) -> None:
+    done = CliRunner().invoke(app, ["rollout", "echo", "--agent", agent])
+    assert done.exit_code == 1
+    assert says in done.output
+
+
+def pairs_of(n: int) -> list[tuple[Trajectory, Trajectory]]:
+    spec = episodes(4)
+    best, worst = (rollout("echo", scripted(name), spec) for name in ("expert", "do-nothing"))
+    return [(best[i % 4], worst[i % 4]) for i in range(n)]
+
+
+def test_a_judge_loses_the_verdicts_that_failed_and_no_others(caplog: pytest.LogCaptureFixture) -> None:
+    count = [0]
+
+    def behave(asked: Asked) -> None:
+        count[0] += 1
+        (error(500) if count[0] % 4 == 0 else said(200, answer({"content": "Verdict: A"})))(asked)
+
+    with serving(behave) as server:
+        judge = Judge(load_chat_model(server.spec("price=1,1")))
+        verdicts = judge.many(pairs_of(12))
+        judge.close()
+        judge.model.close()  # type: ignore[attr-defined]  # an endpoint has it
+    assert Counter(verdicts) == {"a": 9, None: 3}
+    assert "3 of 12 questions to the judge failed" in caplog.text
+    assert (judge.usage.answers, judge.usage.requests) == (9, 12)
+    assert judge.usage.cost == pytest.approx(9 * 110 / 1e6)
+
+
+def test_a_judge_that_is_not_there_is_an_error_and_no_lack_of_preferences() -> None:
+    with serving(error(500, "gone")) as server:
+        judge = Judge(load_chat_model(server.spec()))
+        groups = [TrajectoryGroup(pair) for pair in pairs_of(4)]
+        with pytest.raises(EndpointError, match="HTTP 500: gone"):
+            judged_pairs(groups, judge)
+        judge.close()
+        judge.model.close()  # type: ignore[attr-defined]  # an endpoint has it
+
+
+def test_a_reward_by_a_judge_whose_server_fails_is_no_reward() -> None:
+    from sparring.envs.rewards import judged
+
+    with serving(error(503, retry_after="0")) as server:
+        judge = Judge(load_chat_model(server.spec("retries=1")))
+
+        def graded() -> Any:
+            env = make("echo")
+            env.reward_terms = {"graded": judged(judge.ask, "Short is good.")}
+            return env
+
+        played = rollout(graded, scripted("expert"), episodes(3))
+        judge.close()
+        judge.model.close()  # type: ignore[attr-defined]  # an endpoint has it
+    assert [t.stop for t in played] == [StopReason.INFRASTRUCTURE] * 3
+    assert not any(t.judged or t.reward for t in played)
+
+
+def test_the_judge_of_a_command(tmp_path: Path) -> None:
+    data, out = tmp_path / "groups.jsonl", tmp_path / "pairs.jsonl"
+    data.write_bytes(b"".join(t.to_json() + b"\n" for pair in pairs_of(4) for t in pair))
+
+    def behave(asked: Asked) -> None:
+        first = asked.messages[0]["content"].partition("Transcript B:")[0]
+        asked.give(200, answer({"content": f"Verdict: {'A' if 'say' in first.partition('Transcript A:')[2] else 'B'}"}))
+
+    with serving(behave) as server:
+        rule = f"pairs by=judge judge={server.spec('retries=1&price=1,2')}"
+        done = CliRunner().invoke(app, ["curate", str(data), "--rule", rule, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert len(out.read_text("utf-8").splitlines()) == 4
+
+
+def test_the_program_ends_with_questions_under_way(repository: Path) -> None:
+    """No thread and no connection holds it up, and nothing is printed."""
+    with serving(never) as server:
+        code = (
+            "import asyncio\n"
+            "from sparring.agents import load_chat_model\n"
+            "from sparring.agents.chat_model import ChatSettings\n"
+            "from sparring.trajectories.messages import Message\n"
+            f"model = load_chat_model({server.spec()!r})\n"
+            "async def main():\n"
+            "    asked = asyncio.create_task(model.answer([Message('user', 'Hi.')], (), ChatSettings()))\n"
+            "    await asyncio.sleep(1.0)\n"
+            "asyncio.run(main())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(repository / "src")},
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("page", ["evaluation.md"])
+def test_the_commands_of_the_documents_run(
+    page: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those fenced as console; those that need a server are fenced as text, and their options are tried above."""
+    monkeypatch.chdir(tmp_path)
+    text = (repository / "docs" / page).read_text("utf-8")
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) >= 4
+    for line in commands:
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, f"{line}: {done.output} {done.exception}"

@@ -82,8 +82,6 @@ from .spending import Spent, spent
 from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, summary
 
 __all__ = [
-    "Spent",
-    "spent",
     "ACTIONS",
     "MEASURES",
     "RIGHT",
@@ -105,6 +103,7 @@ __all__ = [
     "Rate",
     "Roles",
     "Seen",
+    "Spent",
     "ToolRoles",
     "abstention",
     "across_seeds",
@@ -142,6 +141,7 @@ __all__ = [
     "right_after_fault",
     "right_strategy",
     "sign_flip_exact",
+    "spent",
     "steps_over_optimal",
     "success_by_fault",
     "success_rate",

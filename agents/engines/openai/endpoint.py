@@ -82,8 +82,8 @@ class Endpoint:
             most = re.search(r"(?:context|maximum|limit)\D{0,60}(\d{3,})", str(full))
             if most is not None and settings.max_tokens >= int(most[1]):  # no conversation would fit
                 raise ConfigError(
-                    f"{self.address.label}: answers of {settings.max_tokens} tokens leave no room in its context: lower "
-                    f"--max-turn-tokens ({full})"
+                    f"{self.address.label}: answers of {settings.max_tokens} tokens leave no room in its context: "
+                    f"lower --max-turn-tokens ({full})"
                 ) from None
             return Answer(None, usage=Usage(requests=sent[0], seconds=time.monotonic() - start))
         except EndpointError as error:
@@ -108,7 +108,7 @@ class Endpoint:
         if end is not None:
             end()
 
-    # ---- asking ----------------------------------------------------------------------------------------------------------
+    # ---- asking ------------------------------------------------------------------------------------------------------
 
     async def _asked(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], settings: ChatSettings, sent: list[int]
@@ -176,6 +176,4 @@ def _closed(background: Background, sender: Sender) -> None:
 @ENGINES.register("openai")
 def load(spec: ModelSpec, settings: AgentSettings, progress: Progress | None) -> Loaded:
     """The endpoint at `spec.place`. Nothing is sent before the first question."""
-    return Endpoint(
-        Address.parse(spec.place, spec.model), at_once=settings.parallel, max_context=settings.max_context
-    )
+    return Endpoint(Address.parse(spec.place, spec.model), at_once=settings.parallel, max_context=settings.max_context)

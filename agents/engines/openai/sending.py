@@ -3,10 +3,10 @@ way in which there is none.
 
     again, at most `retries` times      no connection; 408, 409, 425, 429, 503, 529; a connection that was kept open and
                                         turned out to be closed
-    again with resend=yes alone         500, 502, 504, 5xx, a broken connection: an answer may have been made, and billed
+    again with resend=yes alone         500, 502, 504, a broken connection: an answer may have been made, and billed
     never again                         anything else
-    the end of the run (`ConfigError`)  401, 402, 403, 404, 405, 3xx, no credit, a certificate that does not hold; 400 and
-                                        422 as long as the server has taken no question at all
+    the end of the run (`ConfigError`)  401, 402, 403, 404, 405, 3xx, no credit, a certificate that does not hold; and
+                                        400 or 422 as long as the server has taken no question at all
 
 Defines `Sender`, `ContextFull`.
 """
@@ -59,7 +59,8 @@ _NO_CREDIT = re.compile(
     r"insufficient_quota|billing_hard_limit|insufficient (?:balance|credit)|exceeded your current quota", re.IGNORECASE
 )
 _FILTER = re.compile(
-    r"content_filter|content management policy|moderation|flagged|content_policy|responsible ?ai|safety system|usage policy",
+    r"content_filter|content management policy|moderation|flagged|content_policy|responsible ?ai|safety system"
+    r"|usage policy",
     re.IGNORECASE,
 )
 _LIMITED = re.compile(r"rate_limit|too_many_requests|RESOURCE_EXHAUSTED")
@@ -160,7 +161,7 @@ class Sender:
         """Without the key, should a server send it back."""
         return text.replace(self._secret, "[key]") if len(self._secret) >= _SHORTEST_SECRET else text
 
-    # ---- one request ---------------------------------------------------------------------------------------------------
+    # ---- one request -------------------------------------------------------------------------------------------------
 
     async def _try(self, content: bytes, sent: list[int], limit: asyncio.Timeout) -> dict[str, Any]:
         import httpx
@@ -240,12 +241,13 @@ class Sender:
         if _after(limit, wait):
             failure = again.failure
             raise EndpointError(
-                failure.kind, f"{failure}; it asks to wait {wait:.0f} s, and timeout={self.address.timeout:g} s is over then"
+                failure.kind,
+                f"{failure}; it asks to wait {wait:.0f} s, and timeout={self.address.timeout:g} s is over then",
             )
         _LOG.info("%s; again in %.1f s", again.failure, wait)
         await asyncio.sleep(wait)
 
-    # ---- what came -----------------------------------------------------------------------------------------------------
+    # ---- what came ---------------------------------------------------------------------------------------------------
 
     def _answer(self, status: int, headers: Mapping[str, str], raw: bytes) -> dict[str, Any]:
         text = self.strike(raw.decode("utf-8", "replace"))
@@ -254,7 +256,9 @@ class Sender:
             data = json.loads(text, parse_constant=lambda _: None)
         if 300 <= status < 400:
             to = self._said(headers.get("location", "")) or "nowhere"
-            raise self._end(f"it sends us on (HTTP {status}) to {to}, which is not followed: name that URL if it is meant")
+            raise self._end(
+                f"it sends us on (HTTP {status}) to {to}, which is not followed: name that URL if it is meant"
+            )
         if not 200 <= status < 300:
             raise self._refusal(status, headers, data, text)
         if not isinstance(data, dict):
@@ -271,7 +275,7 @@ class Sender:
         if error and not data.get("choices"):  # an error that came with the status of an answer
             code = error.get("code") if isinstance(error, dict) else None
             known = isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600
-            raise self._refusal(code if known else 200, headers, data, text)
+            raise self._refusal(int(code) if known and code is not None else 200, headers, data, text)
         self.answered = self.answered or "choices" in data
         return data
 
@@ -289,7 +293,11 @@ class Sender:
             return self._failed(BadAnswer.FILTERED, f"the provider's filter withheld the question: {said}")
         if status == 401:
             key = self.address.key_from
-            way = f"see the key in {key}" if key else "no key was sent; name the variable that holds it: openai:URL?key=NAME#MODEL"
+            way = (
+                f"see the key in {key}"
+                if key
+                else "no key was sent; name the variable that holds it: openai:URL?key=NAME#MODEL"
+            )
             return self._end(f"it asks for another key ({said}): {way}")
         if status == 404:
             self._end(said)
@@ -302,13 +310,17 @@ class Sender:
             return _Again(self._failed(BadAnswer.OVERLOADED, said), _retry_after(headers))
         if status in (400, 422):
             for parameter in ("seed", "max_tokens"):
-                if re.search(rf"\b{parameter}\b", whole) and (_NOT_TAKEN.search(whole) or "max_completion_tokens" in whole):
+                if re.search(rf"\b{parameter}\b", whole) and (
+                    _NOT_TAKEN.search(whole) or "max_completion_tokens" in whole
+                ):
                     return Unsupported(parameter, self._failed(BadAnswer.REJECTED, said).args[0])
         if 400 <= status < 500:
             if not self.answered:
                 return self._end(f"it does not take the question: {said}", latch=False)
             return self._failed(BadAnswer.REJECTED, said)
-        failure = self._failed(BadAnswer.SERVER_ERROR, said if status != 200 else f"an error in place of an answer: {message}")
+        failure = self._failed(
+            BadAnswer.SERVER_ERROR, said if status != 200 else f"an error in place of an answer: {message}"
+        )
         return _Again(failure, _retry_after(headers)) if self.address.resend else failure
 
     async def _models(self) -> list[str]:
@@ -326,7 +338,7 @@ class Sender:
                 return [self._said(m["id"]) for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
         return []
 
-    # ---- words -----------------------------------------------------------------------------------------------------------
+    # ---- words -------------------------------------------------------------------------------------------------------
 
     def _failed(self, kind: BadAnswer, text: str) -> EndpointError:
         return EndpointError(kind, f"{self.address.label}: {text}")

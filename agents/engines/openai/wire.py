@@ -141,7 +141,9 @@ def read_answer(data: Mapping[str, Any], names: Names) -> Said:
     if ended in _FILTERED:
         raise EndpointError(BadAnswer.FILTERED, f"the provider's filter withheld the answer (finish_reason {reason})")
     if ended and ended not in (*_DONE, *_CUT):
-        raise EndpointError(BadAnswer.UNFINISHED, f"the answer was not made to its end (finish_reason {_short(reason)})")
+        raise EndpointError(
+            BadAnswer.UNFINISHED, f"the answer was not made to its end (finish_reason {_short(reason)})"
+        )
     message = choice.get("message")
     if not isinstance(message, dict):
         raise EndpointError(BadAnswer.EMPTY, "the first choice has no message")
