@@ -30,7 +30,7 @@ from sparring import Trajectory
 from sparring.agents import AgentSettings, EpisodeSpec, Judge, Limits, load_agent, load_chat_model, rollout, scripted
 from sparring.agents.chat_model import BadAnswer, ChatSettings, EndpointError, Usage
 from sparring.agents.engines.openai.address import Address, Price
-from sparring.agents.engines.openai.wire import Names, Quirks, read_answer, request_body
+from sparring.agents.engines.openai.wire import Quirks, ToolNames, read_answer, request_body
 from sparring.cli.root import app
 from sparring.envs import make, task_set
 from sparring.trajectories import ConfigError, TrajectoryGroup
@@ -78,7 +78,7 @@ class Asked:
             self.socket.sendall(data)
 
     def give(self, status: int, body: bytes | dict[str, Any] | list[Any], **headers: str) -> None:
-        """A whole answer. Names of headers are written with `_`."""
+        """A whole answer. ToolNames of headers are written with `_`."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {"content_type": "application/json", "content_length": str(len(raw)), **headers}
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in given.items())
@@ -438,7 +438,7 @@ def test_each_bad_answer_says_what_it_was(name: str) -> None:
 
 # ---- answers in all their forms --------------------------------------------------------------------------------------
 
-NAMES = Names(["say", "mail.send"])
+NAMES = ToolNames(["say", "mail.send"])
 
 
 @pytest.mark.parametrize(
@@ -531,7 +531,7 @@ def test_what_is_sent_fits_the_api() -> None:
 
 
 def test_names_that_come_to_the_same_stay_apart() -> None:
-    names = Names(["a.b", "a_b", "a b", "x" * 80, "x" * 81])
+    names = ToolNames(["a.b", "a_b", "a b", "x" * 80, "x" * 81])
     sent = [names.sent(n) for n in ("a.b", "a_b", "a b", "x" * 80, "x" * 81)]
     assert len(set(sent)) == 5
     assert all(len(s) <= 64 for s in sent)

@@ -22,7 +22,7 @@ from ...models import Progress
 from .address import Address
 from .cache import AnswerCache
 from .sending import ContextFull, Sender, Unsupported
-from .wire import Names, Quirks, read_answer, request_body, tokens_used
+from .wire import Quirks, ToolNames, read_answer, request_body, tokens_used
 
 __all__ = ["Endpoint", "load"]
 
@@ -112,7 +112,7 @@ class Endpoint:
 
     async def _asked(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], settings: ChatSettings, sent: list[int]
-    ) -> tuple[dict[str, Any], Names, bool]:
+    ) -> tuple[dict[str, Any], ToolNames, bool]:
         """The answer as the server gave it, the names in it, and whether it came from the cache."""
         while True:
             body, names = request_body(self.address.model, messages, tools, settings, self._quirks)

@@ -324,7 +324,7 @@ class Sender:
         return _Again(failure, _retry_after(headers)) if self.address.resend else failure
 
     async def _models(self) -> list[str]:
-        """Names of the models that the server has, where it says so; else none."""
+        """ToolNames of the models that the server has, where it says so; else none."""
         import httpx
 
         with suppress(httpx.HTTPError, ValueError, TimeoutError, RecursionError, EndpointError, ConfigError):

@@ -3,7 +3,7 @@
 What the API is strict about is made to fit on the way out, and undone on the way in: names of tools, ids of calls,
 arguments of calls that were malformed. What servers differ in is read in all its forms.
 
-Defines `Names`, `Quirks`, `Said`, `request_body`, `read_answer`.
+Defines `ToolNames`, `Quirks`, `Said`, `request_body`, `read_answer`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ....tools.calls import parse_arguments
 from ....trajectories.messages import Action, Json, Message, ToolCall, ToolSpec
 from ...chat_model import BadAnswer, ChatSettings, EndpointError, Usage
 
-__all__ = ["Names", "Quirks", "Said", "read_answer", "request_body", "tokens_used"]
+__all__ = ["Quirks", "Said", "ToolNames", "read_answer", "request_body", "tokens_used"]
 
 _LONGEST_NAME = 64
 _DONE = ("stop", "tool_calls", "function_call", "eos", "eos_token", "end_turn", "stop_sequence", "tool_use")
@@ -38,8 +38,8 @@ class Quirks:
     """Whether it takes a seed."""
 
 
-class Names:
-    """Names of tools as the API allows them: letters, digits, `_` and `-`, at most 64."""
+class ToolNames:
+    """ToolNames of tools as the API allows them: letters, digits, `_` and `-`, at most 64."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._sent: dict[str, str] = {}
@@ -63,7 +63,7 @@ class Names:
 
 def request_body(
     model: str, messages: Sequence[Message], tools: Sequence[ToolSpec], settings: ChatSettings, quirks: Quirks
-) -> tuple[dict[str, Json], Names]:
+) -> tuple[dict[str, Json], ToolNames]:
     """The request, and the names that it uses for tools.
 
     Args:
@@ -73,7 +73,7 @@ def request_body(
         settings: Of the answer.
         quirks: Of the server.
     """
-    names = Names(tool.name for tool in tools)
+    names = ToolNames(tool.name for tool in tools)
     body: dict[str, Json] = {
         "model": model,
         "messages": _messages(messages, names),
@@ -90,7 +90,7 @@ def request_body(
     return body, names
 
 
-def _messages(messages: Sequence[Message], names: Names) -> list[Json]:
+def _messages(messages: Sequence[Message], names: ToolNames) -> list[Json]:
     """Calls are numbered: nine letters and digits, which every server takes."""
     out: list[Json] = []
     ids: dict[str, str] = {}
@@ -130,7 +130,7 @@ class Said:
     reasoning: str
 
 
-def read_answer(data: Mapping[str, Any], names: Names) -> Said:
+def read_answer(data: Mapping[str, Any], names: ToolNames) -> Said:
     """The first choice of an answer. Raises `EndpointError` where it holds nothing that can be used, or was not made to
     its end: never an empty answer in place of none."""
     choice = _choice(data)
@@ -208,7 +208,7 @@ def _content(content: Any) -> tuple[str, str]:
     return _clean("".join(text)), _clean("".join(thought))
 
 
-def _calls(message: Mapping[str, Any], names: Names, cut: bool) -> tuple[ToolCall, ...]:
+def _calls(message: Mapping[str, Any], names: ToolNames, cut: bool) -> tuple[ToolCall, ...]:
     listed = message.get("tool_calls")
     if not listed:
         old = message.get("function_call")
@@ -218,7 +218,7 @@ def _calls(message: Mapping[str, Any], names: Names, cut: bool) -> tuple[ToolCal
     return tuple(_call(entry, names, cut and i == len(listed)) for i, entry in enumerate(listed, 1))
 
 
-def _call(entry: Any, names: Names, cut: bool) -> ToolCall:
+def _call(entry: Any, names: ToolNames, cut: bool) -> ToolCall:
     function = entry.get("function") if isinstance(entry, dict) else None
     if not isinstance(function, dict):
         raise EndpointError(BadAnswer.UNREADABLE, f"a call is {_short(entry)}")
