@@ -2,7 +2,7 @@
 
 from .agent import Agent, AgentSession, ChatAgent, Decision, LLMAgent
 from .chat.hermes import HermesFormat
-from .chat_format import FORMATS, ChatFormat, format_for, tokens_of
+from .chat_format import FORMATS, ChatFormat, encoding_of, format_for, sampled_tokens, tokens_of
 from .chat_model import Answer, BadAnswer, ChatModel, ChatSettings, EndpointError, EngineChat, Usage
 from .engine import Engine, Generated, Sampling, TrainableEngine
 from .fakes import FakeChatModel
@@ -41,12 +41,14 @@ __all__ = [
     "ScriptedAgent",
     "TrainableEngine",
     "Usage",
+    "encoding_of",
     "format_for",
     "load_agent",
     "load_chat_model",
     "rollout",
     "rollout_async",
     "rollout_stream",
+    "sampled_tokens",
     "scripted",
     "tokens_of",
 ]

@@ -96,7 +96,7 @@ class Endpoint:
             raise EndpointError(error.kind, f"{self.address.label}: {error}", usage) from None
         if settings.session and not usage.uncounted:
             self._lengths[settings.session] = usage.prompt_tokens + usage.completion_tokens
-        return Answer(said.action, said.stopped, replace(usage, answers=1), said.reasoning)
+        return Answer(said.action, said.stopped, replace(usage, answers=1))
 
     def release(self, session: str) -> None:
         self._lengths.pop(session, None)

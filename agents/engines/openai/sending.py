@@ -18,6 +18,7 @@ import json
 import logging
 import random
 import re
+import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -110,6 +111,7 @@ class Sender:
         self._secret = address.key.get_secret_value() if address.key is not None else ""
         self._client: httpx.AsyncClient | None = None
         self._slots: asyncio.Semaphore | None = None
+        self._asking: set[asyncio.Task[Any]] = set()
         self._not_before = 0.0
         """By the monotonic clock: when the server wants the next request at the earliest."""
         self._fatal: str = ""
@@ -119,6 +121,10 @@ class Sender:
 
         Raises `ContextFull`, `Unsupported`, `EndpointError`, and `ConfigError` for what would meet every question.
         """
+        task = asyncio.current_task()
+        assert task is not None
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
         content = json.dumps(body).encode()
         if self._slots is None:
             self._slots = asyncio.Semaphore(self._at_once)
@@ -153,6 +159,11 @@ class Sender:
             raise EndpointError(last.kind, f"{last}{times}") from None
 
     async def close(self) -> None:
+        """Ends the questions under way, and then the connections: one that is just being made is left to nobody."""
+        asking = [task for task in self._asking if not task.done()]
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -203,7 +214,10 @@ class Sender:
 
         if self._client is None:
             try:
+                plain = self.address.local and self.address.url.startswith("http:")
                 self._client = httpx.AsyncClient(
+                    # Where nothing is encrypted, reading the certificates is time for nothing: this one trusts nobody.
+                    verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else True,
                     headers={"accept": "application/json", "accept-encoding": "identity"},
                     timeout=httpx.Timeout(None, connect=_CONNECT_S),
                     limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._at_once),
@@ -324,7 +338,7 @@ class Sender:
         return _Again(failure, _retry_after(headers)) if self.address.resend else failure
 
     async def _models(self) -> list[str]:
-        """ToolNames of the models that the server has, where it says so; else none."""
+        """Names of the models that the server has, where it says so; else none."""
         import httpx
 
         with suppress(httpx.HTTPError, ValueError, TimeoutError, RecursionError, EndpointError, ConfigError):

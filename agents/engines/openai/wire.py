@@ -9,18 +9,17 @@ Defines `ToolNames`, `Quirks`, `Said`, `request_body`, `read_answer`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ....tools.calls import parse_arguments
+from ....tools.names import apart, callable_names
 from ....trajectories.messages import Action, Json, Message, ToolCall, ToolSpec
 from ...chat_model import BadAnswer, ChatSettings, EndpointError, Usage
 
 __all__ = ["Quirks", "Said", "ToolNames", "read_answer", "request_body", "tokens_used"]
 
-_LONGEST_NAME = 64
 _DONE = ("stop", "tool_calls", "function_call", "eos", "eos_token", "end_turn", "stop_sequence", "tool_use")
 _CUT = ("length", "max_tokens", "max_output_tokens")
 _FILTERED = ("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "sensitive")
@@ -39,22 +38,18 @@ class Quirks:
 
 
 class ToolNames:
-    """ToolNames of tools as the API allows them: letters, digits, `_` and `-`, at most 64."""
+    """Names of tools as the API allows them (`tools/names.py`), and the way back."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._sent: dict[str, str] = {}
-        for name in names:
-            self.sent(name)
+    def __init__(self, offered: Iterable[str]) -> None:
+        self._sent = callable_names(offered)
         self._ours = {sent: name for name, sent in self._sent.items()}
 
     def sent(self, name: str) -> str:
-        """What is sent for `name`; the same for the same, and different for different ones."""
+        """What is sent for `name`; the same for the same, and different for different ones. One that is on offer comes
+        before all that calls of the conversation have made up."""
         if name not in self._sent:
-            plain = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:_LONGEST_NAME] or "unnamed"
-            sent, number = plain, 2
-            while sent in self._sent.values():
-                sent, number = f"{plain[: _LONGEST_NAME - 4]}_{number}", number + 1
-            self._sent[name] = sent
+            taken = list(self._sent.values())
+            self._sent[name] = apart([*taken, name or "unnamed"], range(len(taken) + 1))[-1]
         return self._sent[name]
 
     def ours(self, sent: str) -> str:
@@ -127,7 +122,6 @@ class Said:
     action: Action
     stopped: bool
     """False: cut at the most tokens that were asked for."""
-    reasoning: str
 
 
 def read_answer(data: Mapping[str, Any], names: ToolNames) -> Said:
@@ -150,15 +144,15 @@ def read_answer(data: Mapping[str, Any], names: ToolNames) -> Said:
     if message.get("role") not in (None, "assistant", "model"):
         raise EndpointError(BadAnswer.UNREADABLE, f"the message's role is {_short(message['role'])}")
     content, thought = _content(message.get("content"))
-    reasoning = thought or _text_of(message, "reasoning_content") or _text_of(message, "reasoning")
+    thinking = thought or _text_of(message, "reasoning_content") or _text_of(message, "reasoning")
     refusal = _text_of(message, "refusal")
     cut = ended in _CUT
     calls = _calls(message, names, cut)
     if not calls and ended in ("tool_calls", "function_call", "tool_use"):
         raise EndpointError(BadAnswer.UNREADABLE, f"finish_reason is {reason}, and there is no call")
-    if not (content or calls or refusal or reasoning) and _says_nothing(data, message):
+    if not (content or calls or refusal or thinking) and _says_nothing(data, message):
         raise EndpointError(BadAnswer.EMPTY, "the message is empty")
-    return Said(Action(content or refusal, calls), not cut, reasoning)
+    return Said(Action(content or refusal, calls, thinking), not cut)
 
 
 def _choice(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from ..agents.agent import Agent
-from ..agents.loading import ENGINES, AgentSettings, ModelSpec, load_agent, tool_style_of
+from ..agents.loading import ENGINES, AgentSettings, ModelSpec, load_agent, thinking_of, tool_style_of
 from ..agents.scripts import SCRIPTED, scripted
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.messages import Json
@@ -60,6 +60,7 @@ class Player:
         return {
             **served,
             "tool_style": tool_style_of(self.model, self.settings.tool_style),
+            "thinking": thinking_of(self.model, self.settings.thinking),
             "precision": self.settings.precision,
         }
 
