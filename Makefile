@@ -86,7 +86,7 @@ $(VENV)/.ready-train: pyproject.toml constraints.txt
 
 $(VENV)/.ready-test: $(VENV)/.ready-train
 	@echo "==> Installing what the tests need"
-	$(PIP) install --constraint constraints.txt --editable '.[train,tensorboard,store,sandbox,mcp,openapi,math,test]'
+	$(PIP) install --constraint constraints.txt --editable '.[train,tensorboard,store,sandbox,mcp,openapi,endpoints,math,test]'
 	@touch $@
 
 $(VENV)/.ready-docs: $(VENV)/.ready-test

@@ -3,7 +3,7 @@
 from .agent import Agent, AgentSession, ChatAgent, Decision, LLMAgent
 from .chat.hermes import HermesFormat
 from .chat_format import FORMATS, ChatFormat, encoding_of, format_for, sampled_tokens, tokens_of
-from .chat_model import Answer, ChatModel, ChatSettings, EngineChat
+from .chat_model import Answer, BadAnswer, ChatModel, ChatSettings, EndpointError, EngineChat, Usage
 from .engine import Engine, Generated, Sampling, TrainableEngine
 from .fakes import FakeChatModel
 from .judge import Judge
@@ -19,11 +19,13 @@ __all__ = [
     "AgentSession",
     "AgentSettings",
     "Answer",
+    "BadAnswer",
     "ChatAgent",
     "ChatFormat",
     "ChatModel",
     "ChatSettings",
     "Decision",
+    "EndpointError",
     "Engine",
     "EngineChat",
     "EpisodeSpec",
@@ -38,6 +40,7 @@ __all__ = [
     "Sampling",
     "ScriptedAgent",
     "TrainableEngine",
+    "Usage",
     "encoding_of",
     "format_for",
     "load_agent",

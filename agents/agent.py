@@ -9,16 +9,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..envs.env import ToolEnv
-from ..trajectories.messages import Action, Message, Observation
+from ..trajectories.messages import Action, Json, Message, Observation
 from ..trajectories.trajectory import StopReason, Tokens, Trajectory, Turn
 from .chat_format import ChatFormat, encoding_of, owns
-from .chat_model import ChatModel, ChatSettings
+from .chat_model import BadAnswer, ChatModel, ChatSettings, EndpointError, Usage
 from .engine import Engine, Sampling, context_within, end_ids_of
 
-__all__ = ["Agent", "AgentSession", "ChatAgent", "Decision", "LLMAgent"]
+__all__ = ["SESSION_NOTES", "Agent", "AgentSession", "ChatAgent", "Decision", "LLMAgent", "NotedSession"]
+
+SESSION_NOTES = ("usage", "bad_answer")
+"""What `NotedSession.notes` holds at most: tokens and cost (`Usage`), and the `BadAnswer` that ended the episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,15 @@ class AgentSession(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class NotedSession(AgentSession, Protocol):
+    """A session that has something to say of itself in the record."""
+
+    def notes(self) -> dict[str, Json]:
+        """For the record's `meta`: names of `SESSION_NOTES` alone. Asked once, after the episode, however it ended."""
+        ...
 
 
 class Agent(Protocol):
@@ -225,6 +237,8 @@ class _ChatSession:
     def __init__(self, model: ChatModel, settings: ChatSettings) -> None:
         self.model, self.settings = model, settings
         self.messages: list[Message] = []
+        self.usage = Usage()
+        self.bad_answer: BadAnswer | None = None
 
     def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
         turns = parent.turns[:fork]
@@ -236,7 +250,13 @@ class _ChatSession:
     async def act(self, observation: Observation) -> Decision:
         self._named(observation.messages)
         self.messages += observation.messages
-        answer = await self.model.answer(self.messages, observation.tools, self.settings)
+        try:
+            answer = await self.model.answer(self.messages, observation.tools, self.settings)
+        except EndpointError as error:
+            self.usage += error.usage
+            self.bad_answer = error.kind
+            raise
+        self.usage += answer.usage
         if answer.action is None:
             return Decision(None, cut=StopReason.TOKEN_LIMIT)
         self.messages.append(answer.action.message)
@@ -244,6 +264,12 @@ class _ChatSession:
 
     def tokens(self) -> None:
         return None
+
+    def notes(self) -> dict[str, Json]:
+        out: dict[str, Json] = {"usage": self.usage.to_json()} if self.usage != Usage() else {}
+        if self.bad_answer is not None:
+            out["bad_answer"] = self.bad_answer.value
+        return out
 
     def close(self) -> None:
         self.model.release(self.settings.session)

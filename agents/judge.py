@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import threading
 from collections import Counter
@@ -21,13 +22,14 @@ from typing import Literal
 
 from ..envs.rewards import Ended, transcript
 from ..tools.background import Background
-from ..trajectories.errors import ConfigError
+from ..trajectories.errors import ConfigError, InfrastructureError
 from ..trajectories.messages import Message
 from ..trajectories.trajectory import Trajectory
-from .chat_model import Answer, ChatModel, ChatSettings
+from .chat_model import Answer, ChatModel, ChatSettings, EndpointError, Usage
 
 __all__ = ["Judge", "Preference", "preference_in"]
 
+_LOG = logging.getLogger("sparring.judge")
 _LONGEST_S = 24 * 3600.0
 """Limit of one round of questions; a model on a CPU may take hours."""
 
@@ -94,6 +96,8 @@ class Judge:
         self.tries = tries
         self.seed = seed
         self.temperature, self.max_tokens = temperature, max_tokens
+        self.usage = Usage()
+        """What all answers took, where the model counts."""
         self._asked: Counter[str] = Counter()
         self._background: Background | None = None
         self._lock = threading.Lock()
@@ -103,12 +107,22 @@ class Judge:
         return self.many([(a, b)])[0]
 
     def many(self, pairs: Sequence[tuple[Trajectory, Trajectory]]) -> list[Preference | None]:
-        """A verdict for each, asked all at once. Raises `ConfigError` for two episodes of different tasks."""
+        """A verdict for each, asked all at once; None where there is none: none could be read, or the question failed
+        (which the log says).
+
+        Raises `ConfigError` for two episodes of different tasks, `InfrastructureError` where every question failed.
+        """
         for a, b in pairs:
             if (a.env, a.task.id) != (b.env, b.task.id):
                 raise ConfigError(f"a judge compares episodes of one task, got {a.task.id} and {b.task.id}")
         prompts = [self._question(a, b) for a, b in pairs]
-        return self._thread().run(self._verdicts(prompts), _LONGEST_S)
+        verdicts = self._thread().run(self._verdicts(prompts), _LONGEST_S)
+        failures = [v for v in verdicts if isinstance(v, InfrastructureError)]
+        if failures and len(failures) == len(verdicts):
+            raise failures[0]
+        if failures:
+            _LOG.warning("%d of %d questions to the judge failed, as: %s", len(failures), len(verdicts), failures[0])
+        return [None if isinstance(v, InfrastructureError) else v for v in verdicts]
 
     def ask(self, prompt: str) -> str:
         """The model's answer to a prompt, as `envs.rewards.judged` wants it: asked again, it may answer otherwise.
@@ -132,12 +146,15 @@ class Judge:
 
     # ---- asking ----------------------------------------------------------------------------------------------------
 
-    async def _verdicts(self, prompts: list[str]) -> list[Preference | None]:
+    async def _verdicts(self, prompts: list[str]) -> list[Preference | InfrastructureError | None]:
         return await asyncio.gather(*(self._verdict(prompt) for prompt in prompts))
 
-    async def _verdict(self, prompt: str) -> Preference | None:
+    async def _verdict(self, prompt: str) -> Preference | InfrastructureError | None:
         for attempt in range(self.tries):
-            answer = await self._ask(prompt, attempt)
+            try:
+                answer = await self._ask(prompt, attempt)
+            except InfrastructureError as error:  # it costs this verdict, and not all the others
+                return error
             if answer.action is None:
                 return None
             found = preference_in(answer.action.content)
@@ -149,7 +166,13 @@ class Judge:
         first = min(attempt, self.tries - 1) == 0
         temperature = self.temperature if first else max(1.0, self.temperature)
         settings = ChatSettings(temperature, self.max_tokens, self.seed + attempt)
-        return await self.model.answer([Message("user", prompt)], (), settings)
+        try:
+            answer = await self.model.answer([Message("user", prompt)], (), settings)
+        except EndpointError as error:
+            self.usage += error.usage
+            raise
+        self.usage += answer.usage
+        return answer
 
     def _question(self, a: Trajectory, b: Trajectory) -> str:
         shown = [_shown(t) for t in (a, b)]

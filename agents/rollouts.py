@@ -35,7 +35,7 @@ from ..trajectories.blame import told, trace_of
 from ..trajectories.errors import ConfigError, EnvBug, EnvError, InfrastructureError
 from ..trajectories.messages import Json, Message, Observation
 from ..trajectories.trajectory import Fork, StopReason, Task, Trajectory, Turn
-from .agent import Agent, AgentSession, Decision
+from .agent import Agent, AgentSession, Decision, NotedSession
 from .scripts import ScriptedSession
 
 __all__ = [
@@ -363,6 +363,7 @@ async def play_episode(
         error=error,
         meta={
             **(_noted(env) if began else {}),
+            **(session.notes() if isinstance(session, NotedSession) else {}),
             **limits_note(episode),
             **({TRACEBACK: trace} if trace else {}),
         },

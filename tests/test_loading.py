@@ -132,10 +132,10 @@ def test_what_a_text_means(text: str, spec: tuple[str, str, str], label: str) ->
         assert ModelSpec.parse(text).label == label
 
 
-@pytest.mark.parametrize("text", ["vllm:http://host:8000#m", "openai:https://host/v1#m"])
+@pytest.mark.parametrize("text", ["vllm:http://host:8000#m", "sglang:https://host/v1#m"])
 def test_an_engine_that_does_not_exist(text: str) -> None:
     for load in (load_agent, load_chat_model):
-        with pytest.raises(UnknownName, match=r"unknown engine '(vllm|openai)'. Known: fake, .*transformers\."):
+        with pytest.raises(UnknownName, match=r"unknown engine '(vllm|sglang)'. Known: fake, .*transformers\."):
             load(text)
 
 

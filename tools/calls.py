@@ -8,7 +8,7 @@ from typing import Any
 from ..trajectories.messages import ToolCall
 from ..trajectories.strict_json import finite, int64, no_constant
 
-__all__ = ["MAX_CALL_BYTES", "MAX_DEPTH", "parse_call"]
+__all__ = ["MAX_CALL_BYTES", "MAX_DEPTH", "parse_arguments", "parse_call"]
 
 MAX_CALL_BYTES = 1_000_000
 MAX_DEPTH = 64
@@ -25,14 +25,7 @@ def parse_call(raw: str) -> ToolCall:
     """
     name = ""
     try:
-        if len(raw) > MAX_CALL_BYTES:
-            raise ValueError(f"a call of {len(raw)} characters; at most {MAX_CALL_BYTES}")
-        raw.encode()  # a lone surrogate has no place in any record or wire form
-        if raw.count("[") + raw.count("{") > MAX_DEPTH:
-            _check_depth(raw)
-        value = json.loads(
-            raw, object_pairs_hook=_no_duplicates, parse_constant=no_constant, parse_int=int64, parse_float=finite
-        )
+        value = _value(raw)
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
         named = value.get("name")
@@ -49,14 +42,51 @@ def parse_call(raw: str) -> ToolCall:
         arguments = value[given[0]] if given else {}
         if not isinstance(arguments, dict):
             raise ValueError(f'"{given[0]}" is not an object')
-        json.dumps(value, ensure_ascii=False).encode()  # escapes such as \ud800 come out as lone surrogates here
-    except UnicodeEncodeError:
-        return ToolCall(_clean(name), None, _clean(raw), error="a lone surrogate")
-    except json.JSONDecodeError as error:
-        return ToolCall(name, None, raw, error=f"not JSON: {error.msg} at character {error.pos}")
+        _encodes(value)
     except (ValueError, RecursionError) as error:
-        return ToolCall(_clean(name), None, raw, error=_clean(str(error)))
+        return _malformed(name, raw, error)
     return ToolCall(name, arguments, raw)
+
+
+def parse_arguments(name: str, raw: str) -> ToolCall:
+    """A call whose name is known, with its arguments as JSON text. Strict as `parse_call`; an empty text is no
+    arguments."""
+    try:
+        arguments = _value(raw) if raw.strip() else {}
+        name.encode()
+        if not name:
+            raise ValueError("no name")
+        if not isinstance(arguments, dict):
+            raise ValueError("the arguments are no object")
+        _encodes(arguments)
+    except (ValueError, RecursionError) as error:
+        return _malformed(name, raw, error)
+    return ToolCall(name, arguments, raw)
+
+
+def _value(raw: str) -> Any:
+    """Strict JSON. Raises `ValueError` or `RecursionError`."""
+    if len(raw) > MAX_CALL_BYTES:
+        raise ValueError(f"a call of {len(raw)} characters; at most {MAX_CALL_BYTES}")
+    raw.encode()  # a lone surrogate has no place in any record or wire form
+    if raw.count("[") + raw.count("{") > MAX_DEPTH:
+        _check_depth(raw)
+    return json.loads(
+        raw, object_pairs_hook=_no_duplicates, parse_constant=no_constant, parse_int=int64, parse_float=finite
+    )
+
+
+def _encodes(value: Any) -> None:
+    """Raises `UnicodeEncodeError` for lone surrogates, which escapes such as \\ud800 come out as."""
+    json.dumps(value, ensure_ascii=False).encode()
+
+
+def _malformed(name: str, raw: str, error: ValueError | RecursionError) -> ToolCall:
+    if isinstance(error, UnicodeEncodeError):
+        return ToolCall(_clean(name), None, _clean(raw), error="a lone surrogate")
+    if isinstance(error, json.JSONDecodeError):
+        return ToolCall(name, None, raw, error=f"not JSON: {error.msg} at character {error.pos}")
+    return ToolCall(_clean(name), None, _clean(raw), error=_clean(str(error)))
 
 
 def _clean(text: str) -> str:

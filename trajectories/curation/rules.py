@@ -375,7 +375,7 @@ def _value(label: str, key: str, value: Json, hint: Any, seed: int, helpers: Hel
     if key in _FUNCTIONS:
         if callable(value):
             return value
-        if key == "judge" and ":" not in str(value):
+        if key == "judge" and (":" not in str(value) or "://" in str(value)):  # a model's name, or an endpoint
             return _helper(helpers, "judge", label)(str(value), seed)
         found = load_object(str(value), "function", callable)
         if not callable(found):

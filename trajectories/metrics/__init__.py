@@ -4,6 +4,7 @@
     recovery    what an agent does about a failure, and whether it helps
     behaviour   waste, duplicate effects, giving up, order of steps, resilience, forgetting
     paired      exact tests, Holm's correction, what could have been shown
+    spending    tokens, cost and waiting of models that count them
     summary     all metrics of one arm at once
     compare     two agents on the same tasks, with a verdict in words
 
@@ -79,6 +80,7 @@ from .recovery import (
     turns_to_recovery,
     unresolved,
 )
+from .spending import Spent, spent
 from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, not_measured, summary, untold_calls
 
 __all__ = [
@@ -103,6 +105,7 @@ __all__ = [
     "Rate",
     "Roles",
     "Seen",
+    "Spent",
     "ToolRoles",
     "abstention",
     "across_seeds",
@@ -142,6 +145,7 @@ __all__ = [
     "right_after_fault",
     "right_strategy",
     "sign_flip_exact",
+    "spent",
     "steps_over_optimal",
     "success_by_fault",
     "success_rate",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from ..agents.agent import Agent
-from ..agents.loading import AgentSettings, ModelSpec, load_agent, thinking_of, tool_style_of
+from ..agents.loading import ENGINES, AgentSettings, ModelSpec, load_agent, thinking_of, tool_style_of
 from ..agents.scripts import SCRIPTED, scripted
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.messages import Json
@@ -27,7 +28,13 @@ class Player:
         if self.agent and self.model:
             raise ConfigError("give --agent or --model, not both")
         if self.agent and self.agent not in SCRIPTED:  # said before anything is loaded
-            raise UnknownName("agent", self.agent, SCRIPTED)
+            spec = ModelSpec.parse(self.agent)
+            if spec.scheme == "transformers":
+                raise UnknownName("agent", self.agent, SCRIPTED)
+            if spec.scheme not in ENGINES:
+                raise UnknownName("engine", spec.scheme, ENGINES)
+            object.__setattr__(self, "model", self.agent)  # SCHEME:PLACE#MODEL names an agent too
+            object.__setattr__(self, "agent", None)
 
     @property
     def label(self) -> str:
@@ -39,10 +46,19 @@ class Player:
         """What makes a model's episodes what they are, next to its weights."""
         if not self.model:
             return {}
-        return {
+        spec = ModelSpec.parse(self.model)
+        served: dict[str, Json] = {
             "temperature": self.settings.temperature,
             "max_turn_tokens": self.settings.max_turn_tokens,
             "max_context": self.settings.max_context,
+        }
+        if "://" in spec.place:  # its weights, and how it is shown tools, are the server's
+            url, _, options = spec.place.partition("?")
+            if (temperature := dict(parse_qsl(options)).get("temperature")) is not None:
+                served["temperature"] = float(temperature)
+            return {**served, "endpoint": f"{spec.scheme}:{url}#{spec.model}"}
+        return {
+            **served,
             "tool_style": tool_style_of(self.model, self.settings.tool_style),
             "thinking": thinking_of(self.model, self.settings.thinking),
             "precision": self.settings.precision,

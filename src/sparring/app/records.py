@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..agents.agent import Agent
+from ..agents.agent import SESSION_NOTES, Agent
 from ..agents.rollouts import TRACEBACK, EpisodeSpec, Limits, limited, limits_note, planned
 from ..agents.rollouts import rollout as play
 from ..envs.env import name_of
@@ -172,7 +172,7 @@ class Recorder:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1 if whole else 0)
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
-        own = (*NOTES, "roles", "limits", TRACEBACK)
+        own = (*NOTES, "roles", *SESSION_NOTES, "limits", TRACEBACK)
         other = next(
             (
                 what

@@ -140,7 +140,7 @@ def _corrections(failed: Iterable[Trajectory], agent: str = "", tries: int = 1) 
 
 
 def _judge(model: str, seed: int) -> Any:
-    """A model of `sparring model list`, a folder, or a hub name, as a judge."""
+    """A model of `sparring model list`, a folder, a hub name, or openai:URL#MODEL, as a judge."""
     from ..agents.judge import Judge
     from ..agents.loading import AgentSettings, load_chat_model
     from ..app.console import watching

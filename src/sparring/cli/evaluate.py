@@ -25,7 +25,9 @@ _BASELINE = "do-nothing"
 def evaluate(
     ctx: typer.Context,
     env: o.Env,
-    agent: Annotated[list[str], typer.Option(metavar="NAME", help="A scripted agent; may be repeated.")] = [],  # noqa: B006  # typer copies it
+    agent: Annotated[
+        list[str], typer.Option(metavar="NAME", help="A scripted agent, or openai:URL#MODEL; may be repeated.")
+    ] = [],  # noqa: B006  # typer copies it
     model: Annotated[list[str], typer.Option(metavar="NAME", help="A model; may be repeated.")] = [],  # noqa: B006  # as above
     faults: Annotated[
         list[str], typer.Option(metavar="PLAN", help="A condition: clean, count=1, ...; may be repeated.")

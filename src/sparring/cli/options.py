@@ -55,11 +55,16 @@ Envs = Annotated[
 ]
 AgentName = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A scripted agent: expert, gold, do-nothing, blind-retry, give-up, random."),
+    typer.Option(
+        metavar="NAME",
+        help="A scripted agent (expert, gold, do-nothing, blind-retry, give-up, random), or openai:URL#MODEL.",
+    ),
 ]
 Model = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A model: a name of `sparring model list`, a folder, or a hub name."),
+    typer.Option(
+        metavar="NAME", help="A model: a name of `sparring model list`, a folder, a hub name, or openai:URL#MODEL."
+    ),
 ]
 SplitName = Annotated[Literal["train", "validation", "test"], typer.Option(help="Which tasks.")]
 Levels = Annotated[str, typer.Option(metavar="1,2", help="Only tasks of these levels; all by default.")]

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...messages import ToolCall
-from ...metrics import paired_difference, success_rate
+from ...metrics import Spent, paired_difference, spent, success_rate
 from ...trajectory import Trajectory
 from .safe import visible
 from .wording import Arm, arguments, chips, condition_names, p_text, percent, points
@@ -27,7 +27,8 @@ def text_table(arms: Sequence[Arm], baseline: str = "", *, title: str = "") -> T
     """Success in per cent with its 95 % Wilson interval: arms as rows, conditions as columns.
 
     With `baseline` (an arm's name), a second line in each cell gives the paired difference in points and its exact
-    McNemar p. Four conditions fit into 80 columns without colour.
+    McNemar p. Four conditions fit into 80 columns without colour. Where a model counts its tokens, they and their cost
+    are two columns more.
     """
     names = condition_names(arms)
     base = next((arm for arm in arms if arm.name == baseline), None)
@@ -37,6 +38,8 @@ def text_table(arms: Sequence[Arm], baseline: str = "", *, title: str = "") -> T
     excluded = sum(success_rate(ts).excluded for arm in arms for ts in arm.conditions.values())
     if excluded:
         caption += f" Excluded, not judged: {excluded}."
+    if any(spent(ts) for arm in arms for ts in arm.conditions.values()):
+        caption += " Tokens and cost: of all episodes, excluded ones too; >: of some answers they are not known."
     table = Table(
         title=Text(visible(title)) if title else None,
         caption=Text(visible(caption)),
@@ -50,6 +53,10 @@ def text_table(arms: Sequence[Arm], baseline: str = "", *, title: str = "") -> T
     for name in names:
         size = f"\nn={next(iter(counts[name]))}" if len(counts[name]) == 1 else ""
         table.add_column(Text(visible(name) + size), overflow="fold")
+    costs = {arm.name: spent(t for ts in arm.conditions.values() for t in ts) for arm in arms}
+    if any(costs.values()):
+        table.add_column(Text("tokens\nin + out"), justify="right")
+        table.add_column(Text("cost\nUS$"), justify="right")
     for arm in arms:
         cells = []
         for name in names:
@@ -64,8 +71,25 @@ def text_table(arms: Sequence[Arm], baseline: str = "", *, title: str = "") -> T
                     if pair.difference is not None:
                         cell += f"\n{points(pair.difference)} {p_text(pair.mcnemar.p)}"
             cells.append(Text(cell))
+        if any(costs.values()):
+            cells += map(Text, _spent(costs[arm.name]))
         table.add_row(Text(visible(arm.name)), *cells)
     return table
+
+
+def _spent(total: Spent | None) -> tuple[str, str]:
+    """Tokens and cost of an arm, as cells."""
+    if total is None:
+        return "-", "-"
+    more = ">" if total.uncounted else ""
+    tokens = f"{more}{_thousands(total.prompt_tokens)} + {_thousands(total.completion_tokens)}"
+    if total.unpriced and not total.cost:
+        return tokens, "?"
+    return tokens, (">" if total.unpriced else "") + (f"{total.cost:.2f}" if total.cost >= 0.1 else f"{total.cost:.4f}")
+
+
+def _thousands(n: int) -> str:
+    return str(n) if n < 10_000 else f"{n / 1e3:.0f}k" if n < 10_000_000 else f"{n / 1e6:.0f}M"
 
 
 def show_trajectory(trajectory: Trajectory) -> Group:
