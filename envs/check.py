@@ -645,8 +645,10 @@ def _walk(subject: _Subject, task: Task, plan: FaultPlan) -> list[Action]:
             familiar = {
                 n: rng.choice(seen) if isinstance(v, str) and seen else v for n, v in (call.arguments or {}).items()
             }
-            if env.toolbox.tools[call.name].validator.is_valid(familiar):
-                action = Action.call(call.name, **familiar)
+            wanted = Action.call(call.name, **familiar)
+            true = env.toolbox.true_action(wanted).tool_calls[0]
+            if env.toolbox.tools[true.name].validator.is_valid(true.arguments):
+                action = wanted
         step = env.act(action)
         actions.append(action)
         seen += [word for result in step.turn.results for word in re.findall(r"\w[\w@.-]*", result.content)]

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import gymnasium
 
 from ..tools.definition import Tool
+from ..tools.disguise import DrawnDisguise
 from ..tools.plans import FaultPlan
 from ..tools.sets import is_tool, tools_of, toolset
 from ..tools.toolbox import Toolbox
@@ -243,12 +244,15 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self.setup(task, episode.rng)
         if self._changing:
             self.toolbox.begin(None, episode=task.id, tools=self._offered())
-            self._actions.tools = self.toolbox.specs
         if str(episode.plan):
             self.toolbox.state.faults = episode.plan.begin(task, self.toolbox.tools, self._world)
         if self._host.keeps_before():
             episode.before = copy.deepcopy(self.state)
-        return Observation(self.prompt(task), self.toolbox.present)
+        prompt = self.prompt(task)
+        if (disguise := self._disguise(task)) is not None:
+            self.toolbox.wear(disguise, prompt)
+        self._actions.tools = self.toolbox.specs
+        return Observation(self.toolbox.shown_messages(prompt), self.toolbox.present)
 
     def act(self, action: Action) -> Step:
         """Executes one action. Calls run in order; a message without calls hands over to the user, whose answer goes on
@@ -257,7 +261,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if episode is None or episode.stop is not None:
             raise ConfigError("the episode is over, or has not begun: call reset() first")
         episode.tick += 1
-        executed = self.toolbox.execute_all(action.tool_calls)
+        toolbox, seen = self.toolbox, action
+        action = toolbox.true_action(seen)
+        executed = toolbox.run(action.tool_calls)
         calls = tuple(call for call, _ in executed)
         results = episode.results = tuple(result for _, result in executed)
         answer = None
@@ -274,14 +280,16 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         else:
             self.others.elapse(self)
         said = () if answer is None else (Message("user", answer),)
+        told: tuple[Message, ...] = ()
         if self._changing and episode.stop is None:
-            said = (*self._announced(), *said)
-        messages = (*(Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in results), *said)
+            news, told = self._announced()
+            said = (*news, *said)
         turn = Turn(Action(action.content, calls), results, said)
         episode.add(turn)
+        turn = toolbox.shown_turn(turn, seen, told)
         if episode.stop:
             turn = replace(turn, reward=sum(self.judge()[1].values()))
-        return Step(turn, Observation(messages, self.toolbox.present), episode.stop)
+        return Step(turn, Observation(turn.observation, toolbox.present), episode.stop)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Gymnasium's form of `act`. `info` holds `success` at the end."""
@@ -335,7 +343,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._episode = Episode.resumed(self._host, snapshot)
         if self._changing:
             self.toolbox.offer(self._offered())
-            self._actions.tools = self.toolbox.specs
+        self._actions.tools = self.toolbox.specs
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
@@ -354,6 +362,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             after_call=after_call,
         )
 
+    def _disguise(self, task: Task) -> DrawnDisguise | None:
+        """What the agent's names are drawn from; None: it sees the true ones. A knob gives it."""
+        return None
+
     def _offered(self) -> tuple[Tool, ...]:
         """The tools on offer now."""
         found: list[Any] = []
@@ -371,12 +383,17 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self.tool_rules.after_call(self, call, result)
         self._offer()
 
-    def _announced(self) -> tuple[Message, ...]:
-        """The message that tells of the tools that came or went, if any."""
+    def _announced(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """The message that tells of the tools that came or went, if any: in true names, and as the agent sees it."""
         self.toolbox.offer(self._offered())
         came, went = self.toolbox.changes()
         text = self.tool_rules.announce(self, came, went) if came or went else ""
-        return (Message("user", text),) if text else ()
+        news = (Message("user", text),) if text else ()
+        disguise = self.toolbox.state.disguise
+        if disguise is None or not text:
+            return news, news
+        shown, lost = tuple(map(disguise.shown_spec, came)), tuple(disguise.tools[name] for name in went)
+        return news, (Message("user", self.tool_rules.announce(self, shown, lost)),)
 
 
 class _World:

@@ -11,6 +11,7 @@ from typing import Any
 from ..tools.faults import FaultState
 from ..tools.plans import FaultPlan
 from ..tools.toolbox import Toolbox, ToolboxState
+from ..trajectories.disguise import DISGUISE
 from ..trajectories.errors import EnvError, UnknownName
 from ..trajectories.messages import Json, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
@@ -18,7 +19,7 @@ from .rewards import Ended
 
 __all__ = ["NOTES", "Episode", "Host", "Snapshot"]
 
-NOTES = ("reason", "others")
+NOTES = ("reason", "others", DISGUISE)
 """What `Episode.notes` holds at most."""
 
 
@@ -168,7 +169,8 @@ class Episode:
 
     @property
     def notes(self) -> dict[str, Json]:
-        """What a record of the episode keeps next to its turns: `reason` of the judge, `others` who acted."""
+        """What a record of the episode keeps next to its turns: `reason` of the judge, `others` who acted, the
+        `disguise` under which the agent saw it."""
         notes: dict[str, Json] = {"reason": self.reason} if self.reason else {}
         if self._calls_of_others:
             notes["others"] = [
@@ -178,6 +180,8 @@ class Episode:
                 }
                 for who, call, result in self._calls_of_others
             ]  # fmt: skip
+        if (disguise := self._host.toolbox.state.disguise) is not None:
+            notes[DISGUISE] = disguise.to_json()
         return notes
 
     # ---- for the environment's base class ----------------------------------------------------------------------------

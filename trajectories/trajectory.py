@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from .disguise import DISGUISE, Disguise
 from .errors import DataError
 from .messages import Action, Json, Message, Outcome, ToolResult, ToolSpec
 
@@ -188,6 +189,30 @@ class Trajectory:
         """What the agent said last, without a call; empty when the episode ended otherwise."""
         last = self.turns[-1].action if self.turns else None
         return last.content if last is not None and not last.tool_calls else ""
+
+    @cached_property
+    def undisguised(self) -> Trajectory:
+        """The episode in true names, for readers and metrics; itself where it was played in them. The prompt, tools and
+        failures keep their wording. Training and exports take the episode as the agent saw it: itself."""
+        if DISGUISE not in self.meta:
+            return self
+        names = Disguise.from_json(self.meta[DISGUISE])
+        turns = tuple(
+            replace(
+                turn,
+                action=Action(names.ids(turn.action.content), tuple(map(names.call, turn.action.tool_calls))),
+                results=tuple(map(names.true_result, turn.results)),
+                messages=tuple(map(names.true_message, turn.messages)),
+            )
+            for turn in self.turns
+        )
+        return replace(
+            self,
+            prompt=tuple(map(names.true_message, self.prompt)),
+            turns=turns,
+            tools=tuple(map(names.true_spec, self.tools)),
+            meta={name: note for name, note in self.meta.items() if name != DISGUISE},
+        )
 
     def failed_calls(self) -> int:
         return sum(r.outcome is not Outcome.OK for r in self.results())

@@ -114,7 +114,7 @@ def wasted_calls(trajectory: Trajectory, roles: Roles | None = None) -> int:
     repeated write with the same answer counts.
     """
     of_env = (roles or {}).get(trajectory.env, ToolRoles())
-    return sum(1 for _ in _wasted(trajectory, of_env.effects | of_env.waits, of_env))
+    return sum(1 for _ in _wasted(trajectory.undisguised, of_env.effects | of_env.waits, of_env))
 
 
 def _wasted(t: Trajectory, spared: frozenset[str], roles: ToolRoles) -> Iterator[tuple[ToolCall, ToolResult]]:

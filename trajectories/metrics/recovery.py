@@ -229,6 +229,7 @@ def blockages(t: Trajectory, roles: Roles | None = None) -> list[Blockage]:
     next good call of a later turn resolves it, unless it makes the same effect land again, and then nothing does.
     """
     of_env = (roles or {}).get(t.env, _GUESSED)
+    t = t.undisguised  # roles name tools
     found: list[_Open] = []
     for i, turn in enumerate(t.turns):
         for call, result in zip(turn.action.tool_calls, turn.results, strict=False):
@@ -258,6 +259,7 @@ def blockages(t: Trajectory, roles: Roles | None = None) -> list[Blockage]:
 
 def reaction(t: Trajectory, turn: int, call: ToolCall, roles: ToolRoles = _GUESSED) -> str:
     """The class (`ACTIONS`) of the action that followed `call`, which was blocked in turn `turn`."""
+    t = t.undisguised
     if turn + 1 >= len(t.turns):
         return "cut_off"
     action = t.turns[turn + 1].action
