@@ -517,11 +517,11 @@ def _samples(subject: _Subject) -> Iterator[Finding]:
     env.start(subject.tasks[0])
     reported: set[tuple[str, Outcome]] = set()
     for index in range(_SAMPLES * max(1, len(env.toolbox.tools) // 4)):
+        if env.episode.stop is not None:
+            env.start(subject.tasks[index % len(subject.tasks)])
         action = env.action_space.sample()
         if not action.tool_calls:
             return
-        if env.episode.stop is not None:
-            env.start(subject.tasks[index % len(subject.tasks)])
         step = env.act(action)
         result = step.turn.results[0]
         if result.fault is not None:

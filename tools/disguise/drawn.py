@@ -298,24 +298,37 @@ class DrawnDisguise(Disguise):
     def read_action(self, action: Action) -> Action:
         """What the agent does, in true names."""
         calls = tuple(self.read_call(call) for call in action.tool_calls)
-        return Action(self.ids(action.content) if isinstance(action.content, str) else action.content, calls)
+        return Action(self._met_text(action.content) if isinstance(action.content, str) else action.content, calls)
 
     def read_call(self, call: ToolCall) -> ToolCall:
         """A call in true names. Never raises: what is no call is left as it is, for the toolbox to refuse."""
         try:
             true = self.call(call)
+            if isinstance(call.arguments, dict):
+                self._pass(call.arguments)
         except (RecursionError, TypeError, AttributeError):
             return call
-        if isinstance(call.arguments, dict):
-            for name, value in call.arguments.items():
-                if name not in self.keys.partner and isinstance(name, str):
-                    self._passed.add(name)
-                if type(value) is str and len(value) > 12 and " " in value:
-                    # A query, code: names that it holds are the agent's own, and its results are to have them too.
-                    self._passed.update(w for w in _WORDS_OF_TEXT.findall(value[:2000]) if w not in self.keys.partner)
-        if call.name not in self.tools.partner and isinstance(call.name, str):
+        if isinstance(call.name, str) and call.name not in self.tools.partner:
             self._passed.add(call.name)
         return true
+
+    def _pass(self, value: Json) -> None:
+        """Notes what the agent itself has written and has no other name: it keeps the one that it has."""
+        if type(value) is str:
+            if DIGIT.search(value):
+                self._freeze(value)
+            if len(value) > 12 and " " in value:  # a query, code: its results are to have its names
+                partner = self.keys.partner
+                self._passed.update(word for word in _WORDS_OF_TEXT.findall(value[:2000]) if word not in partner)
+        elif type(value) is dict:
+            for name, inner in value.items():
+                if name not in self.keys.partner and type(name) is str:
+                    self._passed.add(name)
+                    self._freeze(name)
+                self._pass(inner)
+        elif type(value) is list:
+            for inner in value:
+                self._pass(inner)
 
     def shown_call(self, true: ToolCall, written_as: ToolCall) -> ToolCall:
         """A call that was run, as the agent wrote it."""
