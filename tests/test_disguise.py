@@ -397,9 +397,10 @@ def test_metrics_are_those_of_the_true_names() -> None:
 def test_a_record_whose_disguise_is_none_is_told() -> None:
     t = played(in_disguise("orders"), 1)[0]
     data = orjson.loads(t.to_json())
-    data["meta"][DISGUISE] = {"tools": [1]}
-    with pytest.raises(DataError, match="pairs of names"):
-        _ = Trajectory.from_json(orjson.dumps(data)).undisguised
+    for wrong in ({"tools": [1]}, [], "no", {"keys": {"a": 1}}, {"keys": {"a": "a"}}):
+        data["meta"][DISGUISE] = wrong
+        with pytest.raises(DataError, match="a disguise exchanges each|a record's disguise holds pairs of names"):
+            Trajectory.from_json(orjson.dumps(data))
 
 
 def test_clutter_adds_and_takes_nothing() -> None:

@@ -111,7 +111,10 @@ class Disguise:
         made = Disguise()
         try:
             for name in _SWAPS:
-                setattr(made, name, Swaps(data.get(name)))
+                pairs = data.get(name, {})
+                if not all(isinstance(text, str) for pair in pairs.items() for text in pair):
+                    raise TypeError("a name is a text")
+                setattr(made, name, Swaps(pairs))
             made.wrapper = tuple(map(str, data.get("wrapper", ())))
             made.nest, made.clutter = str(data.get("nest", "")), tuple(map(str, data.get("clutter", ())))
         except (AttributeError, TypeError) as error:
@@ -119,8 +122,10 @@ class Disguise:
         return made
 
     def legend(self) -> str:
-        """The mapping in one line, for readers: `find_order = lookupTicket, ...`."""
-        return ", ".join(f"{true} = {shown}" for name in _SWAPS for true, shown in getattr(self, name).pairs.items())
+        """The mapping in one line, for readers: `find_order = lookupTicket, ...`. Of ids it is what is before the
+        digits."""
+        pairs = (pair for name in _SWAPS for pair in getattr(self, name).pairs.items())
+        return ", ".join(f"{true} = {shown}" for true, shown in pairs if true not in self.clutter)
 
     # ---- exchanges that lead both ways -------------------------------------------------------------------------------
 

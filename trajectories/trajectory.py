@@ -230,6 +230,8 @@ class Trajectory:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the record"
             raise DataError(f"not a trajectory: {where}: {first['msg']}") from None
+        if DISGUISE in value.meta:
+            Disguise.from_json(value.meta[DISGUISE])  # a reader needs it whole
         if value.schema_version > SCHEMA_VERSION:
             raise DataError(
                 f"trajectory {value.id} has schema version {value.schema_version}, this Sparring reads up to "

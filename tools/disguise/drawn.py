@@ -41,6 +41,8 @@ _LOST = re.compile(r"([\w-]+) (?=(?:is no longer there|was removed|is not permit
 _NEW_NAME = re.compile(r"(\S+)( is now called )(\S+)$|write (\S+) for (\S+)$")
 _PATH = re.compile(r"[\w-]+(?:/[\w-]+)*(?=: )")
 _TRIES = 12
+_SHORTEST = 4
+"""Characters of an enumerated value that may have another name."""
 
 _MIXES = ("synonyms",) * 10 + ("far",) * 4 + ("random",) * 3 + ("mixed",) * 3
 """Where an episode's names come from: synonyms in half of the episodes, words of other domains, random strings, or
@@ -79,6 +81,8 @@ class DrawnDisguise(Disguise):
         """The first messages, in lower case."""
         self._opaque: dict[str, str] = {}
         """Parameters whose shown name says nothing -> what they are, in words."""
+        self._word_draws: dict[str, int] = {}
+        """Synonyms that were drawn."""
         self._specs: dict[str, tuple[ToolSpec, ToolSpec]] = {}
         self._listed: tuple[Sequence[ToolSpec], tuple[ToolSpec, ...]] = ((), ())
         if names:
@@ -144,10 +148,10 @@ class DrawnDisguise(Disguise):
     def _name_tool(self, name: str, taken: set[str] | frozenset[str] = frozenset()) -> None:
         if not self._names or name in self.tools.partner or name in self._passed or not _NAME.fullmatch(name):
             return
-        if not self.pick(f"untouched tool {name}", _UNTOUCHED):
-            return
         for attempt in range(_TRIES):
             shown, _ = self._proposal("tool", name, attempt)
+            if not shown:
+                return
             if self._add(self.tools, name, shown, taken):
                 return
 
@@ -155,26 +159,29 @@ class DrawnDisguise(Disguise):
         """Another name for a key. Only one that the tool list explains may say nothing by itself."""
         if not self._names or name in self.keys.partner or name in self._passed or not _NAME.fullmatch(name):
             return
-        if not self.pick(f"untouched key {name}", _UNTOUCHED):
-            return
         for attempt in range(_TRIES):
             shown, opaque = self._proposal("key", name, attempt, opaque=explained)
+            if not shown:
+                return
             if self._add(self.keys, name, shown, taken):
                 if opaque:
                     self._opaque[name] = " ".join(_PART.findall(name)).lower()
                 return
 
     def _name_value(self, value: str, taken: set[str]) -> None:
-        """A value keeps its sense: nothing else would explain it. One that the first messages hold keeps its word."""
-        if not _VALUE.fullmatch(value) or ID.search(value) or not self.pick(f"untouched value {value}", _UNTOUCHED):
+        """A value keeps its sense: nothing else would explain it. One that the first messages hold keeps its word, and
+        a short one (a unit, a currency) stays as it is."""
+        if len(value) < _SHORTEST or not _VALUE.fullmatch(value) or ID.search(value):
             return
-        others: list[str] = []
-        if not re.search(rf"(?<!\w){re.escape(value.lower())}(?!\w)", self._said):
-            others += lexicon.SYNONYMS.get(value, ())
-        plain = value if " " in value else value.replace("_", "-")
-        others += [value.upper(), value.capitalize(), f"{plain}-type", f"is_{value}", f"{value}_value", f"X_{value}"]
-        first = self.pick(f"value {value}", len(others))
-        for shown in (*others[first:], *others[:first]):
+        if not self.pick(f"untouched value {value}", _UNTOUCHED):
+            return
+        styles = [value.upper(), value.capitalize(), f"{value}_type", f"is_{value}", f"{value}_value", f"X_{value}"]
+        first = self.pick("style of values", len(styles))
+        styles = [*styles[first:], *styles[:first]]
+        words = lexicon.VALUES.get(value, ())
+        if words and not re.search(rf"(?<!\w){re.escape(value)}(?!\w)", self._said):
+            styles.insert(0, words[self.pick(f"value {value}", len(words))])
+        for shown in styles:
             if self._add(self.values, value, shown, taken):
                 return
 
@@ -193,14 +200,17 @@ class DrawnDisguise(Disguise):
     # ---- proposals ---------------------------------------------------------------------------------------------------
 
     def _proposal(self, kind: str, name: str, attempt: int, *, opaque: bool = True) -> tuple[str, bool]:
-        """Another name, and whether it says nothing of what it is."""
+        """Another name, and whether it says nothing of what it is. "": it stays as it is."""
         what = f"{kind} {name} {attempt}"
+        draw, kept = divmod(self._draw(what), _UNTOUCHED)
+        if not (kept or attempt):
+            return "", False
         mix = self._mix
         if mix == "mixed":
-            mix = ("synonyms", "far", "random")[self.pick(f"{what} mix", 3)]
+            draw, chosen = divmod(draw, 3)
+            mix = ("synonyms", "far", "random")[chosen]
         if mix == "synonyms" or not opaque:
-            return self._synonym(kind, name, what, attempt), False
-        draw = self._draw(what)
+            return self._synonym(kind, name, draw, attempt), False
         if mix == "random":
             syllables = lexicon.SYLLABLES
             parts = ["".join(syllables[(draw >> 6 * i) % len(syllables)] for i in range(2 + draw % 3))]
@@ -209,22 +219,28 @@ class DrawnDisguise(Disguise):
             parts = [far[draw % len(far)], far[(draw >> 12) % len(far)]][: 1 + (draw >> 24) % 2 + (kind == "tool")]
         return self._joined(kind, parts), True
 
-    def _synonym(self, kind: str, name: str, what: str, attempt: int) -> str:
+    def _synonym(self, kind: str, name: str, draw: int, attempt: int) -> str:
         words = [word.lower() for word in _PART.findall(name)] or [name.lower()]
         if "".join(words) in lexicon.SYNONYMS:  # log_in
             words = ["".join(words)]
         made = []
         for word in words:  # the same word is the same in all names, until two of them would be one
-            others = lexicon.SYNONYMS.get(word, ()) + ((word,) if len(words) > 1 else ())
-            draw = f"word {word}" if not attempt else f"{what} word {word}"
-            made.append(others[self.pick(draw, len(others))] if others else word)
-        if kind == "tool" and len(made) > 1 and not self.pick(f"{what} order", 4):
+            others = lexicon.SYNONYMS.get(word)
+            if others is None:
+                made.append(word)
+                continue
+            chosen = self._word_draws.get(word)
+            if chosen is None:
+                chosen = self._word_draws[word] = self._draw(f"word {word}")
+            if attempt:
+                chosen = self._draw(f"word {word} {draw}")
+            chosen %= len(others) + (len(words) > 1)  # a name of one word gets another one
+            made.append(others[chosen] if chosen < len(others) else word)
+        if kind == "tool" and len(made) > 1 and not draw % 4:
             made = [*made[1:], made[0]]
         if attempt > 2 or made == words and len(words) == 1:
-            frame = lexicon.WORD_FRAMES[self.pick(f"{what} frame", len(lexicon.WORD_FRAMES))]
-            if kind == "tool":
-                frame = ("do_{}", "{}_now", "api_{}", "run_{}")[self.pick(f"{what} frame", 4)]
-            made = frame.format("_".join(made)).split("_")
+            frames = lexicon.TOOL_FRAMES if kind == "tool" else lexicon.WORD_FRAMES
+            made = frames[draw // 4 % len(frames)].format("_".join(made)).split("_")
         return self._joined(kind, made)
 
     def _joined(self, kind: str, parts: list[str]) -> str:
@@ -282,7 +298,9 @@ class DrawnDisguise(Disguise):
         return tool._with("spec", self.shown_spec(tool.spec))
 
     def _shuffled(self, properties: dict[str, Json]) -> list[str]:
-        return sorted(properties, key=lambda name: self._draw(f"place {name}")) if self._names else list(properties)
+        if not self._names or len(properties) < 2:
+            return list(properties)
+        return sorted(properties, key=lambda name: self._draw(f"place {name}"))
 
     def shown_message(self, message: Message) -> Message:
         """A message of the system or the user."""
@@ -297,38 +315,55 @@ class DrawnDisguise(Disguise):
 
     def read_action(self, action: Action) -> Action:
         """What the agent does, in true names."""
-        calls = tuple(self.read_call(call) for call in action.tool_calls)
-        return Action(self._met_text(action.content) if isinstance(action.content, str) else action.content, calls)
+        content = action.content
+        if content and isinstance(content, str):
+            content = self._met_text(content)
+        return Action(content, tuple(map(self.read_call, action.tool_calls)))
 
     def read_call(self, call: ToolCall) -> ToolCall:
         """A call in true names. Never raises: what is no call is left as it is, for the toolbox to refuse."""
+        arguments = call.arguments
         try:
-            true = self.call(call)
-            if isinstance(call.arguments, dict):
-                self._pass(call.arguments)
+            name = self.tools.get(call.name)
+            if name is None:
+                name = call.name
+                self._passed.add(name)
+            if type(arguments) is dict:
+                arguments = self._read(arguments)
         except (RecursionError, TypeError, AttributeError):
             return call
-        if isinstance(call.name, str) and call.name not in self.tools.partner:
-            self._passed.add(call.name)
-        return true
+        return ToolCall(name, arguments, call.raw, call.id, call.error)
 
-    def _pass(self, value: Json) -> None:
-        """Notes what the agent itself has written and has no other name: it keeps the one that it has."""
-        if type(value) is str:
-            if DIGIT.search(value):
-                self._freeze(value)
-            if len(value) > 12 and " " in value:  # a query, code: its results are to have its names
-                partner = self.keys.partner
-                self._passed.update(word for word in _WORDS_OF_TEXT.findall(value[:2000]) if word not in partner)
-        elif type(value) is dict:
+    def _read(self, value: Json, depth: int = 0) -> Json:
+        """As `value`, for what the agent writes. What has no other name by now keeps the one that it has."""
+        kind = type(value)
+        if kind is dict:
+            if depth > DEEP:
+                return value
+            out: dict[Any, Json] = {}
+            keys, values = self.keys.get, self.values.get
             for name, inner in value.items():
-                if name not in self.keys.partner and type(name) is str:
+                other = keys(name)
+                if other is None:
                     self._passed.add(name)
-                    self._freeze(name)
-                self._pass(inner)
-        elif type(value) is list:
-            for inner in value:
-                self._pass(inner)
+                    other = self._met_text(name) if type(name) is str else name
+                if type(inner) is str:
+                    true = values(inner)
+                    out[other] = self._read_text(inner) if true is None else true
+                else:
+                    out[other] = self._read(inner, depth + 1)
+            return out
+        if kind is list:
+            return value if depth > DEEP else [self._read(inner, depth + 1) for inner in value]
+        if kind is str:
+            return self.values.get(value) or self._read_text(value)
+        return value
+
+    def _read_text(self, text: str) -> str:
+        if len(text) > 12 and " " in text:  # a query, code: its results are to have its names
+            partner = self.keys.partner
+            self._passed.update(word for word in _WORDS_OF_TEXT.findall(text[:2000]) if word not in partner)
+        return ID.sub(self._met_id, text) if DIGIT.search(text) else text
 
     def shown_call(self, true: ToolCall, written_as: ToolCall) -> ToolCall:
         """A call that was run, as the agent wrote it."""
@@ -479,9 +514,12 @@ class DrawnDisguise(Disguise):
         return other + found[2]
 
     def _name_form(self, form: str) -> None:
-        if not self._names or form in self._frozen or not self.pick(f"untouched id {form}", _UNTOUCHED):
+        if not self._names or form in self._frozen:
             return
-        first = self.pick(f"id {form}", len(lexicon.FORMS))
+        draw, kept = divmod(self._draw(f"id {form}"), _UNTOUCHED)
+        if not kept:
+            return
+        first = draw % len(lexicon.FORMS)
         for shown in (*lexicon.FORMS[first:], *lexicon.FORMS[:first]):
             if shown != form and shown not in self.forms.partner and shown not in self._frozen:
                 self.forms.add(form, shown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FAR", "FORMS", "SYLLABLES", "SYNONYMS", "WORD_FRAMES"]
+__all__ = ["FAR", "FORMS", "SYLLABLES", "SYNONYMS", "TOOL_FRAMES", "VALUES", "WORD_FRAMES"]
 
 _LINES = """
 find: lookup search locate get query seek
@@ -154,17 +154,6 @@ expression: formula term
 unit: measure
 currency: money coinage
 quantity: amount count
-shipped: sent dispatched
-open: pending active
-cancelled: void revoked
-refunded: repaid reimbursed
-changed: modified updated
-low: minor small
-normal: regular standard medium
-high: major big
-urgent: pressing critical
-window: outer
-aisle: inner
 type: kind class category
 kind: type sort
 level: grade tier
@@ -180,6 +169,18 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     word: tuple(others.split()) for word, others in (line.split(":") for line in _LINES.strip().splitlines())
 }
 """Word -> words in its place."""
+
+VALUES: dict[str, tuple[str, ...]] = {
+    "open": ("pending", "active"),
+    "shipped": ("sent", "dispatched"),
+    "cancelled": ("void", "revoked"),
+    "refunded": ("repaid", "reimbursed"),
+    "low": ("minor",),
+    "normal": ("regular", "standard"),
+    "high": ("major",),
+    "urgent": ("pressing", "critical"),
+}
+"""Enumerated value -> values in its place: its sense is all that an agent has of it."""
 
 FAR = tuple(
     """anchor apron arrow barley basil beacon beetle bishop blanket bonnet bramble bridle bucket butter cactus candle canoe
@@ -198,6 +199,9 @@ SYLLABLES = tuple("ba be bo da di do fa fe fo ga ge gu ha hi jo ka ke ko la li l
 
 WORD_FRAMES = ("{}_value", "the_{}", "{}_arg", "in_{}", "{}_field", "my_{}")
 """For names that no synonym is known of."""
+
+TOOL_FRAMES = ("do_{}", "{}_now", "api_{}", "run_{}")
+"""The same for tools."""
 
 FORMS = ("TK-", "ref", "N", "id_", "X-", "rec", "K", "no-", "Q", "E_", "doc", "J-", "V", "U-", "obj_", "y", "W", "G-")
 """What may be before the digits of an id."""

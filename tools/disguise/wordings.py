@@ -16,7 +16,7 @@ Pick = Callable[[str, int], int]
 _OPENINGS: dict[str, tuple[str, ...]] = {
     "Find": ("Look up", "Search for", "Locate"),
     "Read": ("Show", "Fetch", "Get"),
-    "List": ("Show all of", "Enumerate", "Give"),
+    "List": ("Show", "Enumerate", "Give"),
     "Show": ("Display", "Return", "Get"),
     "Get": ("Fetch", "Return", "Retrieve"),
     "Cancel": ("Call off", "Void", "Withdraw"),
@@ -49,9 +49,14 @@ _SYSTEMS = (
     "{} The tools have names of their own here.",
 )  # fmt: skip
 
+_WHOLE = {
+    "retry": ("make the same call again", "repeat the call"),
+    "try again": ("one more time may help", "repeat the request"),
+}
+"""Texts that are reworded where there is nothing else."""
+
 _ERRORS = (
     ("session expired", ("the session has ended", "your session is no longer valid", "signed out")),
-    ("try again", ("one more time may help", "repeat the request")),
     ("connection reset", ("the connection broke", "link lost")),
     ("internal error", ("something broke inside", "unexpected failure")),
     ("no answer in time", ("it took too long to answer", "timed out")),
@@ -95,9 +100,10 @@ def described(text: str, pick: Pick) -> str:
     """A description in other words."""
     first, _, rest = text.partition(" ")
     others = _OPENINGS.get(first, ())
-    if others and rest and (chosen := pick(text, len(others) + 1)):
-        text = f"{others[chosen - 1]} {rest}"
-    return _FRAMES[pick(f"{text}/frame", len(_FRAMES))].replace("{}", text)
+    frame, opening = divmod(pick(text, len(_FRAMES) * (len(others) + 1)), len(others) + 1)
+    if opening and rest:
+        text = f"{others[opening - 1]} {rest}"
+    return _FRAMES[frame].replace("{}", text)
 
 
 def instructed(text: str, pick: Pick) -> str:
@@ -109,8 +115,8 @@ def instructed(text: str, pick: Pick) -> str:
 
 def failing(text: str, pick: Pick) -> str:
     """The text of a failure in other words."""
-    if text == "retry":
-        return ("retry", "make the same call again", "repeat the call")[pick(text, 3)]
+    if text in _WHOLE:
+        return (text, *_WHOLE[text])[pick(text, len(_WHOLE[text]) + 1)]
     for phrase, others in _ERRORS:
         text = _other(text, phrase, others, pick)
     return text
@@ -120,4 +126,7 @@ def _other(text: str, phrase: str, others: tuple[str, ...], pick: Pick) -> str:
     if phrase not in text or not (chosen := pick(phrase, len(others) + 1)):
         return text
     # whole words: the text of a tool may hold the phrase as a part of something else
-    return re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", lambda _: others[chosen - 1], text, count=1)
+    return _PHRASES[phrase].sub(lambda _: others[chosen - 1], text, count=1)
+
+
+_PHRASES = {phrase: re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)") for phrase, _ in (*_TASKS, *_ERRORS)}

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ...disguise import DISGUISE, Disguise
 from ...messages import ToolCall
 from ...metrics import paired_difference, success_rate
 from ...trajectory import Trajectory
@@ -69,7 +70,8 @@ def text_table(arms: Sequence[Arm], baseline: str = "", *, title: str = "") -> T
 
 
 def show_trajectory(trajectory: Trajectory) -> Group:
-    """One episode, top to bottom: messages, calls, each result with its outcome, cause, fault and effect in words."""
+    """One episode, top to bottom: messages, calls, each result with its outcome, cause, fault and effect in words. One in
+    disguise is shown as the agent saw it, under a list of its names."""
     t = trajectory
     verdict = "not judged" if not t.judged else "success" if t.success else "failure"
     tone = "bold" if not t.judged else "bold green" if t.success else "bold red"
@@ -84,6 +86,9 @@ def show_trajectory(trajectory: Trajectory) -> Group:
         out.append(_line((f"faults planned: {t.faults or 'none'}; struck: {struck}", "yellow")))
     if t.error:
         out.append(_line((f"error: {t.error}", "red")))
+    if DISGUISE in t.meta:
+        legend = Disguise.from_json(t.meta[DISGUISE]).legend()
+        out.append(_line((f"in disguise, true name = what the agent saw: {legend}", "dim")))
     for message in t.prompt:
         out += _block(message.role, message.content, "cyan")
     for number, turn in enumerate(t.turns, 1):
