@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import orjson
 import pytest
@@ -23,7 +27,9 @@ from sparring.tools import FaultPlan, NotFound, Tool, Toolbox
 from sparring.tools.disguise import DrawnDisguise
 from sparring.tools.disguise.lexicon import FAR, SYNONYMS
 from sparring.tools.faults import FAULTS
-from sparring.trajectories import Action, DataError, Message, ToolCall, ToolSpec, Trajectory
+from sparring.tools.mcp import mcp_tools
+from sparring.tools.openapi import openapi_tools
+from sparring.trajectories import Action, DataError, Message, Outcome, ToolCall, ToolSpec, Trajectory
 from sparring.trajectories.disguise import DISGUISE, Disguise, Swaps, content_of, written
 from sparring.trajectories.metrics import measure
 
@@ -56,13 +62,15 @@ def played(env: str | Callable[[], ToolEnv], n: int, plan: str = "", split: Any 
 
 # ---- a bijection -----------------------------------------------------------------------------------------------------
 
-TRICKY = [
-    "order_id", "id", "ids", "name", "title", "status", "state", "data", "result", "ok", "success", "payload", "details",
-    "record", "info", "rest", "trace", "took_ms", "cache", "related", "error", "message", "hint", "code", "o12", "TK-12",
-    "ref7", "N-3", "x1", "größe", "名前", "a b", 'quo"te', "back\\slash", "line\nbreak", "", "orderId", "log-in", "__", "a_",
-    "low", "LOW", "open", "Open", "pending", "cancelled", "void", "retry", "use id", "`id`", "1", "null",
-]  # fmt: skip
-names = st.one_of(st.sampled_from(TRICKY), st.sampled_from(sorted(SYNONYMS)), st.sampled_from(FAR), st.text(max_size=12))
+TRICKY = (
+    """order_id id ids name title status state data result ok success payload details record info rest trace took_ms
+cache related error message hint code o12 TK-12 ref7 N-3 x1 größe 名前 orderId log-in __ a_ low LOW open Open pending
+cancelled void retry `id` 1 null""".split()
+    + ["a b", 'quo"te', "back\\slash", "line\nbreak", "", "use id"]
+)
+names = st.one_of(
+    st.sampled_from(TRICKY), st.sampled_from(sorted(SYNONYMS)), st.sampled_from(FAR), st.text(max_size=12)
+)
 texts = st.one_of(
     names,
     st.builds("{}{}".format, st.sampled_from(["o", "c", "TK-", "ref", "id_", "N", "Ω", "p-"]), st.integers(0, 99999)),
@@ -105,7 +113,9 @@ def without_surrogates(value: Any) -> bool:
     tools,
     st.lists(st.dictionaries(names, values, max_size=5), min_size=1, max_size=4),
     st.lists(values, min_size=1, max_size=5),
-    st.sampled_from([orjson.dumps, json.dumps, lambda v: json.dumps(v, indent=2), lambda v: json.dumps(v, ensure_ascii=False)]),
+    st.sampled_from(
+        [orjson.dumps, json.dumps, lambda v: json.dumps(v, indent=2), lambda v: json.dumps(v, ensure_ascii=False)]
+    ),
     st.integers(0, 999),
     st.booleans(),
     st.booleans(),
@@ -187,7 +197,16 @@ def plainly(t: Trajectory) -> list[Any]:
                 turn.action.content,
                 [(call.name, call.arguments, call.id) for call in turn.action.tool_calls],
                 [
-                    (r.tool, r.outcome, r.cause, r.fault, r.took_effect, r.retry_after, r.value, r.content if r.ok else "")
+                    (
+                        r.tool,
+                        r.outcome,
+                        r.cause,
+                        r.fault,
+                        r.took_effect,
+                        r.retry_after,
+                        r.value,
+                        r.content if r.ok else "",
+                    )
                     for r in turn.results
                 ],
             )
@@ -383,6 +402,100 @@ def test_what_is_no_call_is_refused_and_not_raised() -> None:
             assert not box.execute(call)[1].ok
 
 
+# ---- where tools come from, and where they go ------------------------------------------------------------------------
+
+
+def test_an_mcp_server_offers_a_disguised_environment() -> None:
+    from sparring.envs.bridges.mcp_server import Session
+
+    for seed in range(6):
+        session = Session(make(in_disguise("orders")))
+        assert session.call("begin", {"seed": seed}).outcome is Outcome.OK
+        names_ = session.env.toolbox.state.disguise
+        assert names_ is not None
+        shown = names_.tools["list_orders"]
+        assert shown in {spec.name for spec in session.specs}
+        assert session.call(shown, {names_.keys["customer_id"]: "c1"}).outcome is Outcome.NOT_FOUND
+
+
+def test_tools_of_an_mcp_server() -> None:
+    serve = "from sparring.envs.bridges.mcp_server import serve; serve('orders')"
+    with mcp_tools([sys.executable, "-c", serve], env={"PYTHONPATH": os.pathsep.join(sys.path)}) as tools_:
+        box = Toolbox(tools_, Site())
+        box.wear(DrawnDisguise("3"))
+        names_ = box.state.disguise
+        assert names_ is not None
+        assert len(names_.tools.pairs) > 5
+        assert box.execute(ToolCall(names_.tools["begin"], {names_.keys["seed"]: 1}))[1].ok
+        arguments = {names_.keys["customer"]: "Nobody", names_.keys["item"]: "nothing"}
+        call, result = box.execute(ToolCall(names_.tools["find_order"], arguments))
+        assert (result.tool, result.outcome) == (names_.tools["find_order"], Outcome.NOT_FOUND)
+        assert call.arguments == arguments
+
+
+def test_tools_of_an_openapi_document() -> None:
+    document = {
+        "openapi": "3.1.0",
+        "info": {"title": "Shop", "version": "1"},
+        "servers": [{"url": "https://shop.example"}],
+        "paths": {
+            "/orders/{order_id}": {
+                "get": {
+                    "operationId": "get_order",
+                    "summary": "Read an order.",
+                    "parameters": [
+                        {"name": "order_id", "in": "path", "required": True, "schema": {"type": "string"}},
+                        {"name": "status", "in": "query", "schema": {"enum": ["shipped", "cancelled"]}},
+                    ],
+                    "responses": {"200": {"description": "OK"}},
+                }
+            }
+        },
+    }
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            status = parse_qs(url.query).get("status", [""])[0]
+            body = orjson.dumps({"order_id": url.path.rsplit("/", 1)[1], "status": status, "owner": "Ada"})
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with openapi_tools(document, base_url=f"http://127.0.0.1:{server.server_port}") as tools_:
+            _orders_in_disguise(tools_)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _orders_in_disguise(tools_: tuple[Tool, ...]) -> None:
+    different = 0
+    for seed in range(12):
+        box = Toolbox(tools_, Site())
+        box.wear(DrawnDisguise(str(seed)))
+        names_ = box.state.disguise
+        assert names_ is not None
+        (spec,) = box.specs
+        properties = spec.parameters["properties"]
+        assert set(properties) == {names_.keys["order_id"], names_.keys["status"]}
+        status = properties[names_.keys["status"]]["enum"][0]
+        _, result = box.execute(ToolCall(spec.name, {names_.keys["order_id"]: "o5", names_.keys["status"]: status}))
+        assert result.ok, result.content
+        assert result.value == {"order_id": "o5", "status": "shipped", "owner": "Ada"}
+        assert status in result.content
+        different += spec.name != "get_order"
+    assert different > 6
+
+
 # ---- readers ---------------------------------------------------------------------------------------------------------
 
 
@@ -399,12 +512,16 @@ def test_a_record_whose_disguise_is_none_is_told() -> None:
     data = orjson.loads(t.to_json())
     for wrong in ({"tools": [1]}, [], "no", {"keys": {"a": 1}}, {"keys": {"a": "a"}}):
         data["meta"][DISGUISE] = wrong
-        with pytest.raises(DataError, match="a disguise exchanges each|a record's disguise holds pairs of names"):
+        with pytest.raises(DataError, match=r"a disguise exchanges each|holds pairs of names"):
             Trajectory.from_json(orjson.dumps(data))
 
 
 def test_clutter_adds_and_takes_nothing() -> None:
     bare, full = played("calendar", 10), played("calendar?clutter=1", 10)
     assert [plainly(t.undisguised) for t in full] == [plainly(t) for t in bare]
-    assert all(len(r.content) > len(s.content) for t, u in zip(full, bare, strict=True) for r, s in zip(t.results(), u.results(), strict=True))
+    assert all(
+        len(r.content) > len(s.content)
+        for t, u in zip(full, bare, strict=True)
+        for r, s in zip(t.results(), u.results(), strict=True)
+    )
     assert [t.tools for t in full] == [t.tools for t in bare]

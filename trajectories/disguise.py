@@ -282,7 +282,7 @@ _STYLES: tuple[Callable[[Json], str], ...] = (
     lambda value: json.dumps(value, indent=2),
     lambda value: json.dumps(value, indent=2, ensure_ascii=False),
 )
-_BEGINNING = frozenset('{[-0123456789tfn')
+_BEGINNING = frozenset("{[-0123456789tfn")
 
 
 def content_of(text: str) -> Content | None:

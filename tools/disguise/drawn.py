@@ -40,6 +40,8 @@ _ID_KEY = re.compile(r"(?:^|_)ids?$|[a-z]Ids?$")
 _LOST = re.compile(r"([\w-]+) (?=(?:is no longer there|was removed|is not permitted)$)")
 _NEW_NAME = re.compile(r"(\S+)( is now called )(\S+)$|write (\S+) for (\S+)$")
 _PATH = re.compile(r"[\w-]+(?:/[\w-]+)*(?=: )")
+_RESERVED = ("begin", "finish")
+"""Names of tools that the MCP server of an environment adds."""
 _TRIES = 12
 _SHORTEST = 4
 """Characters of an enumerated value that may have another name."""
@@ -150,9 +152,7 @@ class DrawnDisguise(Disguise):
             return
         for attempt in range(_TRIES):
             shown, _ = self._proposal("tool", name, attempt)
-            if not shown:
-                return
-            if self._add(self.tools, name, shown, taken):
+            if not shown or (shown not in _RESERVED and self._add(self.tools, name, shown, taken)):
                 return
 
     def _name_key(self, name: str, taken: set[str] | frozenset[str] = frozenset(), *, explained: bool = False) -> None:
@@ -238,7 +238,7 @@ class DrawnDisguise(Disguise):
             made.append(others[chosen] if chosen < len(others) else word)
         if kind == "tool" and len(made) > 1 and not draw % 4:
             made = [*made[1:], made[0]]
-        if attempt > 2 or made == words and len(words) == 1:
+        if attempt > 2 or (made == words and len(words) == 1):
             frames = lexicon.TOOL_FRAMES if kind == "tool" else lexicon.WORD_FRAMES
             made = frames[draw // 4 % len(frames)].format("_".join(made)).split("_")
         return self._joined(kind, made)
@@ -632,4 +632,3 @@ def _named_in(spec: ToolSpec) -> Named:
         _KEPT.clear()
     _KEPT[id(spec)] = (spec, found)
     return found
-

@@ -183,18 +183,22 @@ VALUES: dict[str, tuple[str, ...]] = {
 """Enumerated value -> values in its place: its sense is all that an agent has of it."""
 
 FAR = tuple(
-    """anchor apron arrow barley basil beacon beetle bishop blanket bonnet bramble bridle bucket butter cactus candle canoe
-    carpet cedar cello chapel cherry chimney clover cobalt comet copper coral cradle cricket crystal curtain dagger daisy
-    dragon drum eagle ember falcon feather fiddle flute fossil garlic ginger glacier goblet granite gravel hammer harbor
-    harvest hazel helmet heron honey hornet igloo indigo island ivory jacket jasmine juniper kettle ladder lagoon lantern
-    lemon lily lobster lotus maple marble meadow melon mitten monsoon mosaic mustard nectar needle nutmeg oasis olive onyx
-    orchid otter oyster paddle pagoda panther parsley pebble pepper pigeon pillow pirate planet plum pollen poplar prairie
-    pumpkin quartz rabbit raven ribbon saddle saffron sandal satin scarf sequin shovel silver sparrow spruce sugar summit
-    tulip tundra turtle umbrella valley velvet violin walnut whisker willow winter yarrow zebra zenith""".split()
+    """anchor apron arrow barley basil beacon beetle bishop blanket bonnet bramble bridle bucket butter cactus candle
+    canoe carpet cedar cello chapel cherry chimney clover cobalt comet copper coral cradle cricket crystal
+    curtain dagger daisy dragon drum eagle ember falcon feather fiddle flute fossil garlic ginger glacier goblet
+    granite gravel hammer harbor harvest hazel helmet heron honey hornet igloo indigo island ivory jacket
+    jasmine juniper kettle ladder lagoon lantern lemon lily lobster lotus maple marble meadow melon mitten
+    monsoon mosaic mustard nectar needle nutmeg oasis olive onyx orchid otter oyster paddle pagoda panther
+    parsley pebble pepper pigeon pillow pirate planet plum pollen poplar prairie pumpkin quartz rabbit raven
+    ribbon saddle saffron sandal satin scarf sequin shovel silver sparrow spruce sugar summit tulip tundra
+    turtle umbrella valley velvet violin walnut whisker willow winter yarrow zebra zenith""".split()
 )
 """Words of other domains: kitchens, gardens, the sea, music."""
 
-SYLLABLES = tuple("ba be bo da di do fa fe fo ga ge gu ha hi jo ka ke ko la li lo ma mi mu na ne no pa pe po ra ri ro sa se so ta te tu va vi vo wa we xa xi yo za ze zu".split())
+SYLLABLES = tuple(
+    """ba be bo da di do fa fe fo ga ge gu ha hi jo ka ke ko la li lo ma mi mu na ne no pa pe po ra ri ro sa se so ta
+    te tu va vi vo wa we xa xi yo za ze zu""".split()
+)
 """Of random words."""
 
 WORD_FRAMES = ("{}_value", "the_{}", "{}_arg", "in_{}", "{}_field", "my_{}")

@@ -37,10 +37,16 @@ _OPENINGS: dict[str, tuple[str, ...]] = {
 _FRAMES = ("{}", "{}", "{}", "This tool: {}", "Purpose: {}", "What it does: {}")
 
 _TASKS = (
-    ("with the tools, one call at a time", ("with these tools, one call each turn", "by calling tools, a single one at a time")),
+    (
+        "with the tools, one call at a time",
+        ("with these tools, one call each turn", "by calling tools, a single one at a time"),
+    ),
     ("When all is done answer Done.", ("Answer Done when everything is done.", "Once all is done, answer Done.")),
     ("When all is done answer Done", ("Once everything is done answer Done",)),
-    ("If it cannot be done answer Cannot.", ("Answer Cannot if it cannot be done.", "Should it be impossible, answer Cannot.")),
+    (
+        "If it cannot be done answer Cannot.",
+        ("Answer Cannot if it cannot be done.", "Should it be impossible, answer Cannot."),
+    ),
     ("Then say Done.", ("Say Done after that.",)),
     ("If it cannot be done say Cannot.", ("Say Cannot if it cannot be done.",)),
 )  # fmt: skip

@@ -70,8 +70,8 @@ def text_table(arms: Sequence[Arm], baseline: str = "", *, title: str = "") -> T
 
 
 def show_trajectory(trajectory: Trajectory) -> Group:
-    """One episode, top to bottom: messages, calls, each result with its outcome, cause, fault and effect in words. One in
-    disguise is shown as the agent saw it, under a list of its names."""
+    """One episode, top to bottom: messages, calls, each result with its outcome, cause, fault and effect in words. One
+    in disguise is shown as the agent saw it, under a list of its names."""
     t = trajectory
     verdict = "not judged" if not t.judged else "success" if t.success else "failure"
     tone = "bold" if not t.judged else "bold green" if t.success else "bold red"
