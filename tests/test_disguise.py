@@ -62,12 +62,10 @@ def played(env: str | Callable[[], ToolEnv], n: int, plan: str = "", split: Any 
 
 # ---- a bijection -----------------------------------------------------------------------------------------------------
 
-TRICKY = (
-    """order_id id ids name title status state data result ok success payload details record info rest trace took_ms
+WORDS = """order_id id ids name title status state data result ok success payload details record info rest trace took_ms
 cache related error message hint code o12 TK-12 ref7 N-3 x1 größe 名前 orderId log-in __ a_ low LOW open Open pending
-cancelled void retry `id` 1 null""".split()
-    + ["a b", 'quo"te', "back\\slash", "line\nbreak", "", "use id"]
-)
+cancelled void retry `id` 1 null"""
+TRICKY = [*WORDS.split(), "a b", 'quo"te', "back\\slash", "line\nbreak", "", "use id"]
 names = st.one_of(
     st.sampled_from(TRICKY), st.sampled_from(sorted(SYNONYMS)), st.sampled_from(FAR), st.text(max_size=12)
 )
@@ -510,7 +508,8 @@ def test_metrics_are_those_of_the_true_names() -> None:
 def test_a_record_whose_disguise_is_none_is_told() -> None:
     t = played(in_disguise("orders"), 1)[0]
     data = orjson.loads(t.to_json())
-    for wrong in ({"tools": [1]}, [], "no", {"keys": {"a": 1}}, {"keys": {"a": "a"}}):
+    broken: list[Any] = [{"tools": [1]}, [], "no", {"keys": {"a": 1}}, {"keys": {"a": "a"}}]
+    for wrong in broken:
         data["meta"][DISGUISE] = wrong
         with pytest.raises(DataError, match=r"a disguise exchanges each|holds pairs of names"):
             Trajectory.from_json(orjson.dumps(data))
