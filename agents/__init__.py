@@ -2,7 +2,7 @@
 
 from .agent import Agent, AgentSession, ChatAgent, Decision, LLMAgent
 from .chat.hermes import HermesFormat
-from .chat_format import FORMATS, ChatFormat, format_for, tokens_of
+from .chat_format import FORMATS, ChatFormat, encoding_of, format_for, sampled_tokens, tokens_of
 from .chat_model import Answer, ChatModel, ChatSettings, EngineChat
 from .engine import Engine, Generated, Sampling, TrainableEngine
 from .fakes import FakeChatModel
@@ -38,12 +38,14 @@ __all__ = [
     "Sampling",
     "ScriptedAgent",
     "TrainableEngine",
+    "encoding_of",
     "format_for",
     "load_agent",
     "load_chat_model",
     "rollout",
     "rollout_async",
     "rollout_stream",
+    "sampled_tokens",
     "scripted",
     "tokens_of",
 ]

@@ -14,9 +14,9 @@ from typing import Protocol
 from ..envs.env import ToolEnv
 from ..trajectories.messages import Action, Message, Observation
 from ..trajectories.trajectory import StopReason, Tokens, Trajectory, Turn
-from .chat_format import ChatFormat
+from .chat_format import ChatFormat, encoding_of, owns
 from .chat_model import ChatModel, ChatSettings
-from .engine import Engine, Sampling, context_within
+from .engine import Engine, Sampling, context_within, end_ids_of
 
 __all__ = ["Agent", "AgentSession", "ChatAgent", "Decision", "LLMAgent"]
 
@@ -50,7 +50,7 @@ class AgentSession(Protocol):
 
 
 class Agent(Protocol):
-    """Something that can act in episodes, many at once."""
+    """Something that can act in episodes, many at once. One that samples has its `temperature`, too."""
 
     name: str
     parallel: int
@@ -94,7 +94,8 @@ class LLMAgent:
         self.engine = engine
         self.chat = chat
         self.name = name
-        self.sampling = Sampling(temperature, max_turn_tokens, chat.stop_ids)
+        stop_ids = tuple(dict.fromkeys((*chat.stop_ids, *end_ids_of(engine))))
+        self.sampling = Sampling(temperature, max_turn_tokens, stop_ids)
         wanted = engine.max_context if max_context is None else max_context
         self.max_context = context_within(wanted, engine.max_context, "the engine")
         self.parallel = parallel
@@ -103,6 +104,11 @@ class LLMAgent:
     @property
     def version(self) -> int:
         return self.engine.version
+
+    @property
+    def temperature(self) -> float:
+        """Of sampling, as trajectories record it."""
+        return self.sampling.temperature
 
     def begin(self, env: ToolEnv, seed: int) -> AgentSession:
         return _ModelSession(self, f"s{next(self._sessions)}", seed)
@@ -119,18 +125,19 @@ class _ModelSession:
         """Whether the ids end where the next answer begins."""
 
     def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
-        """Keeps the parent's ids where they are in this agent's format; else its first turns are rendered anew, as text
-        that nobody sampled."""
+        """Keeps the parent's ids where they are of this agent's encoding; else its first turns are rendered anew, as
+        text that nobody sampled."""
         chat, tokens = self.agent.chat, parent.tokens
-        prompt = chat.start(parent.prompt, parent.tools)
         turns = parent.turns[:fork]
         span = parent.turns[fork].span if fork < len(parent.turns) else None
         self.ready = True
-        if tokens is not None and span is not None and list(tokens.ids[: len(prompt)]) == prompt:
-            self.ids, self.sampled = list(tokens.ids[: span[0]]), list(tokens.sampled[: span[0]])
-            self.logprobs = list(tokens.logprobs[: span[0]])
+        if tokens is not None and span is not None and owns(chat, parent):
+            self.ids = list(tokens.ids[: span[0]])
+            same = parent.temperature == self.agent.temperature  # else it is text that this agent did not draw
+            self.sampled = list(tokens.sampled[: span[0]]) if same else [0] * span[0]
+            self.logprobs = list(tokens.logprobs[: span[0]]) if same else [0.0] * span[0]
             return turns
-        self._given(prompt)
+        self._given(chat.start(parent.prompt, parent.tools))
         rendered = []
         for turn in turns:
             start = len(self.ids)
@@ -154,12 +161,15 @@ class _ModelSession:
         generated = await agent.engine.generate(self.key, self.ids, agent.sampling, self.seed)
         start = len(self.ids)
         self._append(generated.ids, 1, generated.logprobs)
-        self.stopped = generated.stopped
+        said = generated.ids
+        # Another end token of the model ends the answer too, but the format does not know it: it closes the message.
+        self.stopped = generated.stopped and said[-1] in agent.chat.stop_ids
         cut = None if generated.stopped else StopReason.TOKEN_LIMIT
-        return Decision(agent.chat.parse(generated.ids), (start, len(self.ids)), cut)
+        action = agent.chat.parse(said if self.stopped or cut else said[:-1])
+        return Decision(action, (start, len(self.ids)), cut)
 
     def tokens(self) -> Tokens:
-        return Tokens(tuple(self.ids), tuple(self.sampled), tuple(self.logprobs))
+        return Tokens(tuple(self.ids), tuple(self.sampled), tuple(self.logprobs), encoding_of(self.agent.chat))
 
     def close(self) -> None:
         self.agent.engine.release(self.key)

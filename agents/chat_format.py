@@ -14,13 +14,17 @@ it says, it adds no control token.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
+from weakref import WeakKeyDictionary
 
 from ..trajectories.errors import ConfigError
-from ..trajectories.messages import Action, Message, ToolSpec
+from ..trajectories.messages import Action, Message, ToolCall, ToolSpec
 from ..trajectories.registry import Registry
 from ..trajectories.trajectory import Tokens, Trajectory
 
@@ -28,9 +32,15 @@ __all__ = [
     "FORMATS",
     "ChatFamily",
     "ChatFormat",
+    "Thinking",
     "ToolStyle",
+    "encoding_in",
+    "encoding_of",
     "format_for",
+    "owns",
     "read_format",
+    "read_thinking",
+    "sampled_tokens",
     "tokens_of",
     "write_format",
 ]
@@ -39,12 +49,15 @@ ToolStyle = Literal["schema", "signature"]
 """How the system prompt shows tools: as JSON Schema, as models were trained on, or one line each, in a twelfth of the
 tokens, for small models that are trained anyway."""
 
+Thinking = Literal["on", "off"]
+"""Whether a model may think before it answers. "on": it does as it was trained; "off": it is kept from it."""
+
 _FILE = "sparring.json"
 """Next to a model's weights: how it was trained to be shown tools, and in which format."""
 
 
 class ChatFormat(Protocol):
-    """Messages to token ids and back, for one tokenizer."""
+    """Messages to token ids and back, for one tokenizer. One that keeps the tokenizer does so as `tokenizer`."""
 
     name: str
     """As it is registered."""
@@ -66,12 +79,14 @@ class ChatFormat(Protocol):
         ...
 
     def parse(self, ids: Sequence[int]) -> Action:
-        """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments."""
+        """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments. A call that is
+        drafted in thinking is none, and nothing after an end token counts."""
         ...
 
 
 class ChatFamily(Protocol):
-    """What makes a `ChatFormat` for a tokenizer: a class, as a rule."""
+    """What makes a `ChatFormat` for a tokenizer: a class, as a rule. One that can switch thinking off takes `thinking`
+    too, and has it as an attribute."""
 
     def __call__(self, tokenizer: Any, *, tool_style: ToolStyle = "schema") -> ChatFormat: ...
 
@@ -85,13 +100,15 @@ FORMATS: Registry[ChatFamily] = Registry("chat format", package="sparring.agents
 """Families by name."""
 
 
-def format_for(tokenizer: Any, *, tool_style: ToolStyle = "schema", name: str | None = None) -> ChatFormat:
+def format_for(
+    tokenizer: Any, *, tool_style: ToolStyle = "schema", name: str | None = None, thinking: Thinking = "on"
+) -> ChatFormat:
     """The format of this tokenizer's family, or the one called `name`.
 
-    Raises `ConfigError` when no family fits, `UnknownName` for a name that is none.
+    Raises `ConfigError` when no family fits or thinking cannot be switched off, `UnknownName` for a name that is none.
     """
     if name is not None:
-        return FORMATS.get(name)(tokenizer, tool_style=tool_style)
+        return _made(name, FORMATS.get(name), tokenizer, tool_style, thinking)
     families = FORMATS.all()
     best = max(families, key=lambda n: (families[n].fits(tokenizer), -list(families).index(n)), default=None)
     if best is None or not families[best].fits(tokenizer):
@@ -99,25 +116,117 @@ def format_for(tokenizer: Any, *, tool_style: ToolStyle = "schema", name: str | 
             f"no chat format fits the tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__}: "
             f"there are {', '.join(families) or 'none'}; take a model of one of these families, or register its format"
         )
-    return families[best](tokenizer, tool_style=tool_style)
+    return _made(best, families[best], tokenizer, tool_style, thinking)
+
+
+def _made(name: str, family: ChatFamily, tokenizer: Any, tool_style: ToolStyle, thinking: Thinking) -> ChatFormat:
+    if thinking == "on":
+        return family(tokenizer, tool_style=tool_style)
+    if "thinking" not in inspect.signature(family).parameters:
+        raise ConfigError(f"the chat format {name} cannot switch thinking off: leave the setting away")
+    return family(tokenizer, tool_style=tool_style, thinking=thinking)  # type: ignore[call-arg]  # it has the parameter
+
+
+# ---- whose ids -------------------------------------------------------------------------------------------------------
+
+_encodings: WeakKeyDictionary[ChatFormat, str] = WeakKeyDictionary()
+
+
+def encoding_of(chat: ChatFormat) -> str:
+    """A name for the way from text to ids: `hermes/signature/1f0c...`. Two formats of one encoding give the same ids
+    for the same messages, and an id is the same token in both.
+
+    It holds a hash of the vocabulary and of a conversation as the format renders it: tools, calls, results, thinking.
+    """
+    with suppress(TypeError):  # a format that has no hash is asked each time
+        if (known := _encodings.get(chat)) is not None:
+            return known
+    vocabulary: dict[str, int] = getattr(getattr(chat, "tokenizer", None), "get_vocab", dict)()
+    digest = hashlib.blake2b(digest_size=8)
+    for token, id in sorted(vocabulary.items(), key=lambda item: (item[1], item[0])):
+        digest.update(f"{id} {token}\n".encode("utf-8", "surrogatepass"))
+    system, user = Message("system", "Be brief, naïve 名 🙂."), Message("user", "Move 1907 to B-12,\n  then stop!")
+    call = ToolCall("move", {"item": 'a"b', "to": [1.5, None, True]})
+    rendered = (
+        chat.start([system, user], [_PROBE]),
+        chat.answer(Action("I move it.", (call,))),
+        chat.continuation([Message("tool", '{"ok": false}', name="move"), user], stopped=False),
+        chat.answer(Action("Done.", thinking="It is moved.")),
+    )
+    digest.update(repr(rendered).encode())
+    name = f"{chat.name}/{chat.tool_style}/{digest.hexdigest()}"
+    with suppress(TypeError):
+        _encodings[chat] = name
+    return name
+
+
+_PROBE = ToolSpec(
+    "move",
+    "Move an item.",
+    {
+        "type": "object",
+        "properties": {"item": {"type": "string"}, "to": {"type": "array", "description": "Where to."}},
+        "required": ["item"],
+    },
+)
+
+
+def owns(chat: ChatFormat, trajectory: Trajectory) -> bool:
+    """Whether the recorded ids are this format's own: of its vocabulary, rendered as it renders.
+
+    A record that does not name its encoding (an old one, an imported one) is believed where its prompt is, id by id,
+    what this format makes of the messages.
+    """
+    tokens = trajectory.tokens
+    if tokens is None:
+        return False
+    if tokens.encoding:
+        return tokens.encoding == encoding_of(chat)
+    first = trajectory.turns[0].span if trajectory.turns else None
+    prompt = chat.start(trajectory.prompt, trajectory.tools)
+    return list(tokens.ids[: first[0] if first else None]) == prompt
+
+
+def encoding_in(trajectory: Trajectory) -> str:
+    """The encoding of the recorded ids, in words."""
+    named = trajectory.tokens.encoding if trajectory.tokens is not None else ""
+    return named or "an encoding that the record does not name"
+
+
+def sampled_tokens(chat: ChatFormat, trajectory: Trajectory) -> Tokens:
+    """The ids that were sampled, with the log-probabilities that they had then: what RL learns from.
+
+    Raises `ConfigError` where there are none, and where they are not this format's own.
+    """
+    if trajectory.tokens is None:
+        raise ConfigError(f"trajectory {trajectory.id} has no sampled tokens: RL needs a model's own episodes")
+    if not owns(chat, trajectory):
+        raise ConfigError(
+            f"the sampled tokens of trajectory {trajectory.id} are of {encoding_in(trajectory)}, the policy's are of "
+            f"{encoding_of(chat)}: RL needs the log-probabilities of the policy's own tokens, so play the episodes "
+            "anew with this policy"
+        )
+    return trajectory.tokens
 
 
 def tokens_of(
     chat: ChatFormat, trajectory: Trajectory, parent: Trajectory | None = None
 ) -> tuple[Tokens, tuple[tuple[int, int], ...]]:
-    """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled; else rendered from messages.
+    """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled, where they are this format's own;
+    else rendered from messages, with log-probabilities of 0.
 
     `parent`: the sampled episode that it was forked from, whose ids the shared turns keep.
     Raises `ConfigError` for a trajectory without turns.
     """
-    if trajectory.tokens is not None:
-        return trajectory.tokens, tuple(turn.span or (0, 0) for turn in trajectory.turns)
+    own = [turn.span for turn in trajectory.turns if turn.span is not None]
+    if trajectory.tokens is not None and len(own) == len(trajectory.turns) and owns(chat, trajectory):
+        return trajectory.tokens, tuple(own)
     if not trajectory.turns:
         raise ConfigError(f"trajectory {trajectory.id} has no turns to train on")
     ids = chat.start(trajectory.prompt, trajectory.tools)
     sampled = [0] * len(ids)
     spans: list[tuple[int, int]] = []
-    kept = trajectory.forked_from.turn if parent and parent.tokens and trajectory.forked_from else 0
+    kept = trajectory.forked_from.turn if trajectory.forked_from and parent and owns(chat, parent) else 0
     if parent is not None and parent.tokens is not None and kept:
         spans = [turn.span or (0, 0) for turn in parent.turns[:kept]]
         following = parent.turns[kept].span if kept < len(parent.turns) else None
@@ -134,12 +243,18 @@ def tokens_of(
             more = chat.continuation(turn.observation)
             ids += more
             sampled += [0] * len(more)
-    return Tokens(tuple(ids), tuple(sampled), (0.0,) * len(ids)), tuple(spans)
+    return Tokens(tuple(ids), tuple(sampled), (0.0,) * len(ids), encoding_of(chat)), tuple(spans)
+
+
+# ---- kept next to the weights ----------------------------------------------------------------------------------------
 
 
 def write_format(chat: ChatFormat, folder: Path) -> None:
-    """Keeps next to a model's weights how it was trained to be shown messages and tools."""
-    (folder / _FILE).write_text(json.dumps({"format": chat.name, "tool_style": chat.tool_style}))
+    """Keeps next to a model's weights how it was trained to be shown messages and tools, and whether it may think."""
+    kept = {"format": chat.name, "tool_style": chat.tool_style}
+    if (thinking := getattr(chat, "thinking", "on")) != "on":
+        kept["thinking"] = thinking
+    (folder / _FILE).write_text(json.dumps(kept))
 
 
 def read_format(folder: Path) -> tuple[str | None, ToolStyle | None]:
@@ -147,15 +262,31 @@ def read_format(folder: Path) -> tuple[str | None, ToolStyle | None]:
 
     Raises `ConfigError` for a tool style that does not exist.
     """
+    kept = _kept(folder)
+    return kept.get("format"), _one_of(folder, kept, "tool_style", ToolStyle)
+
+
+def read_thinking(folder: Path) -> Thinking | None:
+    """What `write_format` kept of thinking; None: nothing.
+
+    Raises `ConfigError` for what is neither on nor off.
+    """
+    thinking: Thinking | None = _one_of(folder, _kept(folder), "thinking", Thinking)
+    return thinking
+
+
+def _kept(folder: Path) -> dict[str, Any]:
     try:
         kept = json.loads((folder / _FILE).read_bytes())
     except (OSError, ValueError):
-        return None, None
-    if not isinstance(kept, dict):
-        return None, None
-    style = kept.get("tool_style")
-    if style is not None and style not in get_args(ToolStyle):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _one_of(folder: Path, kept: dict[str, Any], name: str, choices: Any) -> Any:
+    value = kept.get(name)
+    if value is not None and value not in get_args(choices):
         raise ConfigError(
-            f"{folder / _FILE}: tool_style is one of {', '.join(get_args(ToolStyle))}, got {style!r}: correct the file"
+            f"{folder / _FILE}: {name} is one of {', '.join(get_args(choices))}, got {value!r}: correct the file"
         )
-    return kept.get("format"), style
+    return value

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..trajectories.messages import Action, Message, ToolSpec
 from .chat_format import ChatFormat
-from .engine import Engine, Sampling, context_within
+from .engine import Engine, Sampling, context_within, end_ids_of
 
 __all__ = ["Answer", "ChatModel", "ChatSettings", "EngineChat"]
 
@@ -81,14 +81,18 @@ class EngineChat:
         ids = self.chat.start(messages, tools)
         if len(ids) + settings.max_tokens > self.max_context:
             return Answer(None)
-        sampling = Sampling(settings.temperature, settings.max_tokens, self.chat.stop_ids)
+        stop_ids = tuple(dict.fromkeys((*self.chat.stop_ids, *end_ids_of(self.engine))))
+        sampling = Sampling(settings.temperature, settings.max_tokens, stop_ids)
         session = settings.session or f"answer{next(self._single)}"
         try:
             generated = await self.engine.generate(session, ids, sampling, settings.seed)
         finally:
             if not settings.session:
                 self.engine.release(session)
-        return Answer(self.chat.parse(generated.ids), generated.stopped)
+        said = generated.ids
+        if generated.stopped and said[-1] not in self.chat.stop_ids:  # an end token that the format does not know
+            said = said[:-1]
+        return Answer(self.chat.parse(said), generated.stopped)
 
     def release(self, session: str) -> None:
         self.engine.release(session)

@@ -14,7 +14,7 @@ from ..trajectories.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DEFAULT_CONTEXT", "Engine", "Generated", "Sampling", "TrainableEngine", "context_within"]
+__all__ = ["DEFAULT_CONTEXT", "Engine", "Generated", "Sampling", "TrainableEngine", "context_within", "end_ids_of"]
 
 DEFAULT_CONTEXT = 4096
 """Tokens of an episode where nobody names a limit."""
@@ -39,13 +39,17 @@ class Generated:
     ids: tuple[int, ...]
     """Stop token included."""
     logprobs: tuple[float, ...]
-    """One for each id, in nats, at temperature 1, whatever the sampling temperature."""
+    """One for each id, in nats, of the distribution that it was drawn from: at the sampling temperature. At temperature
+    0 that of temperature 1."""
     stopped: bool
     """False: cut at `max_tokens`."""
 
 
 class Engine(Protocol):
-    """A model that generates. Many calls may be under way at once; the engine batches them."""
+    """A model that generates. Many calls may be under way at once; the engine batches them.
+
+    An engine that knows the end tokens of its model has them as `end_ids`: see `end_ids_of`.
+    """
 
     version: int
     """Counts the loads of new weights."""
@@ -72,6 +76,11 @@ class TrainableEngine(Engine, Protocol):
         """Takes over new weights one by one (names as in `state_dict`, any dtype), forgets what it has cached, and
         counts `version` up. Raises `ConfigError` for an unknown name, and while something is being generated."""
         ...
+
+
+def end_ids_of(engine: Engine) -> tuple[int, ...]:
+    """The end tokens of the engine's model: each ends an answer, in any chat format. () where not known."""
+    return tuple(getattr(engine, "end_ids", ()))
 
 
 def context_within(wanted: int | None, limit: int | None, whose: str = "the model") -> int:

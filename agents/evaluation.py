@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..envs.registry import make
 from ..envs.task import Split, task_set
 from ..tools.plans import FaultPlan
+from ..trajectories.metrics import not_struck
 from ..trajectories.trajectory import Trajectory
 from .agent import Agent
-from .rollouts import EpisodeSpec, Limits, rollout
+from .rollouts import EpisodeSpec, Limits, RolloutWarning, rollout
 
 __all__ = ["Condition", "evaluate", "seed_of"]
 
@@ -55,11 +57,17 @@ def evaluate(
 ) -> dict[str, list[Trajectory]]:
     """Plays all conditions in one rollout, so that the long episodes of one overlap with the next.
 
-    By the condition's name: one trajectory a task, in the order of the tasks.
+    By the condition's name: one trajectory a task, in the order of the tasks. A `RolloutWarning` says so where a
+    condition's faults struck nobody, and where a bug of an environment ended episodes.
     """
     episodes = [condition.episodes() for condition in conditions]
     played = iter(rollout(conditions[0].env, agent, [e for of_one in episodes for e in of_one], on_done=on_done))
-    return {c.name: [next(played) for _ in of_one] for c, of_one in zip(conditions, episodes, strict=True)}
+    by_name = {c.name: [next(played) for _ in of_one] for c, of_one in zip(conditions, episodes, strict=True)}
+    for name, of_one in by_name.items():
+        called = any(result.ok for t in of_one for result in t.results())  # who makes no call that runs is not struck
+        if called and (said := not_struck(of_one)):
+            warnings.warn(f"{name}: {said}", RolloutWarning, stacklevel=2)
+    return by_name
 
 
 def seed_of(*parts: object) -> int:

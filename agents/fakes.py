@@ -6,7 +6,7 @@ The engine that goes with them is `engines/fake.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from ..trajectories.messages import Action, Message, ToolSpec
@@ -45,35 +45,36 @@ class FakeChatModel:
 
 
 class ByteTokenizer:
-    """ChatML's control tokens, 0 to 2, then a token a byte. The part of transformers' interface that formats use."""
+    """ChatML's control tokens, 0 to 2, then a token a byte, then `marks`. The part of transformers' interface that
+    formats use."""
 
     name_or_path = "bytes"
 
+    def __init__(self, marks: Sequence[str] = ()) -> None:
+        """`marks`: tokens of their own, such as Qwen's `<tool_call>`; without them they are spelt."""
+        first = len(_CONTROL) + 256
+        self._added = {token: id for id, token in enumerate(_CONTROL)}
+        self._added |= {mark: first + i for i, mark in enumerate(marks)}
+        self._texts = {id: token.encode() for token, id in self._added.items()}
+        self._split = re.compile(f"({'|'.join(map(re.escape, self._added))})")
+
     def __call__(self, text: str, *, add_special_tokens: bool = False, split_special_tokens: bool = False) -> Any:
-        """{"input_ids": ...}. Control tokens that are spelt out count as such, unless they are split."""
+        """{"input_ids": ...}. Tokens that are spelt out count as such, unless they are split."""
         ids: list[int] = []
-        for piece in [text] if split_special_tokens else _split(text):
-            ids += [_CONTROL.index(piece)] if piece in _CONTROL and not split_special_tokens else _bytes(piece)
+        for piece in [text] if split_special_tokens else self._split.split(text):
+            own = None if split_special_tokens else self._added.get(piece)
+            ids += [len(_CONTROL) + byte for byte in piece.encode()] if own is None else [own]
         return {"input_ids": ids}
 
     def decode(self, ids: Sequence[int], **options: Any) -> str:
-        first = len(_CONTROL)
-        raw = b"".join(_CONTROL[id].encode() if id < first else bytes([id - first]) for id in ids)
+        raw = b"".join(self._texts[id] if id in self._texts else bytes([id - len(_CONTROL)]) for id in ids)
         return raw.decode("utf-8", "replace")
 
     def get_added_vocab(self) -> dict[str, int]:
-        return {token: id for id, token in enumerate(_CONTROL)}
+        return dict(self._added)
 
     def convert_tokens_to_ids(self, token: str) -> int | None:
-        return self.get_added_vocab().get(token)
+        return self._added.get(token)
 
     def convert_ids_to_tokens(self, id: int) -> str:
         return self.decode([id])
-
-
-def _bytes(text: str) -> list[int]:
-    return [len(_CONTROL) + byte for byte in text.encode()]
-
-
-def _split(text: str) -> Iterator[str]:
-    yield from re.split(f"({'|'.join(map(re.escape, _CONTROL))})", text)

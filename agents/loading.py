@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 from ..trajectories.errors import ConfigError
 from ..trajectories.registry import Registry
 from .agent import Agent, ChatAgent, LLMAgent
-from .chat_format import ChatFormat, ToolStyle, format_for, read_format
+from .chat_format import ChatFormat, Thinking, ToolStyle, format_for, read_format, read_thinking
 from .chat_model import ChatModel, EngineChat
 from .engine import Engine
 from .models import KNOWN_MODELS, TINY_MODELS, Progress
@@ -40,6 +40,7 @@ __all__ = [
     "chat_for",
     "load_agent",
     "load_chat_model",
+    "thinking_of",
     "tool_style_of",
 ]
 
@@ -101,6 +102,9 @@ class AgentSettings:
     """Episodes that a model plays at once."""
     tool_style: Literal["auto", "schema", "signature"] = "auto"
     """How tools are shown to the model; auto: as it was trained, else by its size."""
+    thinking: Literal["auto", "on", "off"] = "auto"
+    """Whether the model may think before it answers; auto: as it was trained here, else on. Off is for models that can
+    do both, such as Qwen 3."""
     precision: Literal["auto", "bf16", "fp32"] = "bf16"
     """Of the weights while it plays; auto: bf16 on a GPU, fp32 on a CPU."""
     device: str | None = None
@@ -148,7 +152,7 @@ def load_agent(
     if isinstance(loaded, LoadedEngine):
         return LLMAgent(
             loaded.engine,
-            chat_for(loaded.tokenizer, loaded.source, settings.tool_style),
+            chat_for(loaded.tokenizer, loaded.source, settings.tool_style, settings.thinking),
             name=name or spec.label,
             temperature=settings.temperature,
             max_turn_tokens=settings.max_turn_tokens,
@@ -174,15 +178,31 @@ def load_chat_model(text: str, settings: AgentSettings | None = None, *, progres
         raise ConfigError(f"{text} is a scripted agent, which answers no messages: name a model")
     loaded = ENGINES.get(spec.scheme)(spec, settings, progress)
     if isinstance(loaded, LoadedEngine):
-        chat = chat_for(loaded.tokenizer, loaded.source, settings.tool_style)
+        chat = chat_for(loaded.tokenizer, loaded.source, settings.tool_style, settings.thinking)
         return EngineChat(loaded.engine, chat, max_context=settings.max_context)
     return loaded
 
 
-def chat_for(tokenizer: Any, source: str | Path, tool_style: Literal["auto", "schema", "signature"]) -> ChatFormat:
-    """The chat format of the model in `source`: the one it was trained in, else its tokenizer's family's."""
+def chat_for(
+    tokenizer: Any,
+    source: str | Path,
+    tool_style: Literal["auto", "schema", "signature"],
+    thinking: Literal["auto", "on", "off"] = "auto",
+) -> ChatFormat:
+    """The chat format of the model in `source`: the one it was trained in, else its tokenizer's family's.
+
+    Raises `ConfigError` where no family fits, and for thinking that cannot be switched off.
+    """
     name, _ = read_format(Path(source).expanduser()) if str(source) else (None, None)
-    return format_for(tokenizer, tool_style=tool_style_of(source, tool_style), name=name)
+    style, thinks = tool_style_of(source, tool_style), thinking_of(source, thinking)
+    return format_for(tokenizer, tool_style=style, name=name, thinking=thinks)
+
+
+def thinking_of(model: str | Path, chosen: Literal["auto", "on", "off"] = "auto") -> Thinking:
+    """Whether `model` (a known name, a folder, a hub name) may think: as chosen, as it was trained here, else on."""
+    if chosen != "auto":
+        return chosen
+    return (read_thinking(Path(model).expanduser()) if str(model) else None) or "on"
 
 
 def tool_style_of(model: str | Path, chosen: Literal["auto", "schema", "signature"] = "auto") -> ToolStyle:
@@ -197,7 +217,8 @@ def tool_style_of(model: str | Path, chosen: Literal["auto", "schema", "signatur
     if trained is not None:
         return trained
     try:
-        width = json.loads((folder / "config.json").read_bytes())["hidden_size"]
+        config = json.loads((folder / "config.json").read_bytes())
+        width = config.get("text_config", config)["hidden_size"]
         return "signature" if width < _SMALL else "schema"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "schema"

@@ -17,11 +17,14 @@ from typing import Any
 
 import orjson
 
+from ..envs.copies import worlds_apart
 from ..envs.env import Step, ToolEnv
 from ..envs.episode import Snapshot
 from ..envs.experts import play
+from ..envs.hooks import files_of
 from ..envs.registry import make, make_recorded
 from ..tools.plans import FaultPlan
+from ..trajectories.blame import line_of, told
 from ..trajectories.errors import DataError, InfrastructureError, SparringError
 from ..trajectories.messages import Cause, Json, Message, Outcome, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
@@ -124,10 +127,12 @@ def replay_check(env: ToolEnv, trajectory: Trajectory) -> Difference | None:
                 )
         at = None
         return _end(t, env, step)
-    except (InfrastructureError, MemoryError):
+    except (InfrastructureError, MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:  # of the environment's own code: that it did not raise before is the difference
-        return Difference(Kind.ERROR, at, "the environment's code", "no exception", f"{type(error).__name__}: {error}")
+    except BaseException as error:  # of the environment's own code: that it did not raise before is the difference
+        place = line_of(error, files_of(type(env)))
+        where = "the environment's code" + (f" ({place})" if place else "")
+        return Difference(Kind.ERROR, at, where, "no exception", f"{type(error).__name__}: {error}")
 
 
 def _prompt(t: Trajectory, now: tuple[Message, ...]) -> Difference | None:
@@ -203,7 +208,7 @@ def _ended(r: ToolResult) -> str:
 
 def _end(t: Trajectory, env: ToolEnv, step: Step | None) -> Difference | None:
     stop = step.stop if step is not None else None
-    if t.stop in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED):
+    if t.stop.no_verdict:
         return None  # what it would have come to was never known
     limit = t.stop in (StopReason.TURN_LIMIT, StopReason.TOKEN_LIMIT, StopReason.DEADLINE)
     if limit and (stop is None or (stop.by_agent and t.stop is StopReason.TOKEN_LIMIT)):
@@ -269,7 +274,7 @@ class Replayer:
     def __call__(self, trajectory: Trajectory) -> Replayed:
         """Replays one episode. Nothing an environment raises comes through, except what is no `Exception`."""
         t = trajectory
-        if t.stop in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED):
+        if t.stop.no_verdict:
             return Replayed(t, unreplayable=f"recorded as {t.stop.value}")
         env = self._env(t)
         if isinstance(env, str):
@@ -296,7 +301,8 @@ class Replayer:
             try:
                 self._envs[t.env] = self._make(t)
             except Exception as error:  # a module of the user's that no longer imports, say
-                self._envs[t.env] = f"the environment cannot be made: {' '.join(str(error).split())}"
+                said = str(error) if isinstance(error, SparringError | SyntaxError) else told(error)
+                self._envs[t.env] = f"the environment cannot be made: {' '.join(said.split())}"
         return self._envs[t.env]
 
     def _fresh(self, t: Trajectory) -> ToolEnv:
@@ -342,13 +348,13 @@ def corrections(
     forked: list[tuple[Trajectory, EpisodeSpec]] = []
     for trajectory in failed:
         env = make_recorded(trajectory.env)
-        if not env.copyable:  # the expert cannot go on in a world that is as the last episode left it
-            continue
         try:
+            if worlds_apart(env, make_recorded(trajectory.env), (trajectory.task,)) is False:
+                continue  # the expert cannot go on in a world that is as the last episode left it
             fork = first_mistake(env, trajectory)
-        except (MemoryError, InfrastructureError):
+        except (MemoryError, InfrastructureError, KeyboardInterrupt):
             raise
-        except Exception:  # a record that does not fit its environment; `replay_check` tells why
+        except BaseException:  # a record that does not fit its environment; `replay_check` tells why
             continue
         if fork is None:
             continue

@@ -14,28 +14,45 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+import warnings
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
+from ..envs.copies import SHARED, worlds_apart
 from ..envs.env import ToolEnv, name_of
 from ..envs.episode import Snapshot
 from ..envs.experts import play
+from ..envs.hooks import bug, came_through, guarded
 from ..envs.registry import make
 from ..tools.background import Background, Lane
 from ..tools.definition import Tool
 from ..tools.plans import FaultPlan
-from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
+from ..trajectories.blame import told, trace_of
+from ..trajectories.errors import ConfigError, EnvBug, EnvError, InfrastructureError
 from ..trajectories.messages import Json, Message, Observation
 from ..trajectories.trajectory import Fork, StopReason, Task, Trajectory, Turn
 from .agent import Agent, AgentSession, Decision
 from .scripts import ScriptedSession
 
-__all__ = ["SLACK", "EpisodeSpec", "Limits", "rollout", "rollout_async", "rollout_stream"]
+__all__ = [
+    "SLACK",
+    "TRACEBACK",
+    "BugWarning",
+    "EpisodeSpec",
+    "Limits",
+    "RolloutWarning",
+    "bugs",
+    "rollout",
+    "rollout_async",
+    "rollout_stream",
+]
 
+TRACEBACK = "traceback"
+"""Under this name a record's `meta` keeps the traceback of the bug that ended the episode."""
 SLACK = 4
 """Turns over the expert's number of turns that training gives an episode before it is cut."""
 
@@ -44,6 +61,14 @@ OnDone = Callable[[int, Trajectory], None]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class RolloutWarning(UserWarning):
+    """Something that whoever reads the figures of a rollout should know."""
+
+
+class BugWarning(RolloutWarning):
+    """A bug of an environment ended episodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +136,9 @@ def rollout(
         limits: When episodes are cut; it is in the record's `meta["limits"]` too.
         on_done: Told of each trajectory as it ends, with its index.
 
-    A failure of engine, network or clock becomes a trajectory with stop reason `infrastructure`; a bug raises, with a
-    note that names environment and task.
+    A failure of engine, network or clock becomes a trajectory with stop reason `infrastructure`. What an environment's
+    own code raises becomes one with stop reason `bug`, whose `error` names the author's line. The others are kept, and
+    a `RolloutWarning` says so at the end. A bug of the agent raises, with a note that names environment and task.
     """
     work = rollout_async(env, agent, episodes, slack=slack, limits=limits, on_done=on_done)
     try:
@@ -147,7 +173,26 @@ async def rollout_async(
             done[index] = trajectory
             if on_done is not None:
                 on_done(index, trajectory)
-    return [done[index] for index in range(len(wanted))]
+    played = [done[index] for index in range(len(wanted))]
+    if lost := bugs(played):
+        warnings.warn(lost, BugWarning, stacklevel=2)
+    return played
+
+
+def bugs(played: Sequence[Trajectory]) -> str:
+    """What there is to say of episodes that a bug of their environment ended: how many, the commonest bug and the first
+    episode that it ended. Empty where there are none."""
+    lost = [t for t in played if t.stop is StopReason.BUG]
+    if not lost:
+        return ""
+    counted = Counter(t.error for t in lost).most_common()
+    first = next(t for t in lost if t.error == counted[0][0])
+    under = f" under the faults {first.faults}" if first.faults else ""
+    others = f", and {len(counted) - 1} other bugs" if len(counted) > 1 else ""
+    return (
+        f"{len(lost)} of {len(played)} episodes were ended by a bug of the environment {first.env}, without a verdict: "
+        f"{first.error}, first in task {first.task.id}{under}{others}; sparring check {first.env} says more"
+    )
 
 
 async def rollout_stream(
@@ -168,7 +213,7 @@ async def rollout_stream(
     """
     factory: EnvFactory = (lambda: make(env)) if isinstance(env, str) else env
     wanted = [limited(episode, limits, slack) for episode in episodes]
-    shared = _Shared(factory)
+    shared = _Shared(factory, wanted)
     queue = iter(enumerate(wanted))
     ended: asyncio.Queue[tuple[int, Trajectory] | BaseException] = asyncio.Queue()
     seats = range(min(max(1, agent.parallel), len(wanted)))
@@ -197,11 +242,14 @@ async def _work(
         for index, episode in queue:
             env = await seat.env(episode.env)
             episode = planned(env, episode)
-            async with shared.alone(env):
-                expert_turns = await _expert_turns(shared, seat, env, episode)
+            apart = await _worlds_apart(shared, seat, env, episode)
+            async with shared.alone(env, apart):
+                expert_turns = await _expert_turns(shared, seat, env, episode) if apart else None
                 env = await seat.env(episode.env)  # another one where the expert did not come back
                 run = partial(seat.run, env)
                 trajectory = await play_episode(env, agent, episode, expert_turns=expert_turns, run=run)
+            if trajectory.stop is StopReason.BUG:
+                seat.forget(episode.env)
             ended.put_nowait((index, trajectory))
             await asyncio.sleep(0)  # scripts never wait for anything: let Ctrl-C through
     except asyncio.CancelledError:
@@ -223,7 +271,7 @@ class Run(Protocol):
 
 async def inline(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Here and now."""
-    return _called(fn, *args, **kwargs)
+    return fn(*args, **kwargs)
 
 
 async def play_episode(
@@ -244,11 +292,12 @@ async def play_episode(
     session: AgentSession | None = None
     stop: StopReason | None = None
     error: str | None = None
+    trace = ""
     success: bool | None = None
     parts: dict[str, float] = {}
     try:
         async with _within(limits.seconds) as clock:
-            observation, prompt, turns = await run(_begin, env, episode)
+            observation, prompt, turns = await run(guarded, type(env), _begin, env, episode)
             most = _most_turns(limits, episode.slack, expert_turns, len(turns))
             spent = 0
             session = agent.begin(env, episode.seed)
@@ -256,11 +305,11 @@ async def play_episode(
                 if episode.parent is not None:
                     turns = list(session.resume(episode.parent, episode.fork))
                 while stop is None:
-                    decision = await _decided(session, observation, run)
+                    decision = await _decided(session, observation, type(env), run)
                     if decision.action is None:
                         stop = env.episode.cut(decision.cut or StopReason.CANCELLED)
                         break
-                    step = await run(env.act, decision.action)
+                    step = await run(guarded, type(env), env.act, decision.action)
                     clock.check()
                     turns.append(replace(step.turn, span=decision.span))
                     stop, observation = step.stop, step.observation
@@ -273,18 +322,20 @@ async def play_episode(
                         stop = env.episode.cut(StopReason.TURN_LIMIT)
             finally:
                 session.close()
-            success, parts = await run(env.judge)
+            success, parts = await run(guarded, type(env), env.judge)
             clock.check()
     except InfrastructureError as failure:
         stop, error = StopReason.INFRASTRUCTURE, str(failure)
-    except Exception as bug:
-        if not getattr(bug, "__notes__", ()):  # a bug of the engine meets all episodes
+    except EnvBug as own:
+        stop, error, trace = StopReason.BUG, str(own), trace_of(own.__cause__ or own)
+    except Exception as other:
+        if not getattr(other, "__notes__", ()):  # a bug of the engine meets all episodes
             under = f" under the faults {episode.plan}" if str(episode.plan) else ""
-            bug.add_note(f"in an episode of {name_of(env)}, task {episode.task.id}{under}")
+            other.add_note(f"in an episode of {name_of(env)}, task {episode.task.id}{under}")
         raise
     assert stop is not None
     began = session is not None
-    if stop in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED):
+    if stop.no_verdict:
         success, parts = None, {}
     reward = sum(parts.values()) if success is not None else 0.0
     if turns:
@@ -306,16 +357,17 @@ async def play_episode(
         tokens=session.tokens() if session is not None else None,
         agent=agent.name,
         policy_version=agent.version,
+        temperature=float(getattr(agent, "temperature", 1.0)),
         expert_turns=expert_turns,
         forked_from=Fork(episode.parent.id, episode.fork) if episode.parent else None,
         error=error,
-        meta={**(env.episode.notes if began else {}), **limits_note(episode)},
+        meta={**(env.episode.notes if began else {}), **limits_note(episode), **({TRACEBACK: trace} if trace else {})},
     )
 
 
 def planned(env: ToolEnv, episode: EpisodeSpec) -> EpisodeSpec:
     """The episode with the environment's own faults where it names none: what is recorded has to say what struck."""
-    return episode if str(episode.plan) else replace(episode, plan=env.default_faults)
+    return episode if str(episode.plan) else replace(episode, plan=env.fault_hooks.default_plan)
 
 
 def limited(episode: EpisodeSpec, limits: Limits | None, slack: int | None) -> EpisodeSpec:
@@ -339,11 +391,6 @@ def _begin(env: ToolEnv, episode: EpisodeSpec) -> tuple[Observation, tuple[Messa
     if episode.start is None:
         observation = env.start(episode.task, episode.plan)
         return observation, observation.messages, []
-    if not env.copyable:
-        raise ConfigError(
-            f"{name_of(env)} says that its world cannot be copied (copyable = False): an episode begins at its task's "
-            "start there, and not at a snapshot"
-        )
     env.restore(episode.start)
     parent = episode.parent
     turns = list(parent.turns[: episode.fork]) if parent else []
@@ -357,11 +404,25 @@ def _most_turns(limits: Limits, slack: int | None, expert_turns: int | None, bef
     return min(by_expert, math.inf if limits.turns is None else limits.turns)
 
 
-async def _decided(session: AgentSession, observation: Observation, run: Run) -> Decision:
+async def _decided(session: AgentSession, observation: Observation, env: type, run: Run) -> Decision:
     """The agent's turn. A script looks into the world, and so runs where the world does."""
     if isinstance(session, ScriptedSession):
-        return await run(session.decide, observation)
+        return await run(_scripted, session, observation, env)
     return await session.act(observation)
+
+
+def _scripted(session: ScriptedSession, observation: Observation, env: type) -> Decision:
+    """A script's turn. What the environment's expert raises in it is a bug of the environment."""
+    try:
+        return session.decide(observation)
+    except (KeyboardInterrupt, MemoryError, InfrastructureError, EnvBug):
+        raise
+    except BaseException as error:
+        if isinstance(error, EnvError) or came_through(env, error):
+            raise bug(env, error) from error
+        if isinstance(error, Exception):
+            raise
+        raise RuntimeError(f"the agent's script raised {told(error)}") from error  # sys.exit() ends no rollout
 
 
 @dataclass(slots=True)
@@ -395,13 +456,6 @@ async def _within(seconds: float | None) -> AsyncIterator[_Clock]:
         raise clock.over() from None
 
 
-def _stray(error: StopIteration) -> EnvError:
-    """What an author is told of a `next` that found nothing, and of where it is."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}" if frames else "the environment"
-    return EnvError(f"a StopIteration left {where}: next() found nothing there; give it a default, next(..., None)")
-
-
 def _id(env: str, episode: EpisodeSpec, agent: Agent) -> str:
     parent = f"{episode.parent.id}/{episode.fork}" if episode.parent else ""
     text = f"{env}/{episode.task.id}/{episode.plan}/{episode.seed}/{agent.name}/{agent.version}/{parent}"
@@ -421,8 +475,12 @@ def may_wait(env: ToolEnv) -> bool:
 class _Shared:
     """What the episodes of one rollout have in common."""
 
-    def __init__(self, factory: EnvFactory) -> None:
+    def __init__(self, factory: EnvFactory, episodes: Iterable[EpisodeSpec]) -> None:
         self.factory = factory
+        self.tasks = tuple({episode.task.id: episode.task for episode in episodes}.values())
+        """What is played."""
+        self.apart: dict[str, asyncio.Future[bool | None]] = {}
+        """By an environment's name: whether its instances have worlds of their own. None: not known."""
         self.waiting: dict[str, bool] = {}
         """By an environment's name: whether it may wait. Known once the first has been made."""
         self.expert_turns: dict[tuple[str, str, str, int], asyncio.Future[int | None]] = {}
@@ -430,11 +488,16 @@ class _Shared:
         self._alone: dict[str, asyncio.Lock] = {}
 
     def make(self, name: str) -> ToolEnv:
-        return make(name) if name else self.factory()
+        try:
+            return make(name) if name else self.factory()
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # sys.exit() in a constructor would end the rollout in silence
+            raise EnvBug(f"the environment {name or 'of this rollout'} cannot be made: {told(error)}") from error
 
-    def alone(self, env: ToolEnv) -> AbstractAsyncContextManager[object]:
+    def alone(self, env: ToolEnv, apart: bool | None) -> AbstractAsyncContextManager[object]:
         """One episode at a time, where all instances share one world."""
-        return nullcontext() if env.copyable else self._alone.setdefault(name_of(env), asyncio.Lock())
+        return nullcontext() if apart is not False else self._alone.setdefault(name_of(env), asyncio.Lock())
 
 
 class _Seat:
@@ -468,7 +531,11 @@ class _Seat:
             self._tools, self._waits = env.toolbox.tools, may_wait(env)
         if self._waits:
             return await self._in_thread(fn, *args, **kwargs)
-        return _called(fn, *args, **kwargs)
+        return fn(*args, **kwargs)
+
+    def forget(self, name: str) -> None:
+        """The next episode has a new environment: a bug has left this one as nobody knows."""
+        self._envs.pop((name, "agent"), None)
 
     def leave(self) -> None:
         """Gives up the thread and the environments: a call that still runs there goes on alone, and nobody waits."""
@@ -481,35 +548,51 @@ class _Seat:
         if self._lane is None:
             self._lane = Lane("sparring-world")
         try:
-            return await self._lane.run(_called, fn, *args, **kwargs)
+            return await self._lane.run(fn, *args, **kwargs)
         except asyncio.CancelledError:  # out of time, or the rollout ends
             self.leave()
             raise
 
 
-def _called(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+async def _worlds_apart(shared: _Shared, seat: _Seat, env: ToolEnv, episode: EpisodeSpec) -> bool | None:
+    """Whether the environment's instances have worlds of their own; found out once, before anybody plays in it."""
+    if not env.copyable or type(env).solve is ToolEnv.solve:
+        return env.copyable
+    if episode.env in shared.apart:
+        return await asyncio.shield(shared.apart[episode.env])
+    found = shared.apart[episode.env] = asyncio.get_running_loop().create_future()
+    apart: bool | None = None
     try:
-        return fn(*args, **kwargs)
-    except StopIteration as error:  # no coroutine can raise it, and no future hold it
-        raise _stray(error) from error
+        async with _within((episode.limits or Limits()).seconds):
+            own = await seat.env(episode.env, "expert")
+            apart = await seat.run(env, guarded, type(env), worlds_apart, env, own, shared.tasks)
+    except EnvBug as bug:
+        if isinstance(bug.__cause__, EnvError) and SHARED in str(bug):
+            raise bug.__cause__ from None
+    except Exception:  # the expert's, or a failure of infrastructure: it costs the figure and not the episode
+        pass
+    finally:
+        found.set_result(apart)
+    if apart is False:
+        said = f"{name_of(env)}: {SHARED}. No expert was played, and one episode at a time"
+        warnings.warn(said, RolloutWarning, stacklevel=2)
+    return apart
 
 
 async def _expert_turns(shared: _Shared, seat: _Seat, env: ToolEnv, episode: EpisodeSpec) -> int | None:
-    """Turns that the expert needs from the episode's beginning, final message included. None without an expert, where
-    its world would be the agent's own, and where it fails. Before the agent's world is set up: an environment may be
-    wrong about `copyable`."""
-    if not env.copyable or type(env).solve is ToolEnv.solve:
+    """Turns that the expert needs from the episode's beginning, final message included. None without an expert, and
+    where it fails. Before the agent's world is set up: what it leaves behind is none of the agent's."""
+    if type(env).solve is ToolEnv.solve:
         return None
     key = (episode.env, episode.task.id, str(episode.plan), id(episode.start))
     if key in shared.expert_turns:
         return await asyncio.shield(shared.expert_turns[key])
     found = shared.expert_turns[key] = asyncio.get_running_loop().create_future()
-    limits = episode.limits or Limits()
     turns: int | None = None
     try:
-        async with _within(limits.seconds):
+        async with _within((episode.limits or Limits()).seconds):
             own = await seat.env(episode.env, "expert")
-            turns = await seat.run(own, _played_by_expert, own, episode)
+            turns = await seat.run(own, guarded, type(own), _played_by_expert, own, episode)
     except Exception:  # the author's, or a failure of infrastructure: it costs this figure and not the episode
         pass
     finally:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from itertools import chain, repeat
 
 import numpy as np
 
-from ..envs.env import Solution, ToolEnv
+from ..envs.env import Solution, ToolEnv, name_of
 from ..envs.experts import SAID, expert
+from ..envs.recorded import DONE, recorded_actions
 from ..envs.spaces import sample_json
-from ..trajectories.errors import UnknownName
+from ..trajectories.errors import EnvError, UnknownName
 from ..trajectories.messages import Action, Json, Observation, ToolResult
 from ..trajectories.trajectory import StopReason, Trajectory, Turn
 from .agent import AgentSession, Decision
@@ -26,6 +28,20 @@ def expert_script(env: ToolEnv, seed: int) -> Script:
     return expert(env)
 
 
+def gold(env: ToolEnv, seed: int) -> Script:
+    """The recorded solution of the task, as it is: see `ToolEnv.gold`. It looks at no result."""
+    task = env.episode.task
+    actions = recorded_actions(env, task)
+    if actions is None:
+        raise EnvError(
+            f"the task {task.id} of {name_of(env)} has no recorded gold; give it in data['gold'], by "
+            "tasks_from(..., gold=FILE), or define gold(self, task)"
+        )
+    begin = len(env.episode.history)  # a fork begins in the middle
+    for action in chain(actions[begin:], repeat(Action(DONE))):  # noqa: UP028  # results are sent
+        yield action
+
+
 def do_nothing(env: ToolEnv, seed: int) -> Script:
     """Says that all is done."""
     while True:
@@ -34,22 +50,21 @@ def do_nothing(env: ToolEnv, seed: int) -> Script:
 
 def blind_retry(env: ToolEnv, seed: int) -> Script:
     """The expert's calls, but a failed call is repeated as it is, up to three times, and then passed over."""
-    plan = env.solve(env.episode.task)
-    wanted = next(plan, "Done.") if plan is not None else "Done."
-    while True:
-        if isinstance(wanted, str):
-            yield Action(wanted)
-            result = SAID
-        else:
-            for _ in range(4):
-                result = yield Action.call(wanted[0], **wanted[1])
-                if result.ok:
-                    break
-        wanted = _next(plan, result)
+    return _experts_calls(env, tries=4, goes_on=True)
 
 
 def give_up(env: ToolEnv, seed: int) -> Script:
     """The expert's calls until one fails; then it stops."""
+    return _experts_calls(env, tries=1, goes_on=False)
+
+
+def _experts_calls(env: ToolEnv, *, tries: int, goes_on: bool) -> Script:
+    """The expert's calls, made by one who knows nothing of failures.
+
+    Args:
+        tries: How often a call is made that fails.
+        goes_on: What is done about one that has failed so often: the next one, or nothing more.
+    """
     plan = env.solve(env.episode.task)
     wanted = next(plan, "Done.") if plan is not None else "Done."
     while True:
@@ -57,8 +72,11 @@ def give_up(env: ToolEnv, seed: int) -> Script:
             yield Action(wanted)
             result = SAID
         else:
-            result = yield Action.call(wanted[0], **wanted[1])
-        wanted = _next(plan, result) if result.ok else "Cannot do it."
+            for _ in range(tries):
+                result = yield Action.call(wanted[0], **wanted[1])
+                if result.ok:
+                    break
+        wanted = _next(plan, result) if result.ok or goes_on else "Cannot do it."
 
 
 def _next(plan: Solution | None, result: ToolResult) -> tuple[str, dict[str, Json]] | str:
@@ -130,6 +148,7 @@ class ScriptedSession:
 
 SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {
     "expert": expert_script,
+    "gold": gold,
     "do-nothing": do_nothing,
     "blind-retry": blind_retry,
     "give-up": give_up,

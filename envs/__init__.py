@@ -1,13 +1,15 @@
 """Where it happens: environments of tools, tasks and checks. Loads no model library."""
 
 from .check import Finding, check_env
-from .env import Clock, Solution, Step, ToolEnv, Verdict, name_of
-from .episode import Episode, Snapshot
+from .env import Clock, Solution, Step, ToolEnv, name_of
+from .episode import Episode, Snapshot, Verdict
 from .experts import expert, expert_turns, play
 from .facets import Fact, FaultHooks, KnobHooks, Others, ToolRules, User
 from .knobs import Knobs, harder
 from .registry import make, register, registered
-from .task import SPLITS, Split, Task, task_set, tasks_from
+from .task import SPLITS, Split, Task, task_set
+from .task_files import tasks_from
+from .user_turns import UserTurn, UserTurns
 
 register("sparring/Orders-v0", "sparring.envs.orders:Orders", short="orders")
 register("sparring/Calendar-v0", "sparring.envs.calendar:Calendar", short="calendar")
@@ -37,6 +39,8 @@ __all__ = [
     "ToolEnv",
     "ToolRules",
     "User",
+    "UserTurn",
+    "UserTurns",
     "Verdict",
     "check_env",
     "expert",

@@ -12,37 +12,43 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary, ref
 
 import gymnasium
+import orjson
 
 from ..tools.definition import Tool
 from ..tools.disguise import DrawnDisguise
 from ..tools.plans import FaultPlan
-from ..tools.sets import is_tool, tools_of, toolset
+from ..tools.sets import bound, is_tool, tools_of, toolset
 from ..tools.toolbox import Toolbox
+from ..trajectories.blame import place_of
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.giving_up import says_it_cannot
 from ..trajectories.messages import Action, Json, Message, Observation, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
-from .episode import Episode, Host, Snapshot
+from .episode import Episode, Host, Snapshot, Verdict
 from .facets import FaultHooks, KnobHooks, Others, ToolRules, User, overridden
+from .hooks import copied, must, number, parts, run, truth
 from .rewards import RewardTerm
 from .spaces import ActionSpace, ObservationSpace
-from .task import Split, task_set
+from .task import SPLITS, NoTasks, Split, task_set
 
-__all__ = ["Clock", "Solution", "Step", "ToolEnv", "Verdict", "name_of"]
+__all__ = ["Clock", "Solution", "Step", "ToolEnv", "name_of"]
 
 _OPTIONS = ("task", "split", "faults")
 _AMONG = 16
 """Tasks among which `reset` chooses by its seed."""
 _FACETS: dict[str, type] = {
     "user": User, "others": Others, "fault_hooks": FaultHooks, "tool_rules": ToolRules, "knobs": KnobHooks,
-    "default_faults": FaultPlan,
 }  # fmt: skip
 """Of what class each facet is."""
+
+_playing: WeakKeyDictionary[type, ref[ToolEnv]] = WeakKeyDictionary()
+"""Which instance plays, of classes whose instances share one world."""
 
 Solution = Generator[tuple[str, dict[str, Json]] | str, ToolResult, None]
 """What `solve` returns: it yields (tool, arguments) and is sent the result; a yielded string is the final message."""
@@ -56,17 +62,6 @@ class Step:
     observation: Observation
     stop: StopReason | None
     """Why the episode ended; None while it goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What `success` makes of an episode, where true or false is not enough."""
-
-    success: bool
-    reason: str = ""
-    """Why, for whoever reads the record. The agent never sees it."""
-    parts: Mapping[str, float] = field(default_factory=dict)
-    """The reward by parts, once the episode has ended by itself; empty: {"success": 1.0 or 0.0}."""
 
 
 @dataclass(slots=True)
@@ -100,11 +95,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     deadline and `reward_terms` are known to wait."""
     copyable: ClassVar[bool] = True
     """Whether a second instance has a world of its own. False where all instances reach the same one (a server, a
-    folder, a database): rollouts then play one episode at a time, and no expert plays for `expert_turns`."""
+    folder, a database): rollouts then play one episode at a time, no expert plays for `expert_turns`, nothing is
+    restored, and an instance whose world another one has taken over refuses to go on."""
     keeps_before: ClassVar[bool] = False
     """The world as `setup` left it is kept for `success`: see `Episode.ended`. Reward terms always have it."""
-    default_faults: FaultPlan = FaultPlan()
-    """The fault plan of episodes that rollouts start without one."""
 
     user: User = User()
     """Who answers messages. By default nobody: a message without calls ends the episode."""
@@ -144,12 +138,23 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def success(self, task: Task) -> bool | Verdict:
         """Whether the end state fulfils the task. Where that is not enough a `Verdict`, from `self.episode.ended()`:
-        the world before and after, all calls and texts."""
-        raise EnvError(f"{type(self).__name__} defines no success(self, task)")
+        the world before and after, all calls and texts. By default what the user's checks come to: see `UserTurns`."""
+        verdict = self.user.verdict(self)
+        if verdict is None:
+            raise EnvError(f"{type(self).__name__} defines no success(self, task)")
+        return verdict
 
     def solve(self, task: Task) -> Solution | None:
         """Optional: an expert that works from any state; see `sparring.envs.experts`."""
         return None
+
+    def gold(self, task: Task) -> Iterable[Any] | None:
+        """The recorded solution of a task, as the agent "gold" plays it: (tool, arguments) and texts in order; a list
+        of these for each of the user's turns. It looks at no result, so no fault is survived: `solve` is another
+        thing. By default `task.data["gold"]`, where that is a list. None: nothing is recorded. See
+        `sparring.envs.recorded`."""
+        gold = task.data.get("gold")
+        return gold if isinstance(gold, list) else None
 
     def prompt(self, task: Task) -> tuple[Message, ...]:
         """The first messages: by default `system` and the task's instruction."""
@@ -174,6 +179,15 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                     f"{cls.__name__}.{name} is an object of the class {kind.__name__}, got {facet!r:.80}; "
                     f"see sparring.envs.facets"
                 )
+        if not isinstance(plan := cls.fault_hooks.default_plan, FaultPlan):
+            raise EnvError(
+                f"{cls.__name__}.fault_hooks.default_plan is an object of the class FaultPlan, got {plan!r:.80}; write "
+                "FaultPlan.parse('count=1')"
+            )
+        if isinstance(given := vars(cls).get("fidelity"), str):
+            raise EnvError(
+                f"{cls.__name__}.fidelity is a setting of the tools; write tool_rules = ToolRules(fidelity={given!r})"
+            )
 
     # ---- the episode -------------------------------------------------------------------------------------------------
 
@@ -182,7 +196,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         rules = self.tool_rules
         self._own = {t.name: t.bind(self) for t in tools_of(cls)}
         self._world = _World(self)
-        self._changing = bool(overridden(rules, ToolRules, "offered"))
+        self._changing = bool(overridden(rules, ToolRules, "offered") or overridden(self.user, User, "tools"))
         watched = self._changing or bool(overridden(rules, ToolRules, "after_call"))
         self.toolbox = self._box(tuple(self._own.values()), self._called if watched else None)
         others = {
@@ -193,6 +207,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             self.toolbox,
             others,
             state=lambda: self.state,
+            copy=lambda: copied(self.state, self.setup, f"{cls.__name__}.state"),
             acted=self._offer,
             keeps_before=lambda: bool(self.keeps_before or self.reward_terms),
         )
@@ -214,7 +229,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
         Args:
             seed: Chooses the task where `options` names none.
-            options: `task` (a `Task`), `split` (default "train"), `faults` (a `FaultPlan` or its one-line form).
+            options: `task` (a `Task`), `split` (default "train"; of a foreign suite the first that has tasks), `faults`
+                (a `FaultPlan` or its one-line form).
 
         Raises `UnknownName` for another option, `ConfigError` for a value that is none.
         """
@@ -232,23 +248,25 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             raise ConfigError(f"task is a sparring Task, got {task!r:.80}: task_set(env, 'train', 1)[0]")
         if task is None:
             number = int(self.np_random.integers(2**31)) if seed is None else seed
-            some = task_set(self, options.get("split", "train"), _AMONG, seed=number)
+            some = self._some(options.get("split"), number)
             task = some[number % len(some)]  # the first of a split may always be an easy one
         return self.start(task, plan), {}
 
     def start(self, task: Task, plan: FaultPlan | None = None) -> Observation:
         """Starts an episode of `task`; the same task and plan always give the same world and the same faults."""
+        if not self.copyable:
+            _playing[type(self)] = ref(self)
         episode = self._episode = Episode(self._host, task, plan or FaultPlan())
         for toolbox in (self.toolbox, *self._host.others.values()):
             toolbox.begin(None, episode=task.id)
-        self.setup(task, episode.rng)
+        run(self.setup, f"{type(self).__name__}.setup(task, rng) gives", task, episode.rng)
         if self._changing:
             self.toolbox.begin(None, episode=task.id, tools=self._offered())
         if str(episode.plan):
             self.toolbox.state.faults = episode.plan.begin(task, self.toolbox.tools, self._world)
         if self._host.keeps_before():
-            episode.before = copy.deepcopy(self.state)
-        prompt = self.prompt(task)
+            episode.before = self._host.copy()
+        prompt = _prompted(self, task)
         if (disguise := self._disguise(task)) is not None:
             self.toolbox.wear(disguise, prompt)
         self._actions.tools = self.toolbox.specs
@@ -260,6 +278,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         episode = self._episode
         if episode is None or episode.stop is not None:
             raise ConfigError("the episode is over, or has not begun: call reset() first")
+        if not self.copyable and _playing[type(self)]() is not self:
+            raise ConfigError(
+                f"another instance of {name_of(self)} has begun an episode since, in the world that all share "
+                "(copyable = False): play one episode at a time"
+            )
+        if not isinstance(action, Action):
+            raise ConfigError(f"an action is a sparring Action, got {type(action).__name__}: Action.call('tool', x=1)")
         episode.tick += 1
         toolbox, seen = self.toolbox, action
         action = toolbox.true_action(seen)
@@ -269,7 +294,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         answer = None
         if not calls:
             episode.said = action.content
-            answer = self.user.reply(self, action.content) if episode.answers < self.user.max_answers else None
+            answer = _answered(self, action.content) if episode.answers < self.user.max_answers else None
             episode.answers += answer is not None
         if episode.stop is not None:
             pass  # a tool or a facet has ended it
@@ -278,13 +303,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         elif episode.tick >= self.max_turns:
             episode.stop = StopReason.TURN_LIMIT
         else:
-            self.others.elapse(self)
-        said = () if answer is None else (Message("user", answer),)
+            run(self.others.elapse, "others.elapse(env) gives", self)
+        said: tuple[Message, ...] = () if answer is None else (Message("user", answer),)
         told: tuple[Message, ...] = ()
         if self._changing and episode.stop is None:
             news, told = self._announced()
-            said = (*news, *said)
-        turn = Turn(Action(action.content, calls), results, said)
+            said = (*news, *said) if answer or not news else news
+        turn = Turn(replace(action, tool_calls=calls), results, said)
         episode.add(turn)
         turn = toolbox.shown_turn(turn, seen, told)
         if episode.stop:
@@ -295,8 +320,6 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         """Gymnasium's form of `act`. `info` holds `success` at the end."""
         if isinstance(action, ToolCall):
             action = Action(tool_calls=(action,))
-        if not isinstance(action, Action):
-            raise ConfigError(f"an action is a sparring Action, got {type(action).__name__}: Action.call('tool', x=1)")
         step = self.act(action)
         info = {"success": self.judge()[0]} if step.stop else {}
         terminated = step.stop is not None and step.stop.terminated
@@ -312,24 +335,25 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if episode.stop is not None and episode.stop.truncated:
             found: bool | Verdict = Verdict(False, f"cut: {episode.stop.value}")
         else:
-            found = self.success(episode.task)
+            found = _judged(self, episode.task)
             if not episode.possible:
                 done = found.success if isinstance(found, Verdict) else found
                 found = Verdict(episode.declined and not done, "a fault made it impossible")
-        parts: dict[str, float] = {}
+        earned: dict[str, float] = {}
         if isinstance(found, Verdict):
-            success, episode.reason = bool(found.success), found.reason
+            success, episode.reason = found.success, found.reason
             if episode.stop is not None:
-                parts = {name: float(part) for name, part in found.parts.items()}
+                earned = dict(found.parts)
         else:
-            success, episode.reason = bool(found), ""
-        parts = parts or {"success": float(success)}
+            success, episode.reason = found, ""
+        earned = earned or {"success": float(success)}
         if self.reward_terms:
             ended = replace(episode.ended(), success=success)
-            parts |= {name: float(term(ended)) for name, term in self.reward_terms.items()}
+            for name, term in self.reward_terms.items():
+                earned[name] = number(term(ended), term, f"the reward part {name!r} is")
         if episode.stop is not None and (self.reward_terms or isinstance(found, Verdict)):
-            episode.judged = success, parts
-        return success, parts
+            episode.judged = success, earned
+        return success, earned
 
     # ---- fork --------------------------------------------------------------------------------------------------------
 
@@ -338,7 +362,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return self.episode.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to `snapshot`, which stays usable."""
+        """Goes back to `snapshot`, which stays usable. Raises `ConfigError` where the world cannot be copied."""
+        if not self.copyable:
+            raise ConfigError(
+                f"{name_of(self)} says that its world cannot be copied (copyable = False): an episode begins at its "
+                "task's start there, and not at a snapshot"
+            )
         self.state = copy.deepcopy(snapshot.world)
         self._episode = Episode.resumed(self._host, snapshot)
         if self._changing:
@@ -352,13 +381,15 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         return Toolbox(
             tools,
             self._world,
+            fidelity=rules.fidelity,
             hint_level=rules.hint_level,
             validation=rules.validation,
             max_output=rules.max_output,
             render=rules.render,
+            wording=rules.wording,
             is_error=rules.is_error,
             errors=rules.errors,
-            inject=lambda: rules.injected(self),
+            inject=lambda: _injected(self),
             after_call=after_call,
         )
 
@@ -369,18 +400,34 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
     def _offered(self) -> tuple[Tool, ...]:
         """The tools on offer now."""
         found: list[Any] = []
-        for source in self.tool_rules.offered(self):
+        given = self.tool_rules.offered(self)
+        expected = "a list of tools, or of their names"
+        must(_is_some(given), self.tool_rules.offered, "tool_rules.offered(env) gives", given, expected)
+        for source in given:
             if isinstance(source, str) and source not in self._own:
-                raise UnknownName(f"tool of {type(self).__name__}", source, self._own)
+                error = UnknownName(f"tool of {type(self).__name__}", source, self._own)
+                error.args = (f"{error} ({place_of(self.tool_rules.offered)})",)
+                raise error
             found.append(self._own[source] if isinstance(source, str) else source)
-        return tuple(toolset(*found))
+        return self.user.tools(self, bound(toolset(*found), self))
+
+    def _some(self, split: Split | None, seed: int) -> list[Task]:
+        """Tasks of a split to choose from. None: of the usual one."""
+        if split is not None or self.tool_rules.fidelity == "house":
+            return task_set(self, split or "train", _AMONG, seed=seed)
+        for among in SPLITS:
+            try:
+                return task_set(self, among, _AMONG, seed=seed)
+            except NoTasks as error:
+                none = error
+        raise none
 
     def _offer(self) -> None:
         if self._changing:
             self.toolbox.offer(self._offered())
 
     def _called(self, call: ToolCall, result: ToolResult) -> None:
-        self.tool_rules.after_call(self, call, result)
+        run(self.tool_rules.after_call, "tool_rules.after_call(env, call, result) gives", self, call, result)
         self._offer()
 
     def _announced(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -388,6 +435,13 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self.toolbox.offer(self._offered())
         came, went = self.toolbox.changes()
         text = self.tool_rules.announce(self, came, went) if came or went else ""
+        must(
+            isinstance(text, str),
+            self.tool_rules.announce,
+            "tool_rules.announce(env, came, went) gives",
+            text,
+            "a text",
+        )
         news = (Message("user", text),) if text else ()
         disguise = self.toolbox.state.disguise
         if disguise is None or not text:
@@ -407,10 +461,72 @@ class _World:
         return overridden(self._env.fault_hooks, FaultHooks, "rotate_id", "distort")
 
     def rotate_id(self, tool: str, arguments: dict[str, Json]) -> bool:
-        return self._env.fault_hooks.rotate_id(self._env, tool, arguments)
+        hook = self._env.fault_hooks.rotate_id
+        given = hook(self._env, tool, arguments)
+        return truth(
+            given, hook, "fault_hooks.rotate_id(env, tool, arguments) gives", "True where it renamed one, else False"
+        )
 
     def distort(self, tool: str, arguments: dict[str, Json], value: Json) -> Json:
-        return self._env.fault_hooks.distort(self._env, tool, arguments, value)
+        hook = self._env.fault_hooks.distort
+        given = hook(self._env, tool, arguments, value)
+        label = "fault_hooks.distort(env, tool, arguments, value) gives"
+        must(_is_json(given), hook, label, given, "a value that JSON can hold, or None")
+        return given
+
+
+# ---- what an author's functions give ---------------------------------------------------------------------------------
+
+
+def _prompted(env: ToolEnv, task: Task) -> tuple[Message, ...]:
+    """The first messages."""
+    given: Any = env.prompt(task)
+    fits = isinstance(given, tuple | list) and all(_is_said(message) for message in given)
+    must(fits, env.prompt, f"{type(env).__name__}.prompt(task) gives", given, "a tuple of Messages, each with a text")
+    return tuple(given)
+
+
+def _answered(env: ToolEnv, said: str) -> str | None:
+    """What the user says to a message."""
+    answer: Any = env.user.reply(env, said)
+    fits = answer is None or isinstance(answer, str)
+    must(fits, env.user.reply, "user.reply(env, said) gives", answer, "a text, or None")
+    return answer if answer is None else str(answer)
+
+
+def _judged(env: ToolEnv, task: Task) -> bool | Verdict:
+    """What `success` says, once it is sure that it is a verdict."""
+    label = f"{type(env).__name__}.success(task)"
+    found: Any = env.success(task)
+    if not isinstance(found, Verdict):
+        return truth(found, env.success, f"{label} gives", "True, False or a Verdict")
+    must(isinstance(found.reason, str), env.success, f"{label} gives the reason", found.reason, "a text")
+    success = truth(found.success, env.success, f"{label} gives a Verdict whose success is")
+    return Verdict(success, found.reason, parts(found.parts, env.success, f"{label} gives the parts"))
+
+
+def _injected(env: ToolEnv) -> Mapping[str, Any]:
+    given: Any = env.tool_rules.injected(env)
+    fits = isinstance(given, Mapping)
+    must(fits, env.tool_rules.injected, "tool_rules.injected(env) gives", given, "a mapping by key")
+    return {**given}
+
+
+def _is_said(message: Any) -> bool:
+    return isinstance(message, Message) and isinstance(message.content, str)
+
+
+def _is_some(value: Any) -> bool:
+    """Whether it is several of something, and no text."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _holder(tools: Sequence[Tool]) -> type:

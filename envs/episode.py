@@ -1,11 +1,11 @@
-"""`Episode`: the episode that runs in an environment, as authors, experts and agents see it (`env.episode`)."""
+"""`Episode`: the episode that runs in an environment, as authors, experts and agents see it (`env.episode`). And what
+its end comes to: `Verdict`."""
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..tools.faults import FaultState
@@ -17,10 +17,21 @@ from ..trajectories.messages import Json, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
 from .rewards import Ended
 
-__all__ = ["NOTES", "Episode", "Host", "Snapshot"]
+__all__ = ["NOTES", "Episode", "Host", "Snapshot", "Verdict"]
 
-NOTES = ("reason", "others", DISGUISE)
+NOTES = ("reason", "others", "checks", DISGUISE)
 """What `Episode.notes` holds at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `success` makes of an episode, where true or false is not enough."""
+
+    success: bool
+    reason: str = ""
+    """Why, for whoever reads the record. The agent never sees it."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """The reward by parts, once the episode has ended by itself; empty: {"success": 1.0 or 0.0}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,8 @@ class Host:
     """Toolboxes of others, by who it is."""
     state: Callable[[], Any]
     """The world as it is now."""
+    copy: Callable[[], Any]
+    """A copy of it. Raises `EnvError` that names what cannot be copied."""
     acted: Callable[[], None]
     """Told when others have acted."""
     keeps_before: Callable[[], bool]
@@ -58,6 +71,8 @@ class Snapshot:
     history: tuple[Turn, ...]
     before: Any
     calls_of_others: tuple[tuple[str, ToolCall, ToolResult], ...]
+    user_turns: int
+    checks: tuple[Verdict, ...]
 
 
 class Episode:
@@ -84,6 +99,10 @@ class Episode:
         """Of the latest turn."""
         self.judged: tuple[bool, dict[str, float]] | None = None
         """What it came to, once that is settled: see `ToolEnv.judge`."""
+        self.user_turns = 0
+        """How many turns of a user are over who says one text after the other."""
+        self.checks: tuple[Verdict, ...] = ()
+        """What the user's checks came to, one for each of the user's turns that is over: see `UserTurns`."""
         self.before: Any = None
         """The world as `setup` left it, where it is kept: see `ToolEnv.keeps_before`."""
         self._turns: list[Turn] = []
@@ -95,6 +114,12 @@ class Episode:
     def history(self) -> tuple[Turn, ...]:
         """The turns so far."""
         return tuple(self._turns)
+
+    @property
+    def calls(self) -> tuple[tuple[ToolCall, ToolResult], ...]:
+        """All of the agent's calls so far in one list, each with its result, whose `content` is the text that the agent
+        was shown."""
+        return tuple(pair for turn in self._turns for pair in zip(turn.action.tool_calls, turn.results, strict=True))
 
     @property
     def last_result(self) -> ToolResult | None:
@@ -169,9 +194,11 @@ class Episode:
 
     @property
     def notes(self) -> dict[str, Json]:
-        """What a record of the episode keeps next to its turns: `reason` of the judge, `others` who acted, the
-        `disguise` under which the agent saw it."""
+        """What a record of the episode keeps next to its turns: `reason` of the judge, `others` who acted, what the
+        user's `checks` came to, the `disguise` under which the agent saw it."""
         notes: dict[str, Json] = {"reason": self.reason} if self.reason else {}
+        if self.checks:
+            notes["checks"] = [{"passed": check.success, "reason": check.reason} for check in self.checks]
         if self._calls_of_others:
             notes["others"] = [
                 {
@@ -195,7 +222,7 @@ class Episode:
         return Snapshot(
             task=self.task,
             plan=self.plan,
-            world=copy.deepcopy(self._host.state()),
+            world=self._host.copy(),
             toolbox=self._host.toolbox.state.copy(),
             others={who: toolbox.state.copy() for who, toolbox in self._host.others.items()},
             rng=self.rng.getstate(),
@@ -206,6 +233,8 @@ class Episode:
             history=self.history,
             before=self.before,
             calls_of_others=self.calls_of_others,
+            user_turns=self.user_turns,
+            checks=self.checks,
         )
 
     @classmethod
@@ -219,5 +248,6 @@ class Episode:
         episode.tick, episode.answers = snapshot.tick, snapshot.answers
         episode.stop, episode.said = snapshot.stop, snapshot.said
         episode.before = snapshot.before
+        episode.user_turns, episode.checks = snapshot.user_turns, snapshot.checks
         episode._turns, episode._calls_of_others = list(snapshot.history), list(snapshot.calls_of_others)
         return episode

@@ -9,6 +9,7 @@ timeout (look first, then act).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..trajectories.errors import EnvError
 from ..trajectories.messages import Action, Json, Outcome, ToolResult
 from ..trajectories.trajectory import Task, Turn
 from .env import Solution, ToolEnv
+from .hooks import must
 
 __all__ = ["SAID", "Asked", "ask", "expert", "expert_turns", "expert_turns_for", "play"]
 
@@ -41,6 +43,8 @@ def expert(env: ToolEnv) -> Calls:
         solution = env.solve(env.episode.task)
         if solution is None:
             raise EnvError(f"{type(env).__name__} has no solve(self, task): gold trajectories need an expert")
+        label = f"{type(env).__name__}.solve(task) gives"
+        must(inspect.isgenerator(solution), env.solve, label, solution, "a generator: let it yield its calls")
         yield from _follow(env, solution)
     while True:
         yield Action("Cannot do it.")
@@ -62,18 +66,28 @@ def _follow(env: ToolEnv, solution: Solution) -> Calls:
             except StopIteration:
                 return
             continue
+        label = f"{type(env).__name__}.solve(task) yields"
+        must(_is_call(wanted), env.solve, label, wanted, "(tool, {parameter: value}), or the text of a message")
         result = yield from _insist(env, *wanted)
         name, arguments = wanted
         match result.outcome:
             case Outcome.FORBIDDEN | Outcome.RATE_LIMITED | Outcome.TOOL_ERROR | Outcome.UNAVAILABLE:
-                tool = env.toolbox.tools[name]
-                if not tool.alternative or env.episode.is_gone(tool.alternative):
+                tool = env.toolbox.tools.get(name)
+                if tool is None or not tool.alternative or env.episode.is_gone(tool.alternative):
                     yield Action("Cannot: not permitted." if result.outcome is Outcome.FORBIDDEN else "Cannot do it.")
                     return
                 env.toolbox.state.gone.add(name)  # as good as gone: by the other route, from the state as it is
                 return
             case Outcome.TIMEOUT:
                 check = env.fault_hooks.look(env, name, arguments)
+                fits = check is None or _is_call(check)
+                must(
+                    fits,
+                    env.fault_hooks.look,
+                    "fault_hooks.look(env, tool, arguments) gives",
+                    check,
+                    "(tool, arguments), or None",
+                )
                 if check is not None:
                     yield from _insist(env, *check)
                 return  # it may have happened: go on from the state as it is
@@ -84,6 +98,11 @@ def _follow(env: ToolEnv, solution: Solution) -> Calls:
         except StopIteration:
             yield Action("Done.")
             return
+
+
+def _is_call(wanted: Any) -> bool:
+    """Whether it is (tool, arguments)."""
+    return isinstance(wanted, tuple) and len(wanted) == 2 and isinstance(wanted[0], str) and isinstance(wanted[1], dict)
 
 
 def _insist(env: ToolEnv, name: str, arguments: dict[str, Json]) -> Generator[Action, ToolResult, ToolResult]:
@@ -167,8 +186,9 @@ def play(env: ToolEnv) -> list[Turn]:
 
 
 def expert_turns(env: ToolEnv) -> int | None:
-    """Turns that the expert needs from here, final message included; None without an expert. Leaves `env` as it was."""
-    if type(env).solve is ToolEnv.solve:
+    """Turns that the expert needs from here, final message included; None without an expert, and in a world that cannot
+    be copied. Leaves `env` as it was."""
+    if type(env).solve is ToolEnv.solve or not env.copyable:
         return None
     frozen = env.snapshot()
     try:

@@ -25,10 +25,12 @@ import orjson
 
 from ..tools.definition import Tool
 from ..tools.errors import ToolError
+from ..tools.plans import FaultPlan
 from ..tools.sets import tools_of
-from ..tools.toolbox import Validation
+from ..tools.toolbox import Errors, Fidelity, Validation
 from ..trajectories.messages import Json, ToolCall, ToolResult, ToolSpec
 from ..trajectories.trajectory import Task
+from .episode import Verdict
 
 __all__ = ["Fact", "FaultHooks", "KnobHooks", "Others", "ToolRules", "User", "overridden"]
 
@@ -53,8 +55,18 @@ class User(_Facet):
     def reply(self, env: Any, said: str) -> str | None:
         """The answer to a message. None: the user has nothing to say, and the episode ends.
 
-        `env.episode.answers` is how often the user has answered: the index of what one who reads from a list says next.
+        `env.episode.answers` is how often the user has answered. A user who says one text after the other is
+        `sparring.envs.UserTurns`.
         """
+        return None
+
+    def tools(self, env: Any, offered: tuple[Tool, ...]) -> tuple[Tool, ...]:
+        """The tools on offer now, of those that `ToolRules.offered` gives: what the user said may bring some."""
+        return offered
+
+    def verdict(self, env: Any) -> Verdict | None:
+        """Whether all is done that the user asked for: what counts where the environment defines no `success`. None:
+        the user does not know."""
         return None
 
 
@@ -82,14 +94,18 @@ Arguments = dict[str, Json]
 class FaultHooks(_Facet):
     """What lets more kinds of fault strike, and lets the expert recover from them."""
 
+    default_plan: FaultPlan = FaultPlan()
+    """The fault plan of episodes that rollouts start without one."""
+
     def __init__(
         self,
         *,
+        default_plan: FaultPlan | None = None,
         rotate_id: Callable[[Any, str, Arguments], bool] | None = None,
         distort: Callable[[Any, str, Arguments, Json], Json] | None = None,
         look: Callable[[Any, str, Arguments], tuple[str, Arguments] | None] | None = None,
     ) -> None:
-        self._give(rotate_id=rotate_id, distort=distort, look=look)
+        self._give(default_plan=default_plan, rotate_id=rotate_id, distort=distort, look=look)
 
     def rotate_id(self, env: Any, tool: str, arguments: Arguments) -> bool:
         """For the fault stale_id: renames the record that a call refers to. False: it cannot."""
@@ -109,28 +125,40 @@ class FaultHooks(_Facet):
 class ToolRules(_Facet):
     """How the tools are offered and run."""
 
-    validation: Validation = "schema"
-    """schema (extra arguments refused), binding (names only), or off."""
-    max_output: int = 4000
-    """Characters of a result that the agent sees, from 1."""
+    fidelity: Fidelity = "house"
+    """"suite": the tools and tasks are those of a foreign suite, and keep its rules. One setting for all of this:
+    arguments reach a tool as the agent wrote them, and what the tool refuses of them is the policy's fault; results are
+    not cut; what the suite says of a failure is what the agent sees, and each of its exceptions is a typed failure
+    (see `sparring.tools.Toolbox`). For `sparring check`, splits without tasks are no error, nor are tasks where doing
+    nothing is right. The settings below still go before."""
+    validation: Validation | None = None
+    """schema (extra arguments refused), binding (names only), or off. None: schema; of a suite off."""
+    max_output: int | None = None
+    """Characters of a result that the agent sees, from 1. None: 4000; of a suite all."""
     hint_level: int = 3
     """How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair."""
     render: Callable[[Any], str] | None = None
     """The text of a result. By default a string is its own text, and anything else compact JSON."""
+    wording: Callable[[str], str] | None = None
+    """From what is said of a failure to what the agent sees, `"Error: {}".format` say. By default JSON; of a suite the
+    message alone."""
     is_error: Callable[[Any], ToolError | str | bool | None] | None = None
     """For tools that return their errors: see `sparring.tools.Toolbox`."""
-    errors: Mapping[type[Exception], type[ToolError]] = {}
-    """For tools that raise errors of their own: which `ToolError` each becomes. The first that fits counts."""
+    errors: Errors = {}  # noqa: RUF012  # never changed
+    """For tools that raise errors of their own: which `ToolError` each becomes, as a class or as a function of the
+    exception. The first that fits counts."""
 
     def __init__(
         self,
         *,
+        fidelity: Fidelity | None = None,
         validation: Validation | None = None,
         max_output: int | None = None,
         hint_level: int | None = None,
         render: Callable[[Any], str] | None = None,
+        wording: Callable[[str], str] | None = None,
         is_error: Callable[[Any], ToolError | str | bool | None] | None = None,
-        errors: Mapping[type[Exception], type[ToolError]] | None = None,
+        errors: Errors | None = None,
         offered: Callable[[Any], Iterable[Any]] | None = None,
         announce: Callable[[Any, Sequence[ToolSpec], Sequence[str]], str] | None = None,
         injected: Callable[[Any], Mapping[str, Any]] | None = None,
@@ -138,10 +166,12 @@ class ToolRules(_Facet):
     ) -> None:
         """
         Args:
-            validation: In place of the class's own setting, like all others. None: the class's.
+            fidelity: In place of the class's own setting, like all others. None: the class's.
+            validation: schema, binding or off.
             max_output: Characters.
             hint_level: 0 to 3.
             render: From a tool's value to its text.
+            wording: From what is said of a failure to its text.
             is_error: From a tool's value to the error that it is.
             errors: Exception -> `ToolError`.
             offered: A function in place of the method below, like all that follow. It is given the environment first.
@@ -149,8 +179,8 @@ class ToolRules(_Facet):
             injected: Values of `Injected` parameters.
             after_call: Told of each call.
         """
-        self._give(validation=validation, max_output=max_output, hint_level=hint_level)
-        self._give(render=render, is_error=is_error, errors=errors)
+        self._give(fidelity=fidelity, validation=validation, max_output=max_output, hint_level=hint_level)
+        self._give(render=render, wording=wording, is_error=is_error, errors=errors)
         self._give(offered=offered, announce=announce, injected=injected, after_call=after_call)
 
     def offered(self, env: Any) -> Iterable[Any]:

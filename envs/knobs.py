@@ -12,6 +12,7 @@ To add a knob: one field of `Knobs`, and what it does in `_Harder`.
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..tools.definition import tool
+from ..tools.definition import Tool, tool
 from ..tools.disguise import DrawnDisguise
 from ..tools.errors import NotFound
 from ..tools.plans import FaultPlan
@@ -30,8 +31,9 @@ from ..tools.sets import tools_of
 from ..trajectories.errors import ConfigError, EnvError, UnknownName
 from ..trajectories.messages import Json, Observation
 from ..trajectories.trajectory import Task
-from .env import Solution, ToolEnv, Verdict
-from .facets import Fact, KnobHooks, User, overridden
+from .env import Solution, ToolEnv
+from .episode import Verdict
+from .facets import Fact, FaultHooks, KnobHooks, User, overridden
 from .task import Split
 
 __all__ = ["Knobs", "harder"]
@@ -163,7 +165,7 @@ def _made(env: str | type[ToolEnv], knobs: Knobs) -> type[ToolEnv]:
         "__module__": cls.__module__,
         "__doc__": f"{cls.__doc__ or cls.__name__}\n\n    Knobs turned: {knobs}.\n    ",
         "_knobs": knobs,
-        "default_faults": knobs.plan,
+        "fault_hooks": _planned(cls.fault_hooks, knobs.plan),
         "_traps": frozenset(traps),
         "sparring_id": f"{__name__}:{env}?{knobs}" if isinstance(env, str) else f"Harder{cls.__name__}",
     }
@@ -183,6 +185,13 @@ def _made(env: str | type[ToolEnv], knobs: Knobs) -> type[ToolEnv]:
                 "the answer)"
             )
     return made
+
+
+def _planned(hooks: FaultHooks, plan: FaultPlan) -> FaultHooks:
+    """The same hooks with another plan."""
+    planned = copy.copy(hooks)
+    planned.default_plan = plan
+    return planned
 
 
 def _chosen(
@@ -211,7 +220,7 @@ class _Harder(ToolEnv):
             yield _turned(self, task, self._knobs)
 
     def start(self, task: Task, plan: FaultPlan | None = None) -> Observation:
-        observation = super().start(task, plan if plan is not None and str(plan) else self.default_faults)
+        observation = super().start(task, plan if plan is not None and str(plan) else self.fault_hooks.default_plan)
         if _mark(task).get("impossible") == "fault":
             faults = self.episode.faults or FaultPlan().begin(task, self.toolbox.tools, self.toolbox.world)
             faults.pending.insert(0, ("impossible", 0))
@@ -247,6 +256,12 @@ class _Telling(User):
         if answer is not None and not _told(env, answer):
             return answer
         return self._own.reply(env, said) or answer
+
+    def tools(self, env: Any, offered: tuple[Tool, ...]) -> tuple[Tool, ...]:
+        return self._own.tools(env, offered)
+
+    def verdict(self, env: Any) -> Verdict | None:
+        return self._own.verdict(env)
 
 
 def _turned(env: ToolEnv, task: Task, knobs: Knobs) -> Task:

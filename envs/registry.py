@@ -24,7 +24,8 @@ from typing import Any
 
 import gymnasium
 
-from ..trajectories.errors import ConfigError, EnvError, UnknownName
+from ..trajectories.blame import told
+from ..trajectories.errors import ConfigError, EnvBug, EnvError, SparringError, UnknownName
 from ..trajectories.modules import load_object, load_only
 from .env import ToolEnv
 
@@ -127,7 +128,11 @@ def _made(cls: Callable[..., ToolEnv], id: str, name: str, options: dict[str, An
     except TypeError as error:
         if isinstance(error, EnvError):
             raise
-        raise EnvError(f"{name} cannot be made with {options or 'no options'}: {error}") from error
+        raise EnvError(f"{name} cannot be made with {options or 'no options'}: {told(error)}") from error
+    except (SparringError, MemoryError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise EnvBug(f"{name} cannot be made: {told(error)}; fix that line") from error
     if not isinstance(env, ToolEnv):
         raise EnvError(f"{name} is a {type(env).__name__}, not a ToolEnv")
     env.sparring_id = id  # type: ignore[attr-defined]  # read by name_of; no subclass needs to know of it

@@ -41,7 +41,8 @@ def learn(policy: Policy, optimizer: torch.optim.Optimizer, groups: list[Traject
         if has_signal(group.rewards()):
             for t, advantage in zip(group.trajectories, group_advantages(group.rewards()), strict=True):
                 assert t.tokens is not None  # a model's episodes hold the ids that it sampled
-                samples.append(Sample.of(t.tokens, advantages=advantage))  # on every token that the policy sampled
+                # on every token that the policy sampled, at the temperature that it sampled at
+                samples.append(Sample.of(t.tokens, temperature=t.temperature, advantages=advantage))
     if not samples:
         return 0.0
     total = sum(sample.weight for sample in samples)  # sampled tokens of the step: each counts alike

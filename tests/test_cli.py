@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -83,6 +84,13 @@ def start(
         env=environment,
         **options,
     )
+
+
+def wait_for(file: Path, lines: int = 0) -> None:
+    """Until a running command has written it, with so many lines; a minute at most."""
+    deadline = time.monotonic() + 60
+    while not (file.exists() and file.read_bytes().count(b"\n") >= lines) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def read(path: Path) -> list[Trajectory]:
@@ -307,6 +315,23 @@ def test_a_file_of_an_older_model_is_not_taken_up(here: Path, tiny_qwen3: Path) 
     assert "an older model of this name" in fails(command)
 
 
+def test_thinking_is_switched_off_by_an_option(here: Path, tiny_qwen3: Path, tiny_llama: Path) -> None:
+    command = "rollout echo --model tiny-qwen3 --n 1 --max-turn-tokens 4 --out"
+    run(f"{command} thinks.jsonl")
+    run(f"{command} quiet.jsonl --thinking off")
+    (thinks,), (quiet,) = read(here / "thinks.jsonl"), read(here / "quiet.jsonl")
+    assert thinks.tokens is not None
+    assert quiet.tokens is not None
+    assert quiet.tokens.encoding != thinks.tokens.encoding
+    assert (thinks.meta["thinking"], quiet.meta["thinking"]) == ("on", "off")
+    assert "the tokenizer has no <think>" in fails("rollout echo --model tiny-llama --n 1 --thinking off")
+    trained = run(
+        "train sft --data quiet.jsonl --keep all --model tiny-qwen3 --steps 1 --batch 1 --out runs/quiet --thinking off"
+    )
+    assert "rendered anew" not in trained.stderr
+    assert json.loads((here / "runs/quiet/model/sparring.json").read_text())["thinking"] == "off"
+
+
 def test_groups_share_task_and_faults(here: Path) -> None:
     run("rollout orders --agent random --n 2 --group 3 --faults count=1 --levels 1-2 --seed 5 --out g.jsonl")
     episodes = read(here / "g.jsonl")
@@ -486,9 +511,7 @@ def test_ctrl_c_saves_and_the_printed_command_resumes(here: Path, tiny_qwen3: Pa
     options = "train sft --data gold.jsonl --model tiny-qwen3 --steps 40 --batch 2 --precision fp32 --out"
     process = start(*options.split(), "stopped run", cwd=here)
     rows = here / "stopped run/metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (rows.exists() and rows.read_text().count("\n") >= 3) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(rows, lines=3)
     process.send_signal(signal.SIGINT)
     _output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -505,6 +528,107 @@ def test_ctrl_c_saves_and_the_printed_command_resumes(here: Path, tiny_qwen3: Pa
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
     steps = [json.loads(line)["step"] for line in rows.read_text().splitlines()]
     assert steps == list(range(1, 41))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_end_does_what_ctrl_c_does(here: Path, tiny_qwen3: Path, number: int, code: int) -> None:
+    run("rollout echo --out gold.jsonl")
+    options = "train sft --data gold.jsonl --model tiny-qwen3 --steps 4000 --batch 2 --save-every 0 --out run"
+    process = start(*options.split(), cwd=here)
+    rows = here / "run/metrics.jsonl"
+    wait_for(rows)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    said, again = errors.splitlines()[-2:]
+    step = re.fullmatch(r"stopped after step (\d+) of 4000; saved in run; everything complete was saved", said)
+    assert step, errors
+    assert again == f"resume with: sparring {options}"
+    assert [path.name for path in (here / "run/checkpoints").iterdir()] == [f"step-{int(step[1]):06d}"]
+
+
+def test_a_rollout_is_ended_by_sigterm_as_by_ctrl_c(here: Path) -> None:
+    process = start(*"rollout orders --agent random --n 5000 --out a.jsonl".split(), cwd=here)
+    wait_for(here / "a.jsonl")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert errors.splitlines()[-1] == "resume with: sparring rollout orders --agent random --n 5000 --out a.jsonl"
+    assert "Traceback" not in errors
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_that_are_not_finite_are_refused(here: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    (here / "run.yaml").write_text("lr: .inf\n")
+    for options, said in {
+        "--lr inf": "lr is a finite number of 0 or more, got inf",
+        "--config run.yaml": "lr is a finite number of 0 or more, got inf",
+        "--max-grad-norm 0": "max_grad_norm is a number above 0, got 0.0",
+    }.items():
+        assert fails(f"train sft --data gold.jsonl --model tiny-qwen3 --out x {options}") == said
+    assert fails("train grpo echo --model tiny-qwen3 --out x --kl inf") == "kl is a finite number of 0 or more, got inf"
+    run("train sft --data gold.jsonl --model tiny-qwen3 --out x --lr nan", 2)
+    assert "at temperature 0" in fails("train grpo echo --model tiny-qwen3 --out x --temperature 0")
+    assert not (here / "x").exists()
+
+
+def test_a_run_that_diverges_ends_with_an_error(here: Path, tiny_qwen3: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    for steps in (1, 3):
+        said = fails(f"train sft --data gold.jsonl --model tiny-qwen3 --steps {steps} --lr 1e39 --out x{steps}")
+        assert "not finite" in said
+        assert "--lr" in said
+        assert not (here / f"x{steps}/model").exists()
+
+
+def test_a_training_without_any_signal_says_so(here: Path, tiny_qwen3: Path) -> None:
+    command = "train grpo echo --model tiny-qwen3 --steps 2 --groups 2 --group 2 --max-turn-tokens 8 --out x"
+    said = run(command).stderr
+    assert re.search(r"grpo, 2 steps: done after .*, loss 0\.000 success 0\.000 signal 0\.000$", said, re.MULTILINE)
+    assert said.splitlines()[-1].startswith("warning: no group had a signal in any of 2 steps")
+
+
+def test_held_out_episodes_are_measured(here: Path, tiny_qwen3: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    run("rollout echo --split test --out held.jsonl")
+    command = "train sft --data gold.jsonl --model tiny-qwen3 --steps 2 --batch 2 --out"
+    said = run(f"{command} file --validation held.jsonl").stderr
+    assert re.search(r"done after .*, loss \S+ nll \S+ held_out_nll \d+\.\d+$", said, re.MULTILINE)
+    rows = [json.loads(line) for line in (here / "file/metrics.jsonl").read_text().splitlines()]
+    assert ["held_out_nll" in row for row in rows] == [False, True]
+    said = run(f"{command} same --validation gold.jsonl").stderr
+    assert "4 of 4 episodes to validate on are of tasks that are trained on" in said
+    run(f"{command} share --validation-share 0.25 --validate-every 1")
+    rows = [json.loads(line) for line in (here / "share/metrics.jsonl").read_text().splitlines()]
+    assert ["held_out_nll" in row for row in rows] == [True, True]
+    assert "--validation-share, not both" in fails(f"{command} both --validation held.jsonl --validation-share 0.5")
+    assert not (here / "both").exists()
+
+
+def test_no_pairs_comes_with_the_ways_out(here: Path) -> None:
+    run("rollout echo --agent expert --out single.jsonl")
+    run("rollout echo --agent expert --group 3 --out alike.jsonl")
+    for file in ("single.jsonl", "alike.jsonl"):
+        said = fails(f"train dpo --data {file} --model tiny-qwen3 --out x")
+        for way in ("--group 8", "--temperature", "--faults", "pairs by=correction"):
+            assert way in said
+    run("rollout echo --agent do-nothing --out idle.jsonl")
+    curated = run("curate idle.jsonl --rule 'pairs by=correction' --out pairs.jsonl")  # as the message says
+    assert "4 pairs in pairs.jsonl" in curated.stdout
+
+
+def test_a_run_that_nobody_can_name_is_left_alone(here: Path, tiny_qwen3: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    (here / "run/checkpoints").mkdir(parents=True)
+    (here / "run/command.json").write_text('{"objective": "s')
+    command = "train sft --data gold.jsonl --model tiny-qwen3 --steps 1 --batch 1 --out run"
+    said = fails(command)
+    assert said.startswith("run/command.json cannot be read")
+    assert "--overwrite" in said
+    run(f"{command} --overwrite")
 
 
 def test_the_command_to_resume_with() -> None:
@@ -617,15 +741,77 @@ def test_durations() -> None:
     ]
 
 
+@contextmanager
+def held(how: str, path: Path) -> Iterator[int]:
+    """A process that is at work on `path`; its number. It is killed in the end."""
+    code = (
+        "import sys, time; from pathlib import Path; from sparring.trajectories import locks\n"
+        "with getattr(locks, sys.argv[1])(Path(sys.argv[2])):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    process = start(how, str(path), code=code)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_file_of_episodes_has_one_writer(here: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
     run("rollout echo --agent expert --n 2 --out a.jsonl")
-    with (here / "a.jsonl").open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert "another process is writing a.jsonl" in fails(
-            "rollout echo --agent expert --n 3 --out a.jsonl --overwrite"
-        )
+    run("rollout echo --agent expert --n 2 --out b.jsonl")
+    with held("only_writer_of", here / "a.jsonl") as pid:
+        for command in (
+            "rollout echo --agent expert --n 3 --out a.jsonl --overwrite",
+            "curate b.jsonl --rule gold --out a.jsonl --overwrite",
+        ):
+            said = fails(command)
+            assert said.startswith(f"another process is writing a.jsonl (process {pid}: ")
+            assert said.endswith("wait until it ends, or choose another --out")
     assert len((here / "a.jsonl").read_bytes().splitlines()) == 2
+    run("rollout echo --agent expert --n 3 --out a.jsonl")  # one that was killed holds nothing
+    assert len((here / "a.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_a_folder_has_one_process_at_work(here: Path, tiny_qwen3: Path) -> None:
+    """Whoever writes it: what is refused has changed nothing."""
+    run("rollout echo --out gold.jsonl")
+    (here / "run").mkdir()
+    with held("only_process_in", here / "run") as pid:
+        for command in (
+            "train sft --data gold.jsonl --model tiny-qwen3 --out run",
+            "train sft --data gold.jsonl --model tiny-qwen3 --out run --overwrite",
+            "train grpo echo --model tiny-qwen3 --out run/below",
+            "evaluate echo --agent expert --n 2 --out run",
+            "rollout echo --n 2 --out run/episodes.jsonl",
+            "recipe echo --profile smoke --out run",
+            "curate gold.jsonl --rule gold --out run/gold.jsonl",
+        ):
+            assert fails(command).startswith(f"another process is at work in run (process {pid}: "), command
+        assert f"a run that is running: wait for it (process {pid}: " in fails("rollout echo --model ./run")
+        assert [path.name for path in (here / "run").iterdir()] == [".lock"]
+    run("train sft --data gold.jsonl --model tiny-qwen3 --steps 1 --batch 1 --out run")
+    assert not (here / "run/.lock").exists()
+
+
+def test_two_trainings_in_one_folder(here: Path, tiny_qwen3: Path) -> None:
+    """The second is refused while the first runs, and the first is not disturbed."""
+    run("rollout echo --out gold.jsonl")
+    command = "train sft --data gold.jsonl --model tiny-qwen3 --steps 30 --batch 2 --precision fp32 --out runs/sft"
+    first = start(*command.split(), cwd=here)
+    rows = here / "runs/sft/metrics.jsonl"
+    wait_for(rows)
+    os.kill(first.pid, signal.SIGSTOP)  # it has to be still at work when the others are refused
+    for other in (command, f"{command} --lr 1e-3", f"{command} --overwrite"):
+        said = fails(other)
+        assert f"another process is at work in runs/sft (process {first.pid}: " in said
+        assert "train sft --data gold.jsonl" in said
+        assert "stopped" not in said
+    os.kill(first.pid, signal.SIGCONT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    assert [json.loads(line)["step"] for line in rows.read_text().splitlines()] == list(range(1, 31))
 
 
 def test_an_episode_that_stands_twice_is_no_second_episode(here: Path) -> None:
@@ -847,3 +1033,141 @@ def test_two_agents_meet_the_same_failure(here: Path) -> None:
     assert "stopped: declined" in give_up
     assert "(tool_removed). expert: success, give-up: failure." in shown
     assert "strike none of 4 tasks of echo" in fails("watch echo --faults count=1:stale_id")
+
+
+# ---- environments that break -----------------------------------------------------------------------------------------
+
+LAMP = '''
+from sparring import Task, ToolEnv, tool
+
+class Lamp(ToolEnv):
+    """Light a lamp."""
+
+    def tasks(self, split, rng):
+        return [Task(f"Light lamp {n} ({split}).", {"n": n}) for n in range(4)]
+
+    def setup(self, task, rng):
+        self.state = {"lit": []}
+
+    @tool(effect=True)
+    def light(self, n: int) -> str:
+        """Light a lamp."""
+        self.state["lit"].append(n)
+        return "lit"
+
+    def success(self, task):
+        return SUCCESS
+
+    def solve(self, task):
+        yield "light", {"n": task.data["n"]}
+'''
+WELL = 'self.state["lit"] == [task.data["n"]]'
+
+
+def lamp(success: str = WELL) -> None:
+    Path("lamp.py").write_text(LAMP.replace("SUCCESS", success))
+
+
+def test_a_bug_of_an_environment_keeps_the_other_episodes_and_is_said_at_the_end(here: Path) -> None:
+    lamp(f'{{0: 1, 1: 1, 2: 1}}[task.data["n"]] and {WELL}')
+    result = run("rollout lamp.py --agent expert --n 4 --out played.jsonl", 1)
+    assert "success 100% [44, 100] of 3 episodes, 95% Wilson interval; 1 not judged" in result.stdout
+    (said,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "1 of 4 episodes were ended by a bug of the environment lamp:Lamp" in said
+    assert "KeyError: 3 (lamp.py, line 20, in success), first in task " in said
+    assert [t.stop.value for t in read(Path("played.jsonl"))] == ["finished"] * 3 + ["bug"]
+    assert fails("rollout lamp.py --agent expert --n 4 --out played.jsonl") == said.removeprefix("error: ")
+    debugged = run("--debug rollout lamp.py --agent expert --n 4 --out played.jsonl", 1)
+    assert 'lamp.py", line 20, in success' in debugged.stderr
+    assert "bug of the environment" in fails("evaluate lamp.py --agent expert --n 4 --faults clean --out measured")
+    run("show played.jsonl")
+    assert "1 bug of the environment" in run("compare played.jsonl").stdout
+
+
+def test_what_a_bug_had_ended_is_played_again(here: Path) -> None:
+    lamp(f'{{0: 1, 1: 1, 2: 1}}[task.data["n"]] and {WELL}')
+    run("rollout lamp.py --agent expert --n 4 --out played.jsonl", 1)
+    before = Path("played.jsonl").read_bytes().splitlines()
+    del sys.modules["lamp"]
+    lamp()
+    result = run("rollout lamp.py --agent expert --n 4 --out played.jsonl")
+    assert "success 100% [51, 100] of 4 episodes" in result.stdout
+    assert "3 episodes of 4 were in played.jsonl already" in result.stderr
+    after = Path("played.jsonl").read_bytes().splitlines()
+    assert after[:3] == before[:3]
+    assert [t.stop.value for t in read(Path("played.jsonl"))] == ["finished"] * 4
+    assert sorted(p.name for p in here.iterdir() if p.is_file()) == ["lamp.py", "played.jsonl"]
+
+
+def test_an_environment_that_leaves_is_no_success(here: Path) -> None:
+    lamp("__import__('sys').exit(0)")
+    for command in ("rollout lamp.py --agent do-nothing", "check lamp.py"):
+        result = run(command, 1)
+        assert "SystemExit: 0 (lamp.py, line 20, in success)" in " ".join(result.output.split())
+    Path("leaves.py").write_text("import sys\nsys.exit(0)\n")
+    for command in ("rollout leaves.py", "check leaves.py", "evaluate leaves.py --agent expert"):
+        assert fails(command).startswith("leaves.py cannot be loaded: SystemExit: 0 (leaves.py, line 2, in <module>)")
+
+
+def test_check_shows_a_traceback_where_it_is_asked_to(here: Path) -> None:
+    lamp("next(n for n in self.state['lit'] if n == task.data['n']) >= 0")
+    assert "for the tracebacks: sparring check lamp.py --debug" in run("check lamp.py", 1).stdout
+    for command in ("check lamp.py --debug", "--debug check lamp.py"):
+        said = run(command, 1).stdout
+        assert "Traceback (most recent call last)" in said
+        assert 'lamp.py", line 20, in success' in said
+
+
+def test_a_world_that_all_share_is_said(here: Path) -> None:
+    lamp()
+    file = Path("lamp.py")
+    text = file.read_text().replace('self.state["lit"]', "WORLD").replace('self.state = {"lit": []}', "WORLD.clear()")
+    file.write_text(f"{text}\nWORLD = []\n")
+    result = run("rollout lamp.py --agent do-nothing --n 3")
+    assert "success 0%" in result.stdout
+    assert "note: lamp:Lamp: its instances share one world" in result.stderr
+    assert "its instances share one world" in " ".join(run("check lamp.py", 1).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def x(:", "line 1 is no Python: invalid syntax: def x(:"),
+        ("x = {}['a']", "KeyError: 'a' (odd.py, line 1, in <module>)"),
+        ("import nowhere_at_all", "No module named 'nowhere_at_all' (odd.py, line 1, in <module>)"),
+        ("raise SystemExit", "odd.py cannot be loaded: SystemExit (odd.py, line 1, in <module>)"),
+        ("x = 1", "expected one environment in odd.py, got none"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_told_by_its_line(here: Path, code: str, said: str) -> None:
+    Path("odd.py").write_text(code)
+    for command in ("check odd.py", "rollout odd.py --n 2"):
+        assert said in fails(command)
+
+
+def test_a_file_that_is_not_there_is_told_as_a_file(here: Path) -> None:
+    lamp()
+    assert fails("check lamb.py") == "there is no file lamb.py; there are lamp.py"
+    assert fails("check nowhere/lamb.py") == "there is no file nowhere/lamb.py"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("rollout lamp.py --out folder", "--out folder is a folder; expected a file, such as folder/episodes.jsonl"),
+        ("rollout lamp.py --out lamp.py/x.jsonl", "--out lamp.py/x.jsonl: lamp.py is a file; expected a folder"),
+        ("evaluate lamp.py --agent expert --out lamp.py", "--out lamp.py is a file; expected a folder, for a file of"),
+        ("evaluate lamp.py --agent expert --out lamp.py/x", "--out lamp.py/x: lamp.py is a file; expected a folder"),
+        ("recipe lamp.py --out lamp.py", "--out lamp.py is a file; expected a folder, for the stages and the report"),
+        ("report a.jsonl --out folder", "--out folder is a folder; expected a file, such as folder/report.html"),
+        ("curate a.jsonl --rule gold --out folder", "--out folder is a folder; expected a file"),
+        ("import a.jsonl --from openai --out folder", "--out folder is a folder; expected a file"),
+        ("export a.jsonl --to openai --out folder", "--out folder is a folder; expected a file"),
+        ("store export folder", "FILE folder is a folder; expected a file"),
+    ],
+)
+def test_where_a_command_cannot_write_is_said_first(here: Path, command: str, said: str) -> None:
+    lamp()
+    Path("folder").mkdir()
+    Path("a.jsonl").touch()
+    assert fails(command).startswith(said)

@@ -462,3 +462,28 @@ def test_real_agents(here: Path) -> None:
     assert rows["recovery"]["b"]["value"] == 1.0
     assert rows["right strategy"]["b"]["value"] > rows["right strategy"]["a"]["value"]
     assert rows["premature give-up"]["a"]["value"] > 0
+
+
+def test_an_import_without_outcomes_shows_no_figures_of_failure(here: Path) -> None:
+    """Neither "failed calls 0.00" nor "ok 100.0": a dash, and a note of why."""
+    guess = replace(GOOD, inferred=True, took_effect=None)
+    for agent in ("a", "b"):
+        turns = (Turn(Action("", (ToolCall("pay", {}, id="c"),)), (guess,)), Turn(Action("Done.")))
+        held = [replace(episode(i % 2 == 0, str(i), agent), turns=turns, meta={"from": "openai"}) for i in range(8)]
+        (here / f"{agent}.jsonl").write_bytes(b"".join(t.to_json() + b"\n" for t in held))
+    alone = run("compare a.jsonl").output
+    assert "failed calls" not in alone
+    assert "note: the record does not say how 8 of 8 calls ended" in alone
+    both = run("compare a.jsonl b.jsonl").output
+    assert "failed calls" not in both
+    assert "note: a: the record does not say how 8 of 8 calls ended" in both
+    found = json.loads(run("compare a.jsonl --json").output)
+    assert found["measures"]["failed calls"]["value"] is None
+    assert found["notes"]
+    page = run("report a.jsonl --out a.html")
+    assert page.exit_code == 0
+    shown = (here / "a.html").read_text()
+    assert "Not measured" in shown
+    assert "calls not recorded" in shown
+    assert ">100.0<" not in shown
+    assert "ok (inferred)" in run("show a.jsonl").output

@@ -44,7 +44,7 @@ def test_an_author_has_few_names_to_know() -> None:
     own |= {n for n in ToolEnv.__annotations__ if not n.startswith("_")} - {"metadata"}
     assert own == {
         "tasks", "setup", "success", "solve", "prompt", "system", "max_turns", "blocking", "copyable", "state",
-        "keeps_before", "default_faults", "user", "others", "fault_hooks", "tool_rules", "reward_terms", "knobs",
+        "keeps_before", "gold", "user", "others", "fault_hooks", "tool_rules", "reward_terms", "knobs",
         "toolbox", "episode", "start", "act", "judge", "snapshot", "restore",
     }  # fmt: skip
     assert len(own) <= 25
@@ -191,11 +191,11 @@ def test_the_agent_may_see_such_a_name_all_the_same() -> None:
         ("fault_hooks", FaultHooks, "FaultHooks"),
         ("tool_rules", {"validation": "off"}, "ToolRules"),
         ("knobs", None, "KnobHooks"),
-        ("default_faults", "count=1", "FaultPlan"),
+        ("fault_hooks", FaultHooks(default_plan="count=1"), "FaultPlan"),  # type: ignore[arg-type]  # what is tested
     ],
 )
 def test_a_facet_is_an_object_of_its_class(name: str, value: Any, kind: str) -> None:
-    with pytest.raises(EnvError, match=rf"Mine\.{name} is an object of the class {kind}, got"):
+    with pytest.raises(EnvError, match=rf"Mine\.{name}(\.default_plan)? is an object of the class {kind}, got"):
         type("Mine", (ToolEnv,), {name: value})
 
 

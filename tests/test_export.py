@@ -6,6 +6,7 @@ import json
 import struct
 import zipfile
 import zlib
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,23 @@ from sparring import (
     Turn,
     UnknownName,
 )
+from sparring.agents import Decision, EpisodeSpec, rollout
+from sparring.envs import make, task_set
 from sparring.trajectories.curation import Pair
-from sparring.trajectories.interchange import openai, parquet, read, readable, sharegpt, to_dataset, trl, write_jsonl
+from sparring.trajectories.interchange import (
+    Failures,
+    chat_message,
+    openai,
+    parquet,
+    read,
+    readable,
+    sharegpt,
+    to_dataset,
+    trl,
+    write_jsonl,
+)
 from sparring.trajectories.messages import Role, ToolSpec
+from sparring.trajectories.trajectory import Fork
 
 TOOLS = (
     ToolSpec("find", "Find é.", {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}),
@@ -697,7 +712,8 @@ anything = st.recursive(
 some = {"sharegpt": ["conversations"], "trl": ["messages", "prompt", "completion", "label"],
     "openai": ["messages", "tools", "request"],
     "verifiers": ["prompt", "completion", "nodes", "traces", "reward", "info"],
-    "inspect": ["messages", "scores", "events", "limit", "error", "epoch", "attachments", "input"]}  # fmt: skip
+    "inspect": ["messages", "scores", "events", "limit", "error", "epoch", "attachments", "input"],
+    "parquet": ["messages", "results", "turns", "meta", "stop"]}  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -779,6 +795,716 @@ def test_one_bad_sample_of_an_archive(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.eval, samples/b\.json: .*surrogate"):
         read(path, "inspect")
     assert len(read(path, "inspect", skip_bad=True).trajectories) == 1
+
+
+# ----------------------------------------------------------- one suite for every form: what is dropped is never silent
+
+Rows = list[dict[str, Any]]
+
+ASK: dict[str, Any] = {"role": "user", "content": "Order tea."}
+TWICE: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [
+    {"id": "a", "type": "function", "function": {"name": "find", "arguments": '{"title": "tea"}'}},
+    {"id": "b", "type": "function", "function": {"name": "lend", "arguments": '{"id": 7}'}}]}  # fmt: skip
+FOUND = {"role": "tool", "tool_call_id": "a", "name": "find", "content": "7"}
+LENT = {"role": "tool", "tool_call_id": "b", "name": "lend", "content": "Error: none left"}
+OVER = {"role": "assistant", "content": "Ordered."}
+PLAIN = [ASK, TWICE, FOUND, LENT, OVER]
+
+
+def with_fields(messages: Rows, place: int, **fields: Any) -> Rows:
+    return [m | fields if i == place else m for i, m in enumerate(messages)]
+
+
+def _sharegpt(messages: Rows, columns: dict[str, Any]) -> dict[str, Any]:
+    entries = []
+    for m in messages:
+        own = {k: v for k, v in m.items() if k not in ("role", "content", "tool_calls", "tool_call_id")}
+        if m.get("tool_calls"):
+            sent = [c["function"] | {"arguments": json.loads(c["function"]["arguments"])} for c in m["tool_calls"]]
+            entries.append({"from": "function_call", "value": json.dumps(sent), **own})
+        else:
+            who = {"user": "human", "assistant": "gpt", "tool": "observation"}[m["role"]]
+            entries.append({"from": who, "value": m["content"], **own})
+    return {"conversations": entries, **columns}
+
+
+def _inspect(messages: Rows, columns: dict[str, Any]) -> dict[str, Any]:
+    told = []
+    for m in messages:
+        own = {k: v for k, v in m.items() if k not in ("tool_calls", "name")}
+        if m.get("tool_calls"):
+            own["tool_calls"] = [{"id": c["id"], **c["function"]} for c in m["tool_calls"]]
+            for c in own["tool_calls"]:
+                c["function"] = c.pop("name")
+        told.append(own | ({"function": m["name"]} if "name" in m else {}))
+    sample = {"id": 1, "epoch": 1, "input": "Order tea.", "messages": told, **columns}
+    return {"eval": {"task": "shop", "model": "m"}, "samples": [sample]}
+
+
+def record_in(form: str, messages: Rows, columns: dict[str, Any], folder: Path) -> Path:
+    """A file of a form that holds one conversation, with fields and columns that the form may not know."""
+    if form == "inspect":
+        path = folder / "x.json"
+        path.write_text(json.dumps(_inspect(messages, columns)))
+        return path
+    if form == "parquet":
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        plain = [
+            {k: v for k, v in m.items() if k in ("role", "content", "tool_calls", "tool_call_id")} for m in messages
+        ]
+        (row,) = parquet.table(read(lines(folder / "plain.jsonl", {"messages": plain}), "openai").trajectories).rows
+        for held, m in zip(row["messages"], messages, strict=True):
+            held |= {k: v for k, v in m.items() if k not in plain[0] and not held.get(k)}
+        pq.write_table(pa.Table.from_pylist([row | columns]), folder / "x.parquet")
+        return folder / "x.parquet"
+    rows: dict[str, Any] = {
+        "openai": {"messages": messages, **columns},
+        "trl": {"messages": messages, **columns},
+        "sharegpt": _sharegpt(messages, columns),
+        "verifiers": {"prompt": messages[:1], "completion": messages[1:], **columns},
+    }
+    return lines(folder / "x.jsonl", rows[form])
+
+
+every_form = pytest.mark.parametrize("form", sorted(readable()))
+"""A new form is in this suite once `record_in` can write it."""
+
+
+@every_form
+def test_a_plain_record_loses_nothing(form: str, tmp_path: Path) -> None:
+    done = read(record_in(form, PLAIN, {}, tmp_path), form)
+    assert done.report.lost == {}
+    (t,) = done.trajectories
+    assert [r.content for r in t.results()] == ["7", "Error: none left"]
+
+
+@every_form
+@pytest.mark.parametrize(
+    "thoughts",
+    [
+        {"reasoning_content": "Tea is hot."},
+        {"reasoning": "Tea is hot."},
+        {"thinking": "Tea is hot."},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "Tea is hot.", "signature": "s"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "Tea is hot."}]},
+    ],
+)
+def test_reasoning_next_to_the_text_is_counted_or_kept(form: str, thoughts: dict[str, Any], tmp_path: Path) -> None:
+    path = record_in(form, with_fields(PLAIN, 4, **thoughts), {}, tmp_path)
+    done = read(path, form)
+    own = form == "parquet" and "thinking" in thoughts  # a column of our own tables
+    assert own or any("reasoning" in what or "thinking" in what for what in done.report.lost), str(done.report)
+    assert done.trajectories[0].final_text == "Ordered."
+    kept = read(path, form, reasoning="keep")
+    if form != "parquet":
+        assert kept.report.lost == {}
+    if form != "parquet" or own:
+        assert kept.trajectories[0].final_text == "Ordered."
+        assert kept.trajectories[0].turns[-1].action.thinking == "Tea is hot."
+
+
+@pytest.mark.parametrize("form", sorted({*readable()} - {"sharegpt", "parquet"}))
+def test_reasoning_parts_are_no_text(form: str, tmp_path: Path) -> None:
+    for part in (
+        {"type": "thinking", "thinking": "Tea is hot."},
+        {"type": "reasoning", "reasoning": "Tea is hot."},
+        {"type": "reasoning", "text": "Tea is hot."},
+        {"text": "Tea is hot.", "thought": True},
+    ):
+        messages = with_fields(PLAIN, 4, content=[part, {"type": "text", "text": "Ordered."}])
+        path = record_in(form, messages, {}, tmp_path)
+        done = read(path, form)
+        assert done.trajectories[0].final_text == "Ordered."
+        assert done.report.lost == {"reasoning": 1}
+        (t,) = read(path, form, reasoning="keep").trajectories
+        assert (t.final_text, t.turns[-1].action.thinking) == ("Ordered.", "Tea is hot.")
+    hidden = with_fields(PLAIN, 4, content=[{"type": "redacted_thinking", "data": "xyz"}, {"text": "Ordered."}])
+    done = read(record_in(form, hidden, {}, tmp_path), form, reasoning="keep")
+    assert (done.trajectories[0].final_text, done.report.lost) == ("Ordered.", {"reasoning": 1})
+
+
+@every_form
+def test_thoughts_within_the_text_are_kept_and_do_not_decline(form: str, tmp_path: Path) -> None:
+    said = "<think>I cannot find milk.</think>\n\nOrdered."
+    (t,) = read(record_in(form, with_fields(PLAIN, 4, content=said), {}, tmp_path), form).trajectories
+    assert t.final_text == said
+    assert t.stop is StopReason.FINISHED
+
+
+@every_form
+@pytest.mark.parametrize("field", ["weight", "train", "training", "loss", "loss_mask"])
+def test_a_turn_that_is_not_to_be_trained_weighs_nothing(form: str, field: str, tmp_path: Path) -> None:
+    value: Any = 0 if field in ("weight", "loss_mask") else False
+    done = read(record_in(form, with_fields(PLAIN, 1, **{field: value}), {}, tmp_path), form)
+    weights = [turn.weight for turn in done.trajectories[0].turns]
+    assert weights == [0.0, 1.0] or (form == "parquet" and f"message field '{field}'" in done.report.lost)
+
+
+@pytest.mark.parametrize("form", ["openai", "trl", "sharegpt"])
+def test_masks_next_to_the_messages(form: str, tmp_path: Path) -> None:
+    def weights(columns: dict[str, Any]) -> tuple[list[float], dict[str, int]]:
+        done = read(record_in(form, PLAIN, columns, tmp_path), form)
+        return [turn.weight for turn in done.trajectories[0].turns], done.report.lost
+
+    assert weights({"loss_mask": [0, 0, 0, 0, 1]}) == ([0.0, 1.0], {})  # one for each message
+    assert weights({"weights": [0.5, 0]}) == ([0.5, 0.0], {})  # one for each action
+    assert weights({"weight": 0.5}) == ([0.5, 0.5], {})  # of the whole record
+    assert weights({"train": False}) == ([0.0, 0.0], {})
+    found, lost = weights({"loss_mask": [0] * 57})  # of tokens, perhaps
+    assert found == [1.0, 1.0]
+    assert list(lost) == ["column 'loss_mask' (it fits neither the messages nor the actions)"]
+    _, lost = weights({"loss_mask": [1, 1, 1, 1, 1]})
+    assert list(lost) == ["weight of a message that is not the agent's"]
+
+
+@every_form
+def test_weights_that_contradict_each_other_are_refused(form: str, tmp_path: Path) -> None:
+    path = record_in(form, with_fields(PLAIN, 1, weight=0, train=True), {}, tmp_path)
+    with pytest.raises(DataError, match="weight is 0 and train is 1"):
+        read(path, form)
+
+
+@every_form
+def test_what_no_reader_knows_is_counted_by_name(form: str, tmp_path: Path) -> None:
+    columns = {"quality_rank": 3, "rejected_response": "No."}
+    done = read(record_in(form, with_fields(PLAIN, 4, mood="merry"), columns, tmp_path), form)
+    assert sorted(what.split()[-1] for what in done.report.lost) == [
+        "'mood'",
+        "'quality_rank'",
+        "'rejected_response'",
+    ] or (form == "verifiers" and done.trajectories[0].reward_parts == {"quality_rank": 3.0})
+
+
+@every_form
+def test_a_preference_is_two_episodes_or_is_counted(form: str, tmp_path: Path) -> None:
+    good, poor = {"role": "assistant", "content": "Sure."}, {"role": "assistant", "content": "No."}
+    columns: dict[str, Any] = {"chosen": good, "rejected": poor}
+    if form == "sharegpt":
+        columns = {side: {"from": "gpt", "value": m["content"]} for side, m in columns.items()}
+    messages = [*PLAIN, {"role": "user", "content": "And sugar?"}]
+    done = read(record_in(form, messages, columns, tmp_path), form)
+    if form in ("openai", "sharegpt"):
+        chosen, rejected = done.trajectories
+        assert (chosen.final_text, rejected.final_text) == ("Sure.", "No.")
+        assert (chosen.reward, rejected.reward) == (1.0, 0.0)
+        assert [turn.weight for turn in chosen.turns] == [0.0, 0.0, 1.0]
+        assert chosen.task == rejected.task
+        assert (chosen.attempt, rejected.attempt) == (0, 1)
+    else:
+        assert {what.split()[-1] for what in done.report.lost} == {"'chosen'", "'rejected'"}
+
+
+@pytest.mark.parametrize("form", sorted({*readable()} - {"inspect", "parquet"}))
+def test_tools_of_old_are_tools(form: str, tmp_path: Path) -> None:
+    spec = {"name": "find", "description": "Find.", "parameters": {"type": "object"}}
+    (t,) = read(record_in(form, PLAIN, {"functions": [spec]}, tmp_path), form).trajectories
+    assert t.tools == (ToolSpec("find", "Find.", {"type": "object"}),)
+    assert [r.outcome for r in t.results()] == [Outcome.OK, Outcome.UNKNOWN_TOOL]
+    search = {"type": "web_search"}
+    done = read(record_in(form, PLAIN, {"tools": [search, {"type": "function", "function": spec}]}, tmp_path), form)
+    assert ([s.name for s in done.trajectories[0].tools], list(done.report.lost)) == (
+        ["find"],
+        ["tool of type 'web_search'"],
+    )
+
+
+@pytest.mark.parametrize("form", sorted({*readable()} - {"sharegpt", "parquet"}))
+def test_results_go_to_their_calls_by_id_then_by_name(form: str, tmp_path: Path) -> None:
+    def without(*fields: str) -> Rows:
+        return [{k: v for k, v in m.items() if m["role"] != "tool" or k not in fields} for m in PLAIN]
+
+    for messages in (PLAIN, without("name"), without("tool_call_id")):
+        turned = [*messages[:2], messages[3], messages[2], messages[4]]
+        (t,) = read(record_in(form, turned, {}, tmp_path), form).trajectories
+        assert [(r.call_id, r.tool, r.content) for r in t.results()] == [
+            ("a", "find", "7"),
+            ("b", "lend", "Error: none left"),
+        ]
+    with pytest.raises(DataError, match="2 results without tool_call_id for 2 calls: which is whose cannot be told"):
+        read(record_in(form, without("name", "tool_call_id"), {}, tmp_path), form)
+    same = json.loads(json.dumps(without("tool_call_id")).replace('"lend"', '"find"'))
+    with pytest.raises(DataError, match="2 results of 'find' without tool_call_id for 2 calls"):
+        read(record_in(form, same, {}, tmp_path), form)
+    other = with_fields(without("tool_call_id"), 3, name="pay")
+    with pytest.raises(DataError, match=r"'pay'.* without its call"):
+        read(record_in(form, other, {}, tmp_path), form)
+
+
+def test_results_that_only_their_order_gives_to_calls_are_inferred(tmp_path: Path) -> None:
+    nameless = [{k: v for k, v in m.items() if k != "name"} for m in PLAIN]
+    done = read(lines(tmp_path / "x.jsonl", _sharegpt(nameless, {})), "sharegpt")
+    assert [r.tool for r in done.trajectories[0].results()] == ["find", "lend"]
+    assert done.report.inferred["which result is of which call (by their order)"] == 1
+
+
+@every_form
+def test_our_limits_are_not_the_policys_fault(form: str, tmp_path: Path) -> None:
+    """JSON that others carry out and that no record of ours can hold: kept as text, counted, no malformed call."""
+    for text in ('{"id": 123456789012345678901234567890}', '{"id": 1, "id": 2}', '{"id":' * 70 + "1" + "}" * 70):
+        if form == "sharegpt" and "2}" in text:
+            continue  # the value of a function_call is parsed before
+        sent = {"id": "a", "type": "function", "function": {"name": "find", "arguments": text}}
+        messages = [ASK, {"role": "assistant", "content": "", "tool_calls": [sent]}, FOUND, OVER]
+        done = read(record_in(form, messages, {}, tmp_path), form)
+        (result,) = done.trajectories[0].results()
+        assert (result.outcome, result.cause) == (Outcome.OK, None)
+        (made,) = done.trajectories[0].turns[0].action.tool_calls
+        assert json.loads(made.raw) == json.loads(text)
+        assert any("kept as text" in what for what in done.report.lost)
+
+
+def test_an_object_of_arguments_keeps_its_digits(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    sent = '{"name": "find", "arguments": {"id": 123456789012345678901234567890}}'
+    path.write_text(f'{{"messages": [{{"role": "assistant", "tool_calls": [{{"id": "a", "function": {sent}}}]}}]}}\n')
+    (t,) = read(path, "trl").trajectories
+    assert "123456789012345678901234567890" in t.turns[0].action.tool_calls[0].raw
+
+
+@pytest.mark.parametrize("field", ["is_error", "isError"])
+def test_results_that_say_themselves_that_they_failed(field: str, tmp_path: Path) -> None:
+    messages = with_fields(with_fields(PLAIN, 3, **{field: True}), 2, **{field: False})
+    done = read(record_in("openai", messages, {}, tmp_path), "openai")
+    assert [(r.outcome, r.cause, r.inferred) for r in done.trajectories[0].results()] == [
+        (Outcome.OK, None, False),
+        (Outcome.TOOL_ERROR, Cause.TOOL, False),
+    ]
+    assert "inferred" not in done.trajectories[0].meta
+
+
+FAILED = [(Outcome.OK, None, False), (Outcome.TOOL_ERROR, Cause.TOOL, False)]
+
+
+@pytest.mark.parametrize("form", ["openai", "trl", "verifiers", "sharegpt"])
+@pytest.mark.parametrize(
+    ("errors", "prefixes", "fields"),
+    [
+        (["^Error"], [], {}),
+        (["/none left/"], [], {}),
+        ([], ["Error:"], {}),
+        (["failed"], [], {"failed": True}),
+        (["failed"], [], {"failed": "yes"}),
+        (["!fine"], [], {"fine": False}),
+        (["how=error"], [], {"how": "error"}),
+        (["extra.code=500"], [], {"extra": {"code": 500}}),
+        (["content_is_json.error"], [], {"content": '{"content_is_json": {"error": "none left"}}'}),
+        (["nothing like it.", "none left"], [], {}),
+    ],
+)
+def test_what_a_failed_result_looks_like_is_declared(
+    form: str, errors: list[str], prefixes: list[str], fields: dict[str, Any], tmp_path: Path
+) -> None:
+    messages = with_fields(PLAIN, 3, **fields)
+    if "fine" in fields:
+        messages = with_fields(messages, 2, fine=True)
+    path = record_in(form, messages, {}, tmp_path)
+    done = read(path, form, failures=Failures.parse(errors, prefixes))
+    assert [(r.outcome, r.cause, r.inferred) for r in done.trajectories[0].results()] == FAILED
+    assert not any("ended is not told" in warning for warning in done.report.warnings)
+
+
+def test_a_field_that_no_result_has_declares_nothing(tmp_path: Path) -> None:
+    path = record_in("openai", PLAIN, {}, tmp_path)
+    with pytest.raises(DataError, match=r"no result has a field 'Error'.*--errors '/Error/'"):
+        read(path, "openai", failures=Failures.parse(["Error"]))
+    with pytest.raises(ConfigError, match="regular expression"):
+        Failures.parse(["(unclosed"])
+
+
+def test_a_declared_failure_of_a_call_that_tells_of_what(tmp_path: Path) -> None:
+    tools = [{"name": "find", "parameters": {}}]
+    path = record_in("openai", PLAIN, {"functions": tools}, tmp_path)
+    (t,) = read(path, "openai", failures=Failures.parse(["^Error"])).trajectories
+    assert [(r.outcome, r.inferred) for r in t.results()] == [(Outcome.OK, False), (Outcome.UNKNOWN_TOOL, False)]
+
+
+@every_form
+def test_the_caller_names_task_attempt_and_success(form: str, tmp_path: Path) -> None:
+    columns = {"about": {"task": "t7"}, "which": "3", "score": 1.0}
+    path = record_in(form, PLAIN, columns, tmp_path)
+    done = read(path, form, task_key="about.task", attempt_key="which", success_key="score")
+    (t,) = done.trajectories
+    assert (t.task.id, t.attempt, t.success) == ("t7", 3, True)
+    assert "success" not in t.meta.get("inferred", ())
+    assert not any("prompt" in warning or "success" in warning for warning in done.report.warnings)
+    with pytest.raises(DataError, match=r"nothing at 'about\.name', which --task-key names; there is .*about"):
+        read(path, form, task_key="about.name")
+    with pytest.raises(DataError, match="expected a number of 0 or more as about"):
+        read(path, form, attempt_key="about")
+
+
+def test_tasks_that_only_their_prompt_tells_apart_are_warned_of(tmp_path: Path) -> None:
+    """50 tasks four times, the user's words a little different each time: by prompts that is not 50 tasks."""
+    rows = [
+        {"task": n % 50, "trial": n // 50, "messages": [{"role": "user", "content": f"Do {n % 50}, at {n % 7}"}, OVER]}
+        for n in range(200)
+    ]
+    path = lines(tmp_path / "x.jsonl", *rows)
+    by_prompt = read(path, "openai")
+    tasks = {t.task.id for t in by_prompt.trajectories}
+    assert len(tasks) > 50
+    assert any(
+        f"makes {len(tasks)} tasks" in warning and "--task-key" in warning for warning in by_prompt.report.warnings
+    )
+    told = read(path, "openai", task_key="task")
+    assert len({t.task.id for t in told.trajectories}) == 50
+    assert {t.attempt for t in told.trajectories} == {0, 1, 2, 3}
+    assert not any("--task-key" in warning for warning in told.report.warnings)
+
+
+def test_attempts_that_nobody_numbers_are_numbered_past_those_that_are(tmp_path: Path) -> None:
+    rows = [{"task_id": "t", "messages": [ASK, OVER]} | ({"attempt": 0} if n == 2 else {}) for n in range(4)]
+    done = read(lines(tmp_path / "x.jsonl", *rows), "openai")
+    assert [t.attempt for t in done.trajectories] == [1, 2, 0, 3]
+
+
+def test_each_choice_of_a_response_is_an_attempt(tmp_path: Path) -> None:
+    choices = [
+        {"message": {"role": "assistant", "content": text}, "finish_reason": why}
+        for text, why in (("Tea.", "stop"), ("Milk and", "length"))
+    ]
+    row: dict[str, Any] = {"request": {"messages": [ASK]}, "response": {"choices": choices}}
+    first, second = read(lines(tmp_path / "x.jsonl", row), "openai").trajectories
+    assert (first.final_text, first.attempt, first.stop) == ("Tea.", 0, StopReason.FINISHED)
+    assert (second.final_text, second.attempt, second.stop) == ("Milk and", 1, StopReason.TOKEN_LIMIT)
+    died = row | {"response": None, "error": {"message": "503"}, "request": {"messages": [ASK, OVER, ASK]}}
+    (t,) = read(lines(tmp_path / "x.jsonl", died), "openai", success=True).trajectories
+    assert (t.stop, t.success, t.error) == (StopReason.INFRASTRUCTURE, None, "503")
+
+
+def test_openais_own_preferences_and_a_system_column(tmp_path: Path) -> None:
+    row = {
+        "input": {"messages": [ASK], "tools": []},
+        "preferred_output": [{"role": "assistant", "content": "Tea."}],
+        "non_preferred_output": [{"role": "assistant", "content": "Milk."}],
+    }
+    chosen, rejected = read(lines(tmp_path / "x.jsonl", row), "openai").trajectories
+    assert (chosen.final_text, rejected.final_text) == ("Tea.", "Milk.")
+    (t,) = read(lines(tmp_path / "x.jsonl", {"system": "Be kind.", "messages": [ASK, OVER]}), "openai").trajectories
+    assert [m.role for m in t.prompt] == ["system", "user"]
+
+
+def test_a_call_by_another_name_for_arguments_is_never_empty(tmp_path: Path) -> None:
+    for name in ("parameters", "args", "input"):
+        sent = [{"id": "a", "function": {"name": "find", name: {"title": "tea"}}}]
+        row = {"messages": [ASK, {"role": "assistant", "content": None, "tool_calls": sent}]}
+        (t,) = read(lines(tmp_path / "x.jsonl", row), "openai").trajectories
+        assert t.turns[0].action.tool_calls[0].arguments == {"title": "tea"}
+        entry = {"from": "function_call", "value": json.dumps({"name": "find", name: {"title": "tea"}})}
+        (t,) = read(lines(tmp_path / "x.jsonl", {"conversations": [entry]}), "sharegpt").trajectories
+        assert t.turns[0].action.tool_calls[0].arguments == {"title": "tea"}
+
+
+def test_a_refusal_of_the_model_is_what_it_said(tmp_path: Path) -> None:
+    refusal = "I will not."
+    message: dict[str, Any]
+    for message in (
+        {"role": "assistant", "content": None, "refusal": refusal},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": refusal}]},
+        {"role": "assistant", "content": refusal, "refusal": refusal},
+    ):
+        done = read(lines(tmp_path / "x.jsonl", {"messages": [ASK, message]}), "openai")
+        assert (done.trajectories[0].final_text, done.trajectories[0].stop) == (refusal, StopReason.DECLINED)
+    for message in (
+        {"role": "assistant", "content": None, "audio": {"id": "x", "transcript": "Tea."}},
+        {"role": "assistant", "content": [{"type": "output_audio", "transcript": "Tea."}]},
+    ):
+        done = read(lines(tmp_path / "x.jsonl", {"messages": [ASK, message]}), "openai")
+        assert done.trajectories[0].final_text == "Tea."
+        assert list(done.report.lost) == ["sound (its transcript is read)"]
+    with pytest.raises(DataError, match="without its transcript"):
+        read(lines(tmp_path / "x.jsonl", {"messages": [ASK, {"role": "assistant", "audio": {"id": "x"}}]}), "openai")
+
+
+def test_a_batch_that_was_cut_in_its_middle_is_refused(tmp_path: Path) -> None:
+    """Results are held in the order of the calls: one that is missing in the middle would shift the others."""
+    messages = [ASK, TWICE, LENT]
+    with pytest.raises(DataError, match="a call got no result, and 'b' after it did"):
+        read(lines(tmp_path / "x.jsonl", {"messages": messages}), "openai")
+    (t,) = read(lines(tmp_path / "x.jsonl", {"messages": [ASK, TWICE, FOUND]}), "openai").trajectories
+    assert [r.call_id for r in t.results()] == ["a"]
+
+
+def test_turns_that_say_nothing_are_warned_of(tmp_path: Path) -> None:
+    done = read(lines(tmp_path / "x.jsonl", {"messages": [ASK, {"role": "assistant", "content": None}]}), "openai")
+    assert any(warning.startswith("1 turns say nothing") for warning in done.report.warnings)
+
+
+def test_success_that_is_null_is_not_judged(tmp_path: Path) -> None:
+    rows = [{"won": won, "n": 1.0, "messages": [ASK, OVER]} for won in (None, 0.5, 1, True)]
+    done = read(lines(tmp_path / "x.jsonl", *rows), "openai", success_key="won", task_key="n")
+    assert [t.success for t in done.trajectories] == [None, False, True, True]
+    assert {t.task.id for t in done.trajectories} == {"1"}
+    with pytest.raises(DataError, match="expected true, false, a number or null as won, got 'yes'"):
+        read(lines(tmp_path / "x.jsonl", rows[0] | {"won": "yes"}), "openai", success_key="won")
+
+
+# ------------------------------------------------------------------- the report of an export names exactly what is lost
+
+RICH = replace(
+    STORY,
+    turns=(
+        replace(STORY.turns[0], span=(2, 4)),
+        replace(STORY.turns[1], span=(5, 6)),
+        replace(STORY.turns[2], span=(7, 8), reward=0.5),
+    ),
+    tokens=Tokens(tuple(range(8)), (0, 0, 1, 1, 0, 1, 0, 1), (0.0, 0.0, -0.5, -0.5, 0.0, -0.5, 0.0, -0.5)),
+    reward_parts={"found": 1.0},
+)
+
+
+def _first_turn(t: Trajectory, **more: Any) -> Trajectory:
+    return replace(t, turns=(replace(t.turns[0], **more), *t.turns[1:]))
+
+
+def _first_result(t: Trajectory, **more: Any) -> Trajectory:
+    results = t.turns[0].results
+    return _first_turn(t, results=(replace(results[0], **more), *results[1:]))
+
+
+def _second_result(t: Trajectory, **more: Any) -> Trajectory:
+    results = t.turns[0].results
+    return _first_turn(t, results=(results[0], replace(results[1], **more)))
+
+
+def _second_call(t: Trajectory, **more: Any) -> Trajectory:
+    calls = t.turns[0].action.tool_calls
+    return _first_turn(t, action=replace(t.turns[0].action, tool_calls=(calls[0], replace(calls[1], **more))))
+
+
+def _bad_call(t: Trajectory, **more: Any) -> Trajectory:
+    calls = t.turns[0].action.tool_calls
+    return _first_turn(t, action=replace(t.turns[0].action, tool_calls=(replace(calls[0], **more), calls[1])))
+
+
+CHANGES: dict[str, tuple[str, Trajectory]] = {
+    "id": ("task, environment, agent and attempt", replace(RICH, id="other")),
+    "env": ("task, environment, agent and attempt", replace(RICH, env="Other-v0")),
+    "agent": ("task, environment, agent and attempt", replace(RICH, agent="other")),
+    "attempt": ("task, environment, agent and attempt", replace(RICH, attempt=3)),
+    "task.id": ("task, environment, agent and attempt", replace(RICH, task=replace(RICH.task, id="x"))),
+    "task.kind": ("task, environment, agent and attempt", replace(RICH, task=replace(RICH.task, kind="x"))),
+    "task.level": ("task, environment, agent and attempt", replace(RICH, task=replace(RICH.task, level=3))),
+    "task.seed": ("seeds, expert's turns and policy version", replace(RICH, task=replace(RICH.task, seed=3))),
+    "task.data": ("task data", replace(RICH, task=replace(RICH.task, data={"k": 2}))),
+    "task.instruction": (
+        "instruction (no message says it)", replace(RICH, task=replace(RICH.task, instruction="Be good.")),
+    ),
+    "seed": ("seeds, expert's turns and policy version", replace(RICH, seed=3)),
+    "policy_version": ("seeds, expert's turns and policy version", replace(RICH, policy_version=3)),
+    "expert_turns": ("seeds, expert's turns and policy version", replace(RICH, expert_turns=3)),
+    "stop": ("stop reason", replace(RICH, stop=StopReason.TURN_LIMIT)),
+    "success": ("success", replace(RICH, success=False)),
+    "reward": ("rewards", replace(RICH, reward=0.25)),
+    "reward_parts": ("rewards", replace(RICH, reward_parts={"found": 0.5})),
+    "turn.reward": ("rewards", _first_turn(RICH, reward=0.25)),
+    "turn.weight": ("turn weights", _first_turn(RICH, weight=1.0)),
+    "turn.weight of a half": ("turn weights between 0 and 1|turn weights", _first_turn(RICH, weight=0.5)),
+    "turn.span": ("token ids and log-probabilities", _first_turn(RICH, span=(2, 3))),
+    "tokens": ("token ids and log-probabilities", replace(RICH, tokens=None)),
+    "faults": ("faults", replace(RICH, faults="count=1@0")),
+    "faults_hit": ("faults", replace(RICH, faults_hit=("gone",))),
+    "forked_from": ("lineage", replace(RICH, forked_from=Fork("p", 1))),
+    "thinking": ("thinking", _first_turn(RICH, action=replace(RICH.turns[0].action, thinking="Hm."))),
+    "temperature": ("sampling temperature", replace(RICH, temperature=0.5)),
+    "error": ("error that ended the episode", replace(RICH, error="503")),
+    "meta": ("notes (meta)", replace(RICH, meta={"limits": 3})),
+    "result.outcome": ("calls' outcomes and causes", _first_result(RICH, outcome=Outcome.TOOL_ERROR)),
+    "result.cause": ("calls' outcomes and causes", _first_result(RICH, cause=Cause.TOOL)),
+    "result.took_effect": ("calls' outcomes and causes", _first_result(RICH, took_effect=None)),
+    "result.fault": ("calls' outcomes and causes", _first_result(RICH, fault="gone")),
+    "result.retry_of": ("calls' outcomes and causes", _first_result(RICH, retry_of="c1")),
+    "result.error": ("calls' outcomes and causes", _first_result(RICH, error="Traceback")),
+    "result.retry_after": ("calls' outcomes and causes", _first_result(RICH, retry_after=3)),
+    "result.inferred": ("calls' outcomes and causes", _first_result(RICH, inferred=True)),
+    "result.value": ("results' raw values", _first_result(RICH, value=[7])),
+    "call.raw": ("well-formed calls' sampled text", _second_call(RICH, raw='{"title" :"Dune"}')),
+    "call.error": ("why calls are malformed", _bad_call(RICH, error="cut")),
+    "call.raw that reads as arguments": (
+        "that a call is malformed (its text reads as arguments)",
+        _second_call(RICH, arguments=None, raw='{"title":"Dune"}', error="no end"),
+    ),
+    "prompt": ("", replace(RICH, prompt=(*RICH.prompt, Message("user", "Please.")))),
+    "prompt's role": (
+        "that messages of the agent are the prompt's",
+        replace(RICH, prompt=(*RICH.prompt, Message("assistant", "Yes?"))),
+    ),
+    "name": ("speakers' names", replace(RICH, prompt=(RICH.prompt[0], replace(RICH.prompt[1], name="Ada")))),
+    "tools": ("", replace(RICH, tools=TOOLS[:1])),
+    "call.name": ("", _second_call(_second_result(RICH, tool="lend"), name="lend")),
+    "call.arguments": ("", _second_call(RICH, arguments={"title": "Emma"})),
+    "content": ("", _first_turn(RICH, action=replace(RICH.turns[0].action, content="I see."))),
+    "result.content": ("", _first_result(RICH, content="not JSON!")),
+    "turn.messages": ("", _first_turn(RICH, messages=(Message("user", "And?"),))),
+}  # fmt: skip
+
+UNVARIED = {"result.call_id", "call.id", "result.tool", "result.latency_s", "schema_version", "role", "tool_calls"}
+
+
+def test_every_field_of_an_episode_is_varied() -> None:
+    """A field that is new has to be said of each form whether it holds it."""
+    named = {name.split(" of ")[0].split(" that ")[0].removeprefix("prompt's ").split(".")[-1] for name in CHANGES}
+    named |= {name.split(".")[-1] for name in UNVARIED} | {"task", "turns", "action", "results", "outcome"}
+    kinds = (Trajectory, Task, Turn, Action, ToolCall, ToolResult, Message)
+    assert {f.name for kind in kinds for f in fields(kind)} - named == {"tool_call_id"}  # the call's id, on both sides
+
+
+EXPORTS = {
+    "openai": lambda t: openai.export([t]),
+    "sharegpt": lambda t: sharegpt.export([t]),
+    "trl-sft": lambda t: trl.sft([t]),
+    "trl-unpaired": lambda t: trl.unpaired([t]),
+    "parquet": lambda t: parquet.table([t]),
+}
+
+
+@pytest.mark.parametrize("form", EXPORTS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_report_names_what_the_rows_do_not_hold_and_nothing_else(form: str, change: str) -> None:
+    """Two episodes that differ in one field: their rows differ, or the report says that the field is lost."""
+    what, other = CHANGES[change]
+    of = _first_turn(RICH, weight=1.0) if change == "turn.weight of a half" else RICH
+    one, two = EXPORTS[form](of), EXPORTS[form](other)
+    lost = {*one.report.lost, *two.report.lost} & {*what.split("|")}
+    assert (one.rows == two.rows) == bool(lost) or (one.rows != two.rows and what in PARTLY[form])
+
+
+_SIDES = "that messages of the agent are the prompt's"
+_READS = "that a call is malformed (its text reads as arguments)"
+PARTLY: dict[str, set[str]] = {"openai": {_SIDES}, "sharegpt": {_SIDES, _READS}, "trl-sft": {_SIDES, _READS},
+    "trl-unpaired": {_SIDES, _READS}, "parquet": {_SIDES}}  # fmt: skip
+"""What rows show, and no reader of the form can tell."""
+
+
+@pytest.mark.parametrize("change", [c for c, (what, _) in CHANGES.items() if c != "prompt's role"])
+def test_a_table_is_read_back_whole(change: str, tmp_path: Path) -> None:
+    """All that Parquet holds comes back, tokens, outcomes and faults too: what does not is in the report."""
+    pytest.importorskip("pyarrow")
+    t = CHANGES[change][1]
+    done = parquet.table([t, replace(RICH, id="other one")])
+    parquet.write(done.rows, tmp_path / "x.parquet")
+    again = read(tmp_path / "x.parquet", "parquet")
+    assert again.report.lost == again.report.inferred == {} or change == "result.inferred"
+    bare = replace(t, forked_from=None)
+    turns = []
+    for turn in bare.turns:
+        calls = tuple(c if c.arguments is None else replace(c, raw="") for c in turn.action.tool_calls)
+        results = tuple(replace(r, value=None) for r in turn.results)
+        turns.append(replace(turn, action=replace(turn.action, tool_calls=calls), results=results))
+    assert again.trajectories[0] == replace(bare, turns=tuple(turns))
+
+
+def test_an_episode_without_a_turn_is_written_to_a_table_alone(tmp_path: Path) -> None:
+    t = episode(stop=StopReason.INFRASTRUCTURE, success=None, error="503")
+    for form in ("openai", "sharegpt", "trl-sft", "trl-unpaired"):
+        done = EXPORTS[form](t)
+        assert (done.rows, sum(done.report.left_out.values())) == ((), 1)
+    pytest.importorskip("pyarrow")
+    parquet.write(parquet.table([t]).rows, tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet", "parquet").trajectories == (t,)
+
+
+def test_tables_of_others_are_refused_in_a_line(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.Table.from_pylist([{"messages": [DONE]}]), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"row 1: no table of .sparring export.*--from trl"):
+        read(tmp_path / "x.parquet", "parquet")
+    (row,) = parquet.table([STORY]).rows
+    wrong: dict[str, Any] = {"turns": [], "stop": "tired", "meta": "{", "seed": "x", "results": [{"call_id": "c1"}],
+        "task_id": 7, "messages": None, "faults_hit": [7], "attempt": "x"}  # fmt: skip
+    for name, value in wrong.items():
+        pq.write_table(pa.Table.from_pylist([row | {name: value}]), tmp_path / "x.parquet")
+        with pytest.raises(DataError, match=r"x\.parquet, row 1: "):
+            read(tmp_path / "x.parquet", "parquet")
+
+
+# --------------------------------------------------------------------------------------- rows that a service refuses
+
+REFUSED: dict[str, tuple[Trajectory, str]] = {
+    "ends with a result": (episode(Turn(Action("", (call("find", "c1"),)), (ok("c1", "find", "7"),))),
+        "a last message"),
+    "ends with a call": (episode(Turn(Action("", (call("find", "c1"),)))), "results that are not those"),
+    "says nothing": (episode(Turn(Action(""))), "without text or call"),
+    "all of weight 0": (episode(Turn(Action("Done."), weight=0.0)), "that is trained"),
+    "a malformed call": (STORY, "arguments that are no JSON object"),
+    "an odd name": (
+        episode(Turn(Action("", (call("find it", "c1"),)), (ok("c1", "find it", "7"),)), Turn(Action("Done."))),
+        "names of tools"),
+    "too many tools": (episode(Turn(Action("Done.")), tools=tuple(ToolSpec(f"t{i}", "", {}) for i in range(129))),
+        "more than 128 tools"),
+    "tools of one name": (episode(Turn(Action("Done.")), tools=(TOOLS[0], TOOLS[0])), "two tools of one name"),
+    "a long description": (episode(Turn(Action("Done.")), tools=(ToolSpec("t", "x" * 1025, {}),)), "beyond 1024"),
+    "an empty prompt": (episode(Turn(Action("Done.")), prompt=(Message("user", ""),)), "an empty message of the"),
+    "two of one role": (episode(Turn(Action("So.")), Turn(Action("Done."))), "of one role in a row (Together)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_rows_that_an_upload_refuses_are_named_or_left_out(case: str) -> None:
+    t, why = REFUSED[case]
+    good = episode(Turn(Action("", (call("find", "c1"),)), (ok("c1", "find", "7"),)), Turn(Action("Done.")))
+    done = openai.export([good, t])
+    assert len(done.rows) == 2
+    assert [at for reason, at in done.report.refused.items() if why in reason] == [[2]]
+    assert "an upload is refused for" in str(done.report)
+    assert "row 2" in str(done.report)
+    kept = openai.export([good, t], skip_refused=True)
+    assert kept.rows == openai.export([good]).rows
+    assert sum(kept.report.left_out.values()) == 1
+    assert kept.report.refused == openai.export([good]).report.refused == {}
+
+
+def test_what_llama_factory_and_trl_drop_is_said() -> None:
+    cut = episode(Turn(Action("", (call("find", "c1"),)), (ok("c1", "find", "7"),)))
+    assert sharegpt.llama_factory([cut]).report.lost["what came after the last action"] == 1
+    joined = episode(Turn(Action("Done.")), prompt=(Message("user", "Hi."), Message("user", "Lend.")))
+    assert sharegpt.llama_factory([joined]).report.lost["where one joined message ends and the next begins"] == 1
+    assert trl.prompt_completion([cut]).report.lost["what came after the last trained turn"] == 1
+    assert trl.prompt_completion([STORY]).report.lost["which rows are of one episode"] == 1
+    other = replace(cut, id="f", tools=())
+    pairs = [Pair(cut, other, 0, "on_policy", 1.0)]
+    lost = trl.preference(pairs, span="turn").report.lost
+    assert lost["what came after the first action that differs"] == 2
+    assert lost["tools of the rejected side"] == 1
+
+
+class Mine:
+    """An agent of a user's own: its endpoint gives calls their ids, and wants results to name them."""
+
+    name, parallel, version = "mine", 1, 0
+
+    def __init__(self) -> None:
+        self.told: list[str | None] = []
+
+    def begin(self, env: Any, seed: int) -> Mine:
+        return self
+
+    async def act(self, observation: Any) -> Decision:
+        results = [m.openai() for m in observation.messages if m.role == "tool"]
+        self.told += [m["tool_call_id"] for m in results]
+        if results:
+            return Decision(Action("Done."))
+        sent = {"id": "call_Xy1", "function": {"name": observation.tools[0].name, "arguments": '{"word": "tea"}'}}
+        own = chat_message({"role": "assistant", "content": None, "tool_calls": [sent]}).message
+        return Decision(Action(own.content, own.tool_calls))
+
+    def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
+        raise NotImplementedError
+
+    def tokens(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def test_call_ids_survive_an_agent_of_the_users_own(tmp_path: Path) -> None:
+    """From its own endpoint, through the environment and back to it, into the record, out to a file and in again."""
+    mine = Mine()
+    (played,) = rollout("echo", mine, [EpisodeSpec(task_set(make("echo"), "test", 1)[0])])
+    assert mine.told == ["call_Xy1"]
+    (again,) = back(openai.export([played]).rows, "openai", tmp_path / "x.jsonl")
+    assert [r.call_id for r in again.results()] == ["call_Xy1"]
 
 
 # ----------------------------------------------------------------------------------------------------- the command line

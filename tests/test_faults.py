@@ -744,7 +744,7 @@ def test_files(written: Callable[[str], str], text: str, line: str) -> None:
         ("{count: 2, faults: [{kind: unavailable, rate: 0.1}]}", "draws from its faults"),
         ("{count: two}", "count is a whole number, got 'two'"),
         ("{seed: 0.5, faults: []}", "seed is a whole number, got 0.5"),
-        ("{seed: 1, seed: 2}", "the key 'seed' stands twice"),
+        ("{seed: 1, seed: 2}", "the key 'seed' is twice"),
         ("0.0: count=1", "read it with Curriculum.load"),
         ("[1, 2]", "a fault plan is a mapping with seed, count, faults"),
         ("a: [", "plan.yaml: no YAML"),

@@ -19,6 +19,8 @@ import pytest
 
 pytest.importorskip("mcp")
 
+from no_world import World
+
 from sparring.tools import (
     InvalidArguments,
     NotFound,
@@ -156,18 +158,6 @@ for line in sys.stdin:
         say(id=id, error={"code": -32601, "message": "Method not found"})
 """
 """The protocol by hand, and everything that a server should not do."""
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 @pytest.fixture(scope="module")
@@ -526,11 +516,13 @@ def test_a_wrong_schema_is_named(tmp_path: Path) -> None:
     foreign = BARE.replace('{"type": "object"}', '{"type": "string"}')
     (tmp_path / "foreign.py").write_text(foreign, "utf-8")
     with (
-        pytest.raises(EnvError, match=r"no MCP: tools\.0\.inputSchema\.type: .*'object'"),
+        pytest.raises(EnvError, match=r"none of the 9 tools .*'missing': .* of type object, not 'string'"),
         mcp_tools([sys.executable, str(tmp_path / "foreign.py")]),
     ):
         pass
-    broken = BARE.replace('{"type": "object"}', '{"type": "object", "properties": {"a": {"type": "thing"}}}')
+    broken = BARE.replace(
+        '{"type": "object"}', '{"type": "object", "$schema": "http://json-schema.org/draft-03/schema"}'
+    )
     (tmp_path / "broken.py").write_text(broken, "utf-8")
     with (
         pytest.raises(EnvError, match="'missing' has a wrong JSON Schema"),

@@ -43,6 +43,7 @@ from sparring.trajectories.metrics import (
     mcnemar_exact,
     measure,
     newcombe_paired,
+    not_measured,
     outcome_mix,
     paired_difference,
     pass_at_k,
@@ -67,6 +68,7 @@ from sparring.trajectories.metrics import (
     tokens_to_recovery,
     turns_to_recovery,
     unresolved,
+    untold_calls,
     wasted_calls,
     wilson,
 )
@@ -851,3 +853,70 @@ def test_what_could_have_been_detected_is_detected_four_times_in_five() -> None:
     assert 0.7 < shown / 600 < 0.9
     assert detectable([1, 1, 1, 1, 1]) is None  # 2 / 2^5 > .05
     assert (detectable([0] * 1000) or 1) < (detectable([0] * 100) or 0) < (detectable([1, -1] * 50) or 0)
+
+
+# ---- inferred is not measured ----------------------------------------------------------------------------------------
+
+
+def told(outcome: Outcome, *, inferred: bool, took_effect: bool | None = None) -> Trajectory:
+    """An imported episode of two equal calls that ended so, as the record says or as was guessed."""
+    cause = None if outcome is Outcome.OK else Cause.TOOL
+    turns = [
+        Turn(Action("", (ToolCall("pay", {"to": "Ada"}, id=id),)),
+             (ToolResult(id, "pay", outcome, "x", cause=cause, took_effect=took_effect, inferred=inferred),))
+        for id in ("c1", "c2")
+    ]  # fmt: skip
+    return Trajectory(f"{outcome}{inferred}", "imported/openai", Task("Pay.", id=f"{outcome}{inferred}"), (),
+        (*turns, Turn(Action("Done."))), StopReason.FINISHED, success=True, reward=1.0,
+        meta={"from": "openai"})  # fmt: skip
+
+
+OF_OUTCOMES = {
+    "recovery", "fault recovery", "right strategy", "turns to recovery", "tokens to recovery", "unresolved",
+    "wasted calls", "repeated failures", "blind retries", "duplicate effects", "failed calls",
+}  # fmt: skip
+
+
+def test_metrics_of_guessed_outcomes_are_none() -> None:
+    guessed = [told(Outcome.OK, inferred=True), told(Outcome.MALFORMED, inferred=True)]
+    found = measure(guessed)
+    assert {name for name in OF_OUTCOMES if found[name].value is not None} == set()
+    assert found["success"].value == 1
+    assert found["calls"].value == 2
+    s = summary(guessed)
+    assert (s.outcomes, s.recovery.value, s.blind_retries, s.duplicate_effects) == ({}, None, None, None)
+    assert (s.calls, s.untold) == (4, 4)
+    assert recovery_by_cause(guessed) == {}
+    assert fault_recovery(guessed).value is unresolved(guessed).value is None
+    assert after_faults(guessed, failures="all") == {}
+    assert untold_calls(guessed) == (4, 4)
+    assert not_measured(guessed) == [
+        "the record does not say how 4 of 4 calls ended: they are in no number of failures, recovery or waste"
+    ]
+
+
+def test_measured_outcomes_count_next_to_guessed_ones() -> None:
+    """Only what is known is in a denominator: one guess more changes nothing but the note."""
+    known = [told(Outcome.TOOL_ERROR, inferred=False), told(Outcome.OK, inferred=False)]
+    mixed = [*known, told(Outcome.OK, inferred=True)]
+    alone, both = measure(known), measure(mixed)
+    assert {name: both[name] for name in OF_OUTCOMES} == {name: alone[name] for name in OF_OUTCOMES}
+    assert both["failed calls"].value == 0.5
+    assert outcome_mix(mixed) == outcome_mix(known) == {Outcome.OK: 50.0, Outcome.TOOL_ERROR: 50.0}
+    assert recovery_rate(mixed).n == 1
+    assert not_measured(known) == []
+    assert "2 of 6 calls" in not_measured(mixed)[0]
+
+
+def test_effects_that_an_import_does_not_tell_make_no_duplicates() -> None:
+    assert measure([told(Outcome.TOOL_ERROR, inferred=False)])["duplicate effects"].value is None
+    assert measure([told(Outcome.TOOL_ERROR, inferred=False, took_effect=True)])["duplicate effects"].value == 1
+
+
+def test_what_else_was_inferred_is_said() -> None:
+    meta = {"from": "openai", "inferred": ["success", "reward"], "task_from": "prompt"}
+    t = replace(told(Outcome.OK, inferred=False), meta=meta)
+    success, reward, tasks = not_measured([t])
+    assert success == "success of 1 of 1 episodes was inferred at import, not measured"
+    assert reward.startswith("reward of 1 of 1 episodes was inferred from success")
+    assert tasks.startswith("tasks of 1 of 1 episodes are told apart by their prompt alone")

@@ -24,6 +24,8 @@ from pydantic import SecretStr
 
 pytest.importorskip("httpx")
 
+from no_world import World
+
 from sparring.tools import (
     Conflict,
     Forbidden,
@@ -117,7 +119,7 @@ SHOP: dict[str, Any] = {
         "/upload": {
             "post": {
                 "operationId": "upload",
-                "requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object"}}}},
+                "requestBody": {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}},
             }
         },
     },
@@ -145,18 +147,6 @@ SHOP: dict[str, Any] = {
     },
 }
 AUTH: dict[str, str | SecretStr] = {"token": SecretStr(CANARY), "key": CANARY, "password": f"ada:{CANARY}"}
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 class Service(ThreadingHTTPServer):
@@ -251,6 +241,10 @@ def test_operations_become_tools(service: Service, caplog: pytest.LogCaptureFixt
         named = by_name(tools)
     assert list(named) == ["getItem", "putItem", "delete_items_by_id", "addItems", "search", "login"]
     assert "'upload' is left out" in caplog.text
+    assert [(left.what, left.where) for left in tools.left_out] == [
+        ("operation 'upload'", "#/paths/~1upload/post/requestBody")
+    ]
+    assert "image/png" in tools.left_out[0].why
     assert [(t.effect, t.idempotent) for t in tools] == [
         (False, True),
         (True, True),
@@ -374,9 +368,9 @@ def test_an_optional_body_with_required_properties_stays_whole() -> None:
             {**one(parameters=[{"$ref": "#/a"}]), "a": {"$ref": "#/b"}, "b": {"$ref": "#/a"}},
             "round in a circle",
         ),
-        (one(parameters=[{"name": "a", "in": "query", "schema": {"type": "thing"}}]), "wrong JSON Schema"),
-        ({"openapi": "3.0.0", "paths": {"/a": {"get": {"operationId": "x"}}, "/b": {"get": {"operationId": "x"}}}},
-         "two operations come to the name 'x'"),
+        (one(parameters=[{"name": "a", "in": "body", "schema": {"type": "object"}}]), "a parameter in 'body'"),
+        ({"openapi": "3.0.0", "paths": [1]}, "a list where an object should be"),
+        ({"openapi": "3.0.0", "paths": {"/a": 5}}, "a number where an object should be"),
     ],
 )  # fmt: skip
 def test_wrong_documents(document: dict[str, Any], error: str) -> None:
@@ -398,7 +392,7 @@ def test_wrong_settings(tmp_path: Path) -> None:
     for options, error in cases:
         with pytest.raises(ConfigError, match=error), openapi_tools(SHOP, **{"base_url": "http://x", **options}):
             pass
-    with pytest.raises(EnvError, match="multipart"), openapi_tools(SHOP, base_url="http://x", only=["upload"]):
+    with pytest.raises(EnvError, match="image/png"), openapi_tools(SHOP, base_url="http://x", only=["upload"]):
         pass
     (tmp_path / "no.json").write_text("{")
     with pytest.raises(ConfigError, match="is no JSON"), openapi_tools(tmp_path / "no.json"):
@@ -420,6 +414,11 @@ def test_documents_from_files(tmp_path: Path) -> None:
     operation = "openapi: 3.1.0\npaths: {/x: {get: {parameters: [{name: q, in: query, schema: *i}]}}}\n"
     (tmp_path / "bomb.yaml").write_text(bomb + operation, "utf-8")
     began = time.monotonic()
+    with openapi_tools(tmp_path / "bomb.yaml", base_url="http://x") as tools:
+        assert "q" not in tools[0].spec.parameters["properties"]
+        assert "more than 100000 parts" in tools.left_out[0].why
+    needed = operation.replace("name: q", "required: true, name: q")
+    (tmp_path / "bomb.yaml").write_text(bomb + needed, "utf-8")
     with (
         pytest.raises(EnvError, match="more than 100000 parts"),
         openapi_tools(tmp_path / "bomb.yaml", base_url="http://x"),

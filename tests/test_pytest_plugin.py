@@ -82,6 +82,15 @@ def test_an_error_fails_its_test_and_a_warning_warns(run: Run) -> None:
     assert "check.py" not in result.stdout.str()
 
 
+def test_a_traceback_is_shown_where_it_is_asked_for(run: Run) -> None:
+    wrong = GOOD.replace('return self.state["lit"] == [task.data["n"]]', 'return {}["x"]')
+    result = run(wrong, "--sparring", "lamps.py:Lamp", "-k", "nothing", "--tb=long")
+    result.stdout.fnmatch_lines(
+        ["*KeyError: 'x' (lamps.py, line 31, in success)*", "Traceback (most recent*", "*line 31, in success"]
+    )
+    assert "Traceback" not in run(wrong, "--sparring", "lamps.py:Lamp", "-k", "nothing").stdout.str()
+
+
 def test_what_relies_on_a_check_that_failed_is_skipped(run: Run) -> None:
     result = run(GOOD.replace("def tasks", "def chores"), "--sparring", "lamps:Lamp", "-v")
     outcomes = result.parseoutcomes()

@@ -23,10 +23,11 @@ from sparring.trainers import OBJECTIVES, Mixture
 from sparring.trainers import recipe as recipe_module
 from sparring.trainers.recipe import Recipe, RecipeResult, recipes, run_recipe
 from sparring.trainers.recipe_report import write_recipe_report
-from sparring.trainers.run import Interrupted, only_process_in
+from sparring.trainers.run import Interrupted
 from sparring.trainers.stage import Done
 from sparring.trainers.stages.train import Train
 from sparring.trajectories import ConfigError, DataError, EnvError, SparringError, StopReason, Trajectory, UnknownName
+from sparring.trajectories.locks import only_process_in
 from sparring.trajectories.plain import from_plain
 
 ARMS = ["do-nothing", "expert", "SFT clean", "SFT", "DPO", "GRPO"]
@@ -224,7 +225,10 @@ def test_a_stage_that_is_added_early_redoes_no_other(whole: Whole, library: str,
         (lambda d: d["stages"]["dpo"].update(kind="trian"), "unknown kind of stage 'trian'. Did you mean 'train'"),
         (lambda d: d["stages"].update(more="train"), "stage more: expected a mapping with a kind"),
         (lambda d: d["stages"]["clean"].update(shift="many"), "stage clean: shift: .*got 'many'"),
-        (lambda d: d["stages"]["expert"].update(agent="exprt"), "the agent of expert is one of expert, do-nothing"),
+        (
+            lambda d: d["stages"]["expert"].update(agent="exprt"),
+            "agent of expert is one of expert, gold, do-nothing",
+        ),
         (lambda d: d.update(baselin="SFT"), "unknown setting of recipe .* 'baselin'. Did you mean 'baseline'"),
     ],
 )
@@ -389,7 +393,7 @@ def test_one_process_at_a_time(tmp_path: Path, library: str) -> None:
     holds = f"""
 import sys, time
 from pathlib import Path
-from sparring.trainers.run import only_process_in
+from sparring.trajectories.locks import only_process_in
 with only_process_in(Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)

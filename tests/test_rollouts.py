@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sparring import Action, FaultPlan, StopReason, Task, ToolEnv, Trajectory, tool
@@ -30,13 +33,23 @@ from sparring.agents import (
 from sparring.agents.agent import Decision
 from sparring.agents.evaluation import Condition, evaluate
 from sparring.agents.replay import corrections
-from sparring.agents.rollouts import inline, may_wait, play_episode
+from sparring.agents.rollouts import RolloutWarning, inline, may_wait, play_episode
 from sparring.app.records import Recorder, play_into
-from sparring.envs import User, expert_turns, make, register, task_set
+from sparring.envs import Others, ToolRules, User, Verdict, expert_turns, make, register, task_set
 from sparring.envs.rewards import Ended, RewardTerm
 from sparring.tools.background import run_async
 from sparring.tools.deadline import run_forked
-from sparring.trajectories import ConfigError, EnvError, InfrastructureError, Outcome, ToolCall
+from sparring.trajectories import (
+    ConfigError,
+    DataError,
+    EnvError,
+    InfrastructureError,
+    Message,
+    Outcome,
+    ToolCall,
+    UnknownName,
+)
+from sparring.trajectories.metrics import excluded, success_rate
 
 TASKS = [Task(f"Wait {i}.", {"n": i}) for i in range(64)]
 
@@ -612,8 +625,10 @@ def test_a_timeout_of_the_worlds_own_is_a_bug_and_no_limit() -> None:
         def setup(self, task: Task, rng: random.Random) -> None:
             raise TimeoutError("its own")
 
-    with pytest.raises(TimeoutError, match="its own"):
-        rollout(Raises, acts(DONE), specs(1), limits=Limits(seconds=30))
+    with pytest.warns(RolloutWarning, match="1 of 1 episodes were ended by a bug"):
+        (t,) = rollout(Raises, acts(DONE), specs(1), limits=Limits(seconds=30))
+    assert t.stop is StopReason.BUG
+    assert re.fullmatch(r"TimeoutError: its own \(test_rollouts.py, line \d+, in setup\)", t.error or "")
 
 
 def test_a_process_with_a_stuck_world_can_end(repository: Path) -> None:
@@ -710,13 +725,109 @@ class Outside(ToolEnv):
 @pytest.mark.parametrize("copyable", [True, False])
 @pytest.mark.parametrize("blocking", [True, False])
 def test_the_expert_does_nothing_for_the_agent(copyable: bool, blocking: bool) -> None:
-    """In a world outside of `self.state` too, and where the environment is wrong about that."""
+    """In a world outside of `self.state` too, and where the environment is wrong about that: it is found out."""
     env: Any = type("Outside", (Outside,), {"copyable": copyable, "blocking": blocking, "played": []})
-    played = rollout(env, scripted("do-nothing"), specs(10))
+    told = pytest.warns(RolloutWarning, match="share one world: .* set copyable = False") if copyable else nullcontext()
+    with told:
+        played = rollout(env, scripted("do-nothing"), specs(10))
     assert not any(t.success for t in played)
-    assert {t.expert_turns for t in played} == {2 if copyable else None}
-    assert bool(env.played) == copyable
-    assert all(t.success for t in rollout(env, scripted("expert"), specs(10)))
+    assert {t.expert_turns for t in played} == {None}
+    assert len(env.played) == copyable
+    with told if not copyable else pytest.warns(RolloutWarning, match="one episode at a time"):
+        assert all(t.success for t in rollout(env, scripted("expert"), specs(10)))
+    assert len(env.played) == 10 + copyable
+
+
+class Foldered(ToolEnv):
+    """Keeps what is done in a folder, a database or a class, under the task's own name, and never tidies up."""
+
+    place = "folder"
+    folder: Path
+    shelf: dict[str, int] = {}  # noqa: RUF012  # of all instances
+
+    def tasks(self, split: str, rng: random.Random) -> Iterator[Task]:
+        for number in range(12):
+            yield Task(f"Do {split} {number}.", {"key": f"{split}{number}"})
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.state = {}
+
+    @property
+    def _database(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.folder / "done.db", isolation_level=None)
+        connection.execute("create table if not exists done (key text)")
+        return connection
+
+    @tool(effect=True)
+    def do(self, key: str) -> str:
+        """Do a thing."""
+        if self.place == "folder":
+            (self.folder / key).touch()
+        elif self.place == "database":
+            with closing(self._database) as held:
+                held.execute("insert into done values (?)", [key])
+        else:
+            self.shelf[key] = 1
+        return "done"
+
+    def success(self, task: Task) -> bool:
+        key = task.data["key"]
+        if self.place == "folder":
+            return bool((self.folder / key).exists())
+        if self.place == "database":
+            with closing(self._database) as held:
+                return bool(held.execute("select 1 from done where key = ?", [key]).fetchall())
+        return key in self.shelf
+
+    def solve(self, task: Task) -> Any:
+        yield "do", {"key": task.data["key"]}
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+@pytest.mark.parametrize("place", ["folder", "database", "shelf"])
+def test_nothing_is_earned_by_nothing_in_a_world_that_is_never_tidied_up(
+    place: str, parallel: int, tmp_path: Path
+) -> None:
+    env: Any = type("Kept", (Foldered,), {"place": place, "folder": tmp_path / "kept", "shelf": {}})
+    wanted = [EpisodeSpec(task, seed=seed) for task in task_set(env(), "test", 6) for seed in range(2)]
+    with pytest.warns(RolloutWarning, match="share one world"):
+        played = rollout(env, scripted("do-nothing", parallel=parallel), wanted, slack=2)
+    assert [t.success for t in played] == [False] * 12
+    assert {t.expert_turns for t in played} == {None}
+
+
+def test_where_the_only_task_is_left_done_nothing_is_measured(tmp_path: Path) -> None:
+    env: Any = type("Kept", (Foldered,), {"folder": tmp_path / "kept"})
+    env.tasks = lambda self, split, rng: iter([Task("Do it.", {"key": "it"})])
+    with pytest.raises(EnvError, match="Kept cannot be measured: its instances share one world"):
+        rollout(env, scripted("do-nothing"), [EpisodeSpec(Task("Do it.", {"key": "it"}))])
+
+
+def test_an_expert_that_solves_nothing_proves_nothing() -> None:
+    class Weak(Register):
+        def solve(self, task: Task) -> Any:
+            yield "put", {"n": 4}
+
+    (t,) = rollout(Weak, acts(PUT, DONE), specs(1))
+    assert (t.success, t.expert_turns) == (True, None)
+
+
+def test_two_episodes_in_one_world_are_refused() -> None:
+    class Single(Outside):
+        copyable = False
+
+    first, second = Single(), Single()
+    first.start(TASKS[0])
+    first.act(Action.call("put", key="a"))
+    second.start(TASKS[1])
+    with pytest.raises(ConfigError, match="another instance of Single has begun an episode since"):
+        first.act(DONE)
+    assert expert_turns(second) is None
+    frozen = second.snapshot()
+    with pytest.raises(ConfigError, match="copyable = False"):
+        second.restore(frozen)
+    assert second.act(DONE).stop is StopReason.FINISHED
 
 
 @pytest.mark.parametrize("blocking", [True, False])
@@ -751,7 +862,8 @@ def test_the_expert_plays_once_for_a_task_and_a_plan() -> None:
     for agent in (scripted("do-nothing"), Thinker(DONE, parallel=16)):
         calls.clear()
         played = rollout(Counted, agent, episodes)
-        assert len(calls) == 6
+        wanted = {t.id for t in tasks}
+        assert len([id for id in calls if id in wanted]) == 6
         for t in played:
             env = make("orders")
             env.start(t.task, FaultPlan.parse(t.faults))
@@ -844,18 +956,27 @@ def test_a_world_that_cannot_be_copied_has_no_forks() -> None:
 # ---- bugs of the author's --------------------------------------------------------------------------------------------
 
 
+PLAN = FaultPlan.parse("count=1@7")
+
+
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("where", ["setup", "success", "reply"])
-def test_a_bug_names_task_and_environment(where: str, blocking: bool) -> None:
+def test_a_bug_names_the_authors_line_the_task_and_the_faults(where: str, blocking: bool) -> None:
     def bug(self: object, *args: object) -> None:
         raise KeyError("a bug")
 
     fields = {"user": User(bug)} if where == "reply" else {where: bug}
     env = type("Buggy", (Clerk,), {**fields, "blocking": blocking})
-    with pytest.raises(KeyError, match="a bug") as caught:
-        rollout(env, acts(DONE), [EpisodeSpec(TASKS[3], FaultPlan.parse("count=1@7"))])
-    plan = FaultPlan.parse("count=1@7")
-    assert caught.value.__notes__ == [f"in an episode of Buggy, task {TASKS[3].id} under the faults {plan}"]
+    with pytest.warns(RolloutWarning) as caught:
+        (t,) = rollout(env, acts(DONE), [EpisodeSpec(TASKS[3], PLAN)])
+    assert (t.stop, t.success, t.reward, t.judged) == (StopReason.BUG, None, 0.0, False)
+    assert re.fullmatch(r"KeyError: 'a bug' \(test_rollouts.py, line \d+, in bug\)", t.error or "")
+    said = str(caught[0].message)
+    assert f"a bug of the environment Buggy, without a verdict: {t.error}, first in task {TASKS[3].id}" in said
+    assert f"under the faults {PLAN}" in said
+    assert "in bug\n    raise KeyError" in str(t.meta["traceback"])
+    assert Trajectory.from_json(t.to_json()) == t
+    assert excluded([t]).reasons == {"bug of the environment": 1}
 
 
 @pytest.mark.parametrize("blocking", [True, False])
@@ -865,21 +986,150 @@ def test_a_stray_stop_iteration_names_the_authors_line(blocking: bool) -> None:
             return next(iter(()))
 
     Stray.blocking = blocking
-    with pytest.raises(EnvError, match=r"a StopIteration left .*test_rollouts.py:\d+, in success: next\(\) found") as c:
-        rollout(Stray, acts(DONE), specs(1))
-    assert isinstance(c.value.__cause__, StopIteration)
-    assert "task" in c.value.__notes__[0]
+    with pytest.warns(RolloutWarning):
+        (t,) = rollout(Stray, acts(DONE), specs(1))
+    assert re.fullmatch(r"StopIteration: next\(\) found .* \(test_rollouts.py, line \d+, in success\)", t.error or "")
 
 
-def test_what_ended_before_a_bug_is_still_told() -> None:
+def test_a_bug_ends_its_own_episode_alone() -> None:
     class Buggy(Clerk):
         def success(self, task: Task) -> bool:
-            return bool(1 / (3 - task.data["n"]))
+            return bool(1 / (3 - task.data["n"])) and super().success(task)
 
     seen: list[int] = []
-    with pytest.raises(ZeroDivisionError):
-        rollout(Buggy, acts(DONE, parallel=1), specs(8), on_done=lambda i, t: seen.append(i))
-    assert seen == [0, 1, 2]
+    with pytest.warns(RolloutWarning, match="1 of 8 episodes"):
+        played = rollout(Buggy, acts(PUT, DONE, parallel=1), specs(8), on_done=lambda i, t: seen.append(i))
+    assert seen == list(range(8))
+    assert [t.success for t in played] == [True, True, True, None, True, True, True, True]
+    assert success_rate(played).n == 7
+    assert len(played[3].turns) == 1  # what came before the bug is kept
+
+
+class Own(BaseException):
+    """An exception that no `except Exception` sees."""
+
+
+LOUD: list[Any] = [
+    SystemExit(0), SystemExit(1), asyncio.CancelledError(), GeneratorExit(), Own("own"), RecursionError("deep"),
+    StopIteration(), StopAsyncIteration(), AssertionError(), DataError("a row"), ConfigError("no such thing"),
+    BaseExceptionGroup("two", [Own("a"), KeyError("b")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize("where", ["setup", "prompt", "reply", "elapse", "after_call", "offered", "success", "solve"])
+@pytest.mark.parametrize("error", LOUD, ids=lambda error: type(error).__name__)
+def test_nothing_that_a_hook_raises_ends_the_others(error: BaseException, where: str, blocking: bool) -> None:
+    def hook(env: Any, *args: object) -> Any:
+        if env.episode.task.data["n"] == 1 and (where != "offered" or env.episode.tick):
+            raise error
+        if where == "setup":
+            Clerk.setup(env, *args)  # type: ignore[arg-type]  # what a setup is given
+        return {"offered": ["put"], "prompt": (Message("user", "Do it."),), "success": True}.get(where)
+
+    facets: dict[str, Any] = {
+        "reply": {"user": User(hook)},
+        "elapse": {"others": Others(elapse=hook)},
+        "after_call": {"tool_rules": ToolRules(after_call=hook)},
+        "offered": {"tool_rules": ToolRules(offered=hook)},
+    }
+    env = type("Loud", (Register,), {**facets.get(where, {where: hook}), "blocking": blocking})
+    agent = scripted("expert", parallel=2) if where == "solve" else acts(Action.call("put", n=3), DONE, parallel=2)
+    with pytest.warns(RolloutWarning):
+        played = rollout(env, agent, specs(4))
+    bugs = [i for i, t in enumerate(played) if t.stop is StopReason.BUG]
+    assert bugs == ([0, 1, 2, 3] if where == "solve" else [1])  # this expert is no generator
+    assert "(test_rollouts.py, line" in (played[1].error or "")
+    assert "in hook)" in (played[1].error or "")
+
+
+async def _later(self: object, *args: object) -> bool:
+    return True
+
+
+def _yields(self: object, *args: object) -> Iterator[bool]:
+    yield True
+
+
+def wrong(value: object) -> Any:
+    """What no type checker would let pass."""
+    return value
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("success", lambda self, task: "no", r"Wrong.success\(task\) gives 'no'"),
+    ("success", lambda self, task: None, "gives None"),
+    ("success", lambda self, task: [], r"gives \[\]"),
+    ("success", lambda self, task: float("nan"), "gives nan"),
+    ("success", _later, "gives a coroutine, which nobody awaits"),
+    ("success", _yields, "gives a generator, which nobody runs"),
+    ("success", lambda self, task: Verdict(wrong("no")), "whose success is 'no'"),
+    ("success", lambda self, task: Verdict(True, parts={"a": float("nan")}), "reward part 'a' is nan"),
+    ("success", lambda self, task: Verdict(True, parts=wrong([1])), r"gives the parts \[1\]"),
+    ("setup", _later, "setup.* gives a coroutine"),
+    ("setup", _yields, "setup.* gives a generator"),
+    ("prompt", lambda self, task: "Go.", "prompt.* gives 'Go.'"),
+    ("prompt", lambda self, task: ("Go.",), "prompt.* gives"),
+    ("user", User(wrong(lambda env, said: 7)), "user.reply.* gives 7"),
+    ("user", User(wrong(_later)), "user.reply.* gives a coroutine"),
+    ("others", Others(elapse=_yields), "others.elapse.* gives a generator"),
+    ("tool_rules", ToolRules(after_call=_later), "tool_rules.after_call.* gives a coroutine"),
+    ("tool_rules", ToolRules(offered=lambda env: "put"), "tool_rules.offered.* gives 'put'"),
+    ("tool_rules", ToolRules(offered=wrong(lambda env: 3)), "tool_rules.offered.* gives 3"),
+    ("reward_terms", {"nan": lambda ended: float("nan")}, "reward part 'nan' is nan"),
+    ("reward_terms", {"text": lambda ended: "1"}, "reward part 'text' is '1'"),
+    ("reward_terms", {"later": _later}, "reward part 'later' is a coroutine"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_a_hook_may_not_give_is_no_verdict(name: str, value: Any, said: str) -> None:
+    """Most of these are true to Python: each would be a success."""
+    env = type("Wrong", (Clerk,), {name: value})
+    with pytest.warns(RolloutWarning):
+        played = rollout(env, acts(PUT, DONE), specs(2))
+    assert [(t.stop, t.success) for t in played] == [(StopReason.BUG, None)] * 2
+    assert re.search(said, played[0].error or ""), played[0].error
+    assert re.search(r"\(test_rollouts.py, line \d+, in ", played[0].error or "")
+
+
+@pytest.mark.parametrize("given", [True, False, 1, 0, np.True_, np.int64(0), Verdict(np.True_)])  # type: ignore[arg-type]  # NumPy's are taken
+def test_a_verdict_in_numpys_words_is_one(given: Any) -> None:
+    env = type("Numpy", (Clerk,), {"success": lambda self, task: given})
+    (t,) = rollout(env, acts(DONE), specs(1))
+    assert t.success is bool(given.success if isinstance(given, Verdict) else given)
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), asyncio.CancelledError(), KeyError("x")])
+def test_an_environment_that_cannot_be_made_raises(error: BaseException) -> None:
+    def factory() -> ToolEnv:
+        raise error
+
+    with pytest.raises((EnvError, KeyError)) as caught:
+        rollout(factory, acts(DONE), specs(2))
+    assert "test_rollouts.py" in str(caught.value) or isinstance(error, KeyError)
+
+
+def test_a_bug_of_the_agents_is_none_of_the_environments() -> None:
+    def script(env: ToolEnv, seed: int) -> Any:
+        yield PUT
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        rollout(Clerk, ScriptedAgent("buggy", script), specs(2))
+    assert caught.value.__notes__ == [f"in an episode of Clerk, task {TASKS[0].id}"]
+
+    def leaves(env: ToolEnv, seed: int) -> Any:
+        yield PUT
+        sys.exit(0)
+
+    with pytest.raises(RuntimeError, match=r"the agent's script raised SystemExit: 0 \(test_rollouts.py, line \d+"):
+        rollout(Clerk, ScriptedAgent("leaves", leaves), specs(2))
+
+
+def test_what_the_user_asks_wrongly_is_no_bug_of_the_environment() -> None:
+    with pytest.raises(UnknownName, match="tool in the fault plan 'nowhere'"):
+        rollout(Clerk, acts(DONE), [EpisodeSpec(TASKS[0], FaultPlan.parse("count=1:unavailable@nowhere"))])
 
 
 def test_one_episode_can_be_played_by_itself() -> None:

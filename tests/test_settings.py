@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sparring.cli import root
-from sparring.cli.settings import Fields, as_yaml, command, effective, expanded, first_sentence, options_of
+from sparring.cli.config import as_yaml, effective
+from sparring.cli.settings import Fields, command, expanded, first_sentence, options_of
 
 
 @dataclass(frozen=True)

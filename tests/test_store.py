@@ -63,6 +63,7 @@ def episode(i: int, *, n_turns: int = 2, n_tokens: int = 40, **fields: Any) -> T
         tuple(rng.randrange(150_000) for _ in range(n_tokens)),
         tuple(rng.randrange(2) for _ in range(n_tokens)),
         tuple(-rng.random() for _ in range(n_tokens)),
+        f"hermes/schema/{i:016x}" if i % 3 else "",
     )
     settled: dict[str, Any] = {
         "id": f"e{i}",
@@ -358,6 +359,29 @@ def test_a_store_of_an_older_schema_version_is_read(store: Store, monkeypatch: p
         assert store.query("select env, stop, schema_version from episodes").rows == [("moved/A-v0", "finished", 1)]
         store.seal()
     assert store.verify().ok
+
+
+def test_parts_that_do_not_say_whose_their_ids_are_are_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparring.trajectories.store import parts
+
+    now = parts.schema()
+    with monkeypatch.context() as before:
+        before.setattr(parts, "schema", lambda: now.remove(now.get_field_index("encoding")))
+        store.append(episode(1))
+        store.seal()
+    store.append(episode(2))
+    first, second = store
+    assert first == replace(episode(1), tokens=replace(own(episode(1)), encoding=""))
+    assert second == episode(2)
+    assert store.query("select encoding from episodes order by id").rows == [(None,), (own(episode(2)).encoding,)]
+    store.seal()
+    store.gc()
+    assert list(store) == [first, second]
+
+
+def own(t: Trajectory) -> Tokens:
+    assert t.tokens is not None
+    return t.tokens
 
 
 def test_what_a_newer_version_wrote_is_refused(store: Store) -> None:

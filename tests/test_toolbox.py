@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from no_world import World
 
 from sparring.envs import ToolEnv
 from sparring.tools import (
@@ -49,16 +50,6 @@ from sparring.trajectories import (
 )
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-class World:
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 def toolbox(*functions: Callable[..., Any], **options: Any) -> Toolbox:
@@ -769,3 +760,106 @@ def test_a_dead_server_is_nobodys_call() -> None:
     env.start(Task("Ask."))
     with pytest.raises(InfrastructureError, match="the server died"):
         env.act(Action.call("ask"))
+
+
+# ---- ids -------------------------------------------------------------------------------------------------------------
+
+
+def say(word: str) -> str:
+    """Says a word.
+
+    Args:
+        word: What to say.
+    """
+    return word
+
+
+def ids_of(box: Toolbox, *given: Any) -> list[str]:
+    """The ids of calls after they were made; each result has its call's."""
+    made = box.execute_all([ToolCall("say", {"word": "tea"}, id=id) for id in given])
+    assert [result.call_id for _, result in made] == [call.id for call, _ in made]
+    return [call.id for call, _ in made]
+
+
+def test_the_agents_own_call_ids_are_kept_and_what_is_no_id_is_numbered() -> None:
+    box = Toolbox([Tool.from_function(say)], World())
+    box.begin(None)
+    assert ids_of(box, "call_Ab-9", "functions.say:0", "") == ["call_Ab-9", "functions.say:0", "c3"]
+    assert ids_of(box, "call_Ab-9") == ["c4"]  # twice
+    assert ids_of(box, "c6", "") == ["c6", "c7"]  # the number that a call without id would have got
+    assert ids_of(box, "\ud800", "x" * 129, "a b", "\x1b[31m", 7) == ["c8", "c9", "c10", "c11", "c12"]
+
+
+def test_a_fork_does_not_give_an_id_twice() -> None:
+    box = Toolbox([Tool.from_function(say)], World())
+    box.begin(None)
+    assert ids_of(box, "c2") == ["c2"]
+    state = box.state.copy()
+    assert ids_of(box, "", "mine") == ["c3", "mine"]
+    box.resume(state)
+    assert ids_of(box, "c2", "mine") == ["c3", "mine"]
+
+
+# ---- whole numbers ---------------------------------------------------------------------------------------------------
+
+
+def _sent(schema: dict[str, Any], value: Any) -> Any:
+    """What a tool made from a schema gets for `x`."""
+    got: list[Any] = []
+    parameters = {"type": "object", "properties": {"x": schema}, "$defs": schema.get("$defs", {})}
+    made = Tool.from_schema("t", lambda x: got.append(x), parameters, description="d")
+    result = Toolbox((made,), World()).execute(ToolCall("t", {"x": value}))[1]
+    assert result.ok, result.content
+    return got[0]
+
+
+_REF = {"$ref": "#/$defs/n"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "right"),
+    [
+        ({"type": "integer"}, 7.0, 7),
+        ({"type": ["integer", "null"]}, -0.0, 0),
+        ({"type": "integer"}, 1e25, 10**25),
+        ({"type": "array", "items": {"type": "integer"}}, [1.0, 2], [1, 2]),
+        ({"type": "array", "prefixItems": [{"type": "number"}], "items": {"type": "integer"}}, [1.0, 2.0], [1.0, 2]),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, {"a": 3.0}, {"a": 3}),
+        ({"type": "object", "patternProperties": {"^n": {"type": "integer"}}},
+         {"n1": 3.0, "m": 3.0}, {"n1": 3, "m": 3.0}),
+        ({**_REF, "$defs": {"n": {"type": "integer"}}}, 7.0, 7),
+        ({**_REF, "$defs": {"n": {"type": "object", "properties": {"n": _REF, "i": {"type": "integer"}}}}},
+         {"n": {"n": {"i": 1.0}}}, {"n": {"n": {"i": 1}}}),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, 7.0, 7),
+        ({"anyOf": [{"type": "integer"}, {"type": "number"}]}, 7.0, 7.0),
+        ({"oneOf": [{"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}, {"type": "null"}]},
+         {"a": 7.0}, {"a": 7}),
+        ({"allOf": [{"type": "number"}, {"type": "integer"}]}, 7.0, 7),
+        ({"enum": [1, 2.5, "x"]}, 1.0, 1),
+        ({"const": 1}, 1.0, 1),
+        ({"type": "number", "multipleOf": 1}, 7.0, 7),
+        ({"type": "number"}, 7.0, 7.0),
+        ({}, {"a": 7.0}, {"a": 7.0}),
+    ],
+)  # fmt: skip
+def test_a_whole_float_is_an_integer_where_the_schema_wants_one(schema: dict[str, Any], value: Any, right: Any) -> None:
+    got = _sent(schema, value)
+    assert repr(got) == repr(right)  # 7 == 7.0, and they are written differently
+
+
+def test_importing_the_tools_leaves_the_process_as_it_is() -> None:
+    code = """
+import atexit, os
+hooks = []
+ours = lambda hook: getattr(hook, "__module__", "").startswith("sparring")
+os.register_at_fork = lambda **hook: hooks.append(hook) if any(map(ours, hook.values())) else None
+atexit.register = lambda hook, *args: hooks.append(hook) if ours(hook) else None
+import sparring.envs, sparring.tools.toolbox
+assert hooks == [], hooks
+from sparring.tools.deadline import run_forked
+for _ in range(2):
+    assert run_forked(lambda: b"x", 5).payload == b"x"
+assert len([hook for hook in hooks if "before" in hook]) == 1, hooks
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import enum
 import functools
+import gc
 import json
 import math
 import typing
@@ -18,6 +20,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from no_world import World
 
 from sparring.envs import ToolEnv
 from sparring.envs.spaces import sample_json
@@ -35,6 +38,7 @@ from sparring.tools import (
     Unauthenticated,
     Unavailable,
     merge,
+    methods,
     parse_call,
     tool,
     tools_of,
@@ -62,18 +66,6 @@ class Address(pydantic.BaseModel):
 
 def parameters(fn: Callable[..., Any]) -> dict[str, Any]:
     return Tool.from_function(fn).spec.parameters
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 def toolbox(*functions: Callable[..., Any], effect: bool = False, **options: Any) -> Toolbox:
@@ -267,6 +259,69 @@ def test_a_wrong_schema_is_refused(schema: Any, message: str) -> None:
         toolset(Tool.from_schema("f", lambda: None, schema, description="F.")) if schema else toolset(
             Tool(ToolSpec("f", "F.", schema), lambda: None)
         )
+
+
+TUPLE = {"type": "array", "items": [{"type": "number"}, {"type": "string"}]}
+ABOVE = {"type": "integer", "minimum": 0, "exclusiveMinimum": True}
+LONG = "^.{0,262144}$"
+OLD = "http://json-schema.org/draft-0{}/schema#"
+NEW = "https://json-schema.org/draft/{}/schema"
+
+
+@pytest.mark.parametrize(
+    ("draft", "shown", "right", "wrong"),
+    [
+        (OLD.format(7), TUPLE, [1, "a"], ["a", 1]),
+        (OLD.format(7).rstrip("#"), TUPLE, [1, "a"], ["a", 1]),
+        (OLD.format(7).replace("http:", "https:"), TUPLE, [1, "a"], ["a", 1]),
+        (OLD.format(6), TUPLE, [1, "a"], ["a", 1]),
+        (OLD.format(4), ABOVE, 1, 0),
+        (NEW.format("2019-09"), TUPLE, [1, "a"], ["a", 1]),
+        (NEW.format("2020-12"), {"prefixItems": [{"type": "number"}]}, [1], ["a"]),
+        (OLD.format(7), {"prefixItems": [{"type": "number"}], "type": "array"}, ["a"], 1),  # no keyword of draft 7
+        (None, TUPLE, [1, "a"], ["a", 1]),
+        (None, ABOVE, 1, 0),
+        (None, {"prefixItems": [{"type": "number"}]}, [1], ["a"]),
+        ("https://example.org/our-own", TUPLE, [1, "a"], ["a", 1]),
+    ],
+)
+def test_the_draft_that_a_schema_declares_is_followed(draft: str | None, shown: Any, right: Any, wrong: Any) -> None:
+    schema = {"type": "object", "properties": {"at": shown}, **({"$schema": draft} if draft else {})}
+    box = Toolbox(toolset(("go", lambda at: "gone", {**schema, "description": "Go."})), World())
+    assert run(box, "go", at=right).ok
+    assert run(box, "go", at=wrong).outcome is Outcome.INVALID_ARGUMENTS
+
+
+@pytest.mark.parametrize(
+    ("draft", "shown"), [(NEW.format("2020-12"), TUPLE), (OLD.format(7), ABOVE), (OLD.format(3), {}), (7, {})]
+)
+def test_a_schema_that_breaks_its_own_draft_is_refused(draft: Any, shown: Any) -> None:
+    with pytest.raises(EnvError, match="wrong JSON Schema"):
+        toolset(
+            ("go", lambda: "", {"type": "object", "properties": {"at": shown}, "$schema": draft, "description": "G"})
+        )
+
+
+def test_a_pattern_that_the_validator_cannot_use_is_not_checked(caplog: pytest.LogCaptureFixture) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "text": {"type": "string", "pattern": LONG},
+            "pattern": {"const": {"pattern": LONG}},
+            "map": {"patternProperties": {LONG: {}, "^n": {"type": "integer"}}, "additionalProperties": False},
+        },
+        "description": "Go.",
+    }
+    made = Tool.from_schema("go", lambda **_: "gone", schema)
+    assert LONG in caplog.text
+    assert made.spec.parameters["properties"]["text"]["pattern"] == LONG
+    box = Toolbox([made], World())
+    right: dict[str, Any]
+    for right in ({"text": "a"}, {"pattern": {"pattern": LONG}}, {"map": {"a": "b", "n": 1}}):
+        assert run(box, "go", **right).ok
+    wrong: dict[str, Any]
+    for wrong in ({"text": 1}, {"pattern": {}}, {"map": {"n": "b"}}):
+        assert run(box, "go", **wrong).outcome is Outcome.INVALID_ARGUMENTS
 
 
 def test_a_schema_nested_beyond_reason_is_refused() -> None:
@@ -478,6 +533,154 @@ def test_a_tool_from_a_model() -> None:
     assert run(box, "again", text="a", limt=5).outcome is Outcome.INVALID_ARGUMENTS
 
 
+class Priced(pydantic.BaseModel):
+    """Buy something."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
+    day: datetime.date = pydantic.Field(alias="when")
+    most: int = pydantic.Field(default=9, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def not_on_new_year(self) -> Priced:
+        if self.day.timetuple().tm_yday == 1:
+            raise ValueError("closed on New Year")
+        if self.most == 7:
+            raise KeyError("a bug of the model")
+        return self
+
+
+@pytest.mark.parametrize("validation", ["schema", "binding", "off"])
+def test_a_models_own_rules_decide(validation: Any) -> None:
+    """However the toolbox validates, a function never gets a model that breaks its own type."""
+    box = Toolbox(
+        [Tool.from_model(Priced, lambda priced: f"{priced.day} {priced.most}")], World(), validation=validation
+    )
+    assert run(box, "Priced", when="2026-01-02").content == "2026-01-02 9"
+    for wrong, told in (
+        ({}, "when: Field required"),
+        ({"when": "2026-01-02", "most": "8"}, "most: Input should be a valid integer"),
+        ({"when": "2026-01-02", "most": 0}, "most: Input should be greater than or equal to 1"),
+        ({"when": "2026-01-01"}, "Value error, closed on New Year"),
+        ({"when": "2026-01-02", "odd": 1}, "there is no argument 'odd'"),
+        ({"day": "2026-01-02"}, "there is no argument 'day'"),
+    ):
+        result = run(box, "Priced", **wrong)
+        assert (result.outcome, result.cause) == (Outcome.INVALID_ARGUMENTS, Cause.POLICY)
+        assert json.loads(result.content)["message"] == told
+    bug = run(box, "Priced", when="2026-01-02", most=7)
+    assert (bug.outcome, bug.took_effect) == (Outcome.TOOL_ERROR, False)
+    assert "a bug of the model" in str(bug.error)
+
+
+@pytest.mark.parametrize(
+    ("extra", "shown", "came_to"),
+    [
+        (None, False, ["no", "ok", "ok"]),
+        ("ignore", None, ["ok"] * 3),
+        ("allow", None, ["ok"] * 3),
+        ("forbid", False, ["no"] * 3),
+    ],
+)
+def test_a_models_extra_is_its_own(extra: Any, shown: bool | None, came_to: list[str]) -> None:
+    """A model that does not say takes no others, as long as names are checked."""
+    config = pydantic.ConfigDict() if extra is None else pydantic.ConfigDict(extra=extra)
+    model = type(
+        "Noted", (pydantic.BaseModel,), {"__doc__": "Note.", "__annotations__": {"n": int}, "model_config": config}
+    )
+    made = Tool.from_model(model, lambda noted: noted.model_dump())
+    assert made.spec.parameters.get("additionalProperties") is shown
+    for validation, wanted in zip(("schema", "off", "off"), came_to, strict=True):
+        result = run(Toolbox([made], World(), validation=validation), "Noted", n=1, x=2)  # type: ignore[arg-type]  # a Literal
+        assert ("ok" if result.ok else "no") == wanted
+        assert not result.ok or result.value == ({"n": 1, "x": 2} if extra == "allow" else {"n": 1})
+
+
+class Connection:
+    """No pydantic model, and no JSON."""
+
+
+class Queried(pydantic.BaseModel):
+    """Query the database."""
+
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    text: str
+    db: Connection
+
+
+class Asked(pydantic.BaseModel):
+    """Ask."""
+
+    text: str
+    _db: Any = pydantic.PrivateAttr()
+
+
+def of_field(asked: Any) -> bool:
+    return isinstance(asked.db, Connection)
+
+
+def of_attribute(asked: Any) -> bool:
+    return isinstance(asked.db, Connection) and isinstance(asked, Asked) and asked.model_dump() == {"text": "a"}
+
+
+def of_private(asked: Any) -> bool:
+    return isinstance(asked._db, Connection)
+
+
+def of_keyword(asked: Any, *, db: Any = None) -> bool:
+    return isinstance(db, Connection)
+
+
+async def of_async(asked: Any, db: Any) -> bool:
+    return isinstance(db, Connection)
+
+
+@pytest.mark.parametrize(
+    ("model", "fn", "injects"),
+    [
+        (Queried, of_field, "db"),
+        (Queried, of_field, ("db",)),
+        (Asked, of_attribute, ("db",)),
+        (Asked, of_private, {"_db": Injected("db")}),
+        (Asked, of_keyword, {"db": Injected("db")}),
+        (Asked, of_keyword, {"db": Injected}),
+        (Asked, of_async, ["db"]),
+    ],
+)
+def test_what_is_injected_next_to_a_model(model: Any, fn: Any, injects: Any) -> None:
+    box = Toolbox([Tool.from_model(model, fn, name="ask", injects=injects)], World(), inject={"db": Connection()})
+    assert box.specs[0].parameters == {
+        "properties": {"text": {"type": "string"}}, "required": ["text"], "type": "object",
+        "additionalProperties": False,
+    }  # fmt: skip
+    assert run(box, "ask", text="a").value is True
+    for name in ("db", "_db"):  # what the agent writes under that name never counts
+        box.validation = "schema"
+        assert run(box, "ask", text="a", **{name: 3}).outcome is Outcome.INVALID_ARGUMENTS
+        box.validation = "off"
+        assert run(box, "ask", text="a", **{name: 3}).value is True
+    box.inject = {}
+    with pytest.raises(EnvError, match="needs 'db' for its parameter"):
+        run(box, "ask", text="a")
+
+
+def test_what_cannot_be_injected_into_a_model() -> None:
+    box = Toolbox([Tool.from_model(Queried, of_field, name="ask", injects="db")], World(), inject={"db": 3})
+    with pytest.raises(EnvError, match="the value that is injected for db does not fit Queried"):
+        run(box, "ask", text="a")  # nobody's arguments are to blame
+    with pytest.raises(EnvError, match=r"\('_other',\) cannot be injected into Asked"):
+        Tool.from_model(Asked, of_private, injects=("_other",))
+    with pytest.raises(EnvError, match="is a RootModel; arguments come by name"):
+        Tool.from_model(pydantic.RootModel[dict[str, int]], repr, name="root", description="Root.")
+
+
+def test_what_is_injected_is_not_shown() -> None:
+    schema = {"type": "object", "properties": {"n": {}, "db": {}}, "required": ["n", "db"], "description": "Count."}
+    made = Tool.from_schema("count", lambda n, db: n + db, schema, injects="db")
+    assert made.spec.parameters == {"type": "object", "properties": {"n": {}}, "required": ["n"]}
+    assert run(Toolbox([made], World(), inject={"db": 2}), "count", n=1).value == 3
+    assert schema["properties"] == {"n": {}, "db": {}}
+
+
 def test_forms() -> None:
     box = toolbox(shout, effect=True)
     schema = box.specs[0].parameters
@@ -649,7 +852,7 @@ def test_a_bug_in_a_tool_shows_no_internals(effect: bool) -> None:
     assert result.took_effect is (None if effect else False)
 
 
-@pytest.mark.parametrize("value", ["\ud800", 2**70, {"deep": [2**70]}])
+@pytest.mark.parametrize("value", ["\ud800", {"deep": ["\ud800", 2**70]}])
 def test_a_result_that_cannot_be_recorded_is_the_tools_bug(value: Any) -> None:
     def give() -> Any:
         """Give a value."""
@@ -663,7 +866,11 @@ def test_a_result_that_cannot_be_recorded_is_the_tools_bug(value: Any) -> None:
     [
         (7, "7"), (None, "null"), ("as is", "as is"), ({"b": 1, "a": [True]}, '{"b":1,"a":[true]}'),
         ({1: 2}, '{"1":2}'), ((1, 2), "[1,2]"), (np.array([1, 2]), "[1,2]"), (Size.LARGE, '"L"'),
-        (Point(1), '{"x":1,"y":0}'), ("é", "é"), (float("nan"), "null"),
+        (Point(1), '{"x":1,"y":0}'), ("é", "é"), (float("nan"), '"NaN"'),
+        ({"mean": float("nan"), "max": [float("inf"), -math.inf], "none": None},
+         '{"mean":"NaN","max":["Infinity","-Infinity"],"none":null}'),
+        (np.array([1.5, np.nan]), '[1.5,"NaN"]'),
+        ({"at": Point(1), "n": float("nan")}, '{"at":{"x":1,"y":0},"n":"NaN"}'),
     ],
 )  # fmt: skip
 def test_results_are_compact_json(value: Any, content: str) -> None:
@@ -675,6 +882,34 @@ def test_results_are_compact_json(value: Any, content: str) -> None:
     assert result.content == content
     if not isinstance(value, str):
         assert result.value == json.loads(content)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [2**64, -(2**63) - 1, math.factorial(25), -(10**30), math.factorial(2000)],
+    ids=["2**64", "below -2**63", "25!", "-10**30", "2000!"],
+)
+def test_numbers_beyond_64_bits_keep_their_digits(number: int) -> None:
+    """They are shown as numbers, and are texts in the record, which every reader of JSON keeps."""
+    digits = f"{decimal.Decimal(number):f}"
+    for value, content, recorded in (
+        (number, digits, digits),
+        (
+            {"id": number, "n": [1, 2.5, None]},
+            f'{{"id":{digits},"n":[1,2.5,null]}}',
+            {"id": digits, "n": [1, 2.5, None]},
+        ),
+        (Point(number), f'{{"x":{digits},"y":0}}', {"x": digits, "y": 0}),
+    ):
+
+        def give(value: Any = value) -> Any:
+            """Give a value."""
+            return value
+
+        made = Tool.from_schema("give", give, {"type": "object"})
+        result = Toolbox((made,), World(), max_output=10_000).execute(ToolCall("give", {}))[1]
+        assert (result.content, result.value) == (content, recorded)
+        orjson.dumps(result.value)
 
 
 def test_a_recorded_value_does_not_change_with_the_world() -> None:
@@ -771,6 +1006,8 @@ def test_a_call_is_read_and_kept_verbatim() -> None:
     raw = ' {"arguments": {"x": 1.0, "y": "\\u00e9"}, "name": "f"}\n'
     assert parse_call(raw) == ToolCall("f", {"x": 1.0, "y": "é"}, raw)
     assert parse_call('{"name": "f"}').arguments == {}
+    assert parse_call('{"name": "f", "parameters": {"x": 1}}').arguments == {"x": 1}  # as Llama 3 writes it
+    assert parse_call('{"type": "function", "name": "f", "arguments": {"x": 1}}').arguments == {"x": 1}
 
 
 MALFORMED = {
@@ -783,6 +1020,19 @@ MALFORMED = {
     '{"name": 3}': 'no "name"',
     '{"name": "f", "arguments": []}': '"arguments" is not an object',
     '{"name": "f", "arguments": "{}"}': '"arguments" is not an object',
+    '{"name": "f", "arguments": null}': '"arguments" is not an object',
+    '{"name": "f", "arguments": ""}': '"arguments" is not an object',
+    '{"name": "f", "parameters": []}': '"parameters" is not an object',
+    '{"name": "f", "arguments": {}, "parameters": {"a": 1}}': "expected one of them",
+    '{"name": "f", "args": {"a": 1}}': 'the key \'args\': expected "name" and "arguments"',
+    '{"name": "f", "input": {"a": 1}}': "the key 'input'",
+    '{"name": "f", "Arguments": {"a": 1}}': "the key 'Arguments'",
+    '{"name": "f", "order": 7}': "the key 'order'",
+    '{"name": "f", "id": "o7"}': "the key 'id'",
+    '{"name": "f", "arguments": {"a": 1}, "b": 2}': "the key 'b'",
+    '{"name": "f", "": {"a": 1}}': "the key ''",
+    '{"name": "f", "type": "tool", "arguments": {}}': "the key 'type'",
+    '{"type": "function", "function": {"name": "f"}}': 'no "name"',
     '{"name": "f", "name": "g"}': "the key 'name' stands twice",
     '{"name": "f", "arguments": {"a": {"b": 1, "b": 2}}}': "the key 'b' stands twice",
     '{"name": "f", "arguments": {"x": NaN}}': "NaN",
@@ -887,6 +1137,140 @@ def test_a_class_of_the_enclosing_function_is_found() -> None:
         assert made.arguments is not None
         assert made.validator.is_valid({"colour": "red"})
         assert not made.validator.is_valid({"colour": "blue"})
+
+
+def made_here() -> list[Any]:
+    """Functions, none marked with @tool, whose hints name what only this function knows; `Size` is not the module's."""
+    from decimal import Decimal
+
+    class Size(enum.Enum):
+        SMALL = "small"
+
+    class Paper(enum.Enum):
+        A4 = "a4"
+
+    @dataclasses.dataclass
+    class Order:
+        paper: Paper
+        count: int = 1
+
+    Way = Literal["air", "sea"]
+
+    def pick(size: Size) -> str:
+        """Pick a size."""
+        return size.name
+
+    def order(what: Order, way: Way = "air") -> str:
+        """Order it."""
+        return f"{what.paper.name} {what.count} {way}"
+
+    def pay(price: Decimal) -> str:
+        """Pay it."""
+        return f"{type(price).__name__} {price}"
+
+    async def later(sizes: list[Size], other: Size | None = None) -> str:
+        """Pick later."""
+        return f"{[size.name for size in sizes]} {other}"
+
+    return [pick, order, pay, later]
+
+
+def made_with(kind: Any, json: Any) -> list[Any]:
+    """Functions whose hints depend on an argument, which is not known any more. `json` is not the module here."""
+    Kind = Literal[kind]  # type: ignore[valid-type]  # known at run time alone
+
+    class Named(enum.Enum):
+        ONE = json
+
+    def by_kind(it: Kind) -> None:
+        """By kind."""
+
+    def by_name(it: Named) -> None:
+        """By name."""
+
+    return [by_kind, by_name]
+
+
+class Painter:
+    class Colour(enum.Enum):
+        RED = "red"
+
+    def brush(self, colour: Colour) -> str:
+        """Brush it."""
+        return colour.name
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_what_only_the_function_around_knows_is_found_when_it_has_returned(collected: bool) -> None:
+    made = made_here()
+    if collected:
+        gc.collect()
+    box = Toolbox(toolset(*made), World())
+    assert run(box, "pick", size="small").content == "SMALL"
+    assert run(box, "pick", size="large").outcome is Outcome.INVALID_ARGUMENTS
+    assert run(box, "order", what={"paper": "a4"}, way="sea").content == "A4 1 sea"
+    assert run(box, "pay", price="1.50").content == "Decimal 1.50"
+    assert run(box, "later", sizes=["small"]).content == "['SMALL'] None"
+
+
+def test_what_depends_on_an_argument_is_not_made_up() -> None:
+    for function in made_with("x", "y"):
+        with pytest.raises(EnvError, match=r"name '(Kind|Named)' is not defined; mark it with @tool where"):
+            toolset(function)
+
+
+def test_a_class_inside_of_the_class_of_a_method_is_found() -> None:
+    box = Toolbox(toolset(Painter().brush, *methods(Painter, "brush", at="x", name="other")), World())
+    assert run(box, "brush", colour="red").content == "RED"
+
+
+def test_partials_and_objects_that_can_be_called() -> None:
+    def sum_up(a: int, b: Annotated[int, "the second"] = 2) -> int:
+        """Sum up."""
+        return a + b
+
+    class Doubler:
+        def __call__(self, n: Annotated[int, "what"]) -> int:
+            """Double it."""
+            return 2 * n
+
+    first = Tool.from_function(functools.partial(sum_up, b=3), name="first")
+    second = Tool.from_function(functools.partial(sum_up, 10), name="second")
+    third = Tool.from_function(Doubler(), name="third")
+    assert [made.spec.description for made in (first, second, third)] == ["Sum up.", "Sum up.", "Double it."]
+    assert list(second.spec.parameters["properties"]) == ["b"]
+    box = Toolbox([first, second, third], World())
+    assert [run(box, "first", a=1).value, run(box, "second", b=1).value, run(box, "third", n=4).value] == [4, 11, 8]
+
+
+def test_defaults_of_every_kind_fit_what_is_shown() -> None:
+    wrong: Any = "three"
+
+    def take(
+        choice: Literal["a"] = wrong,
+        size: Size = Size.LARGE,
+        when: datetime.date = datetime.date(2026, 1, 31),
+        home: Address = Address(street="Elm", number=2),  # noqa: B008  # what people write
+        point: Point = Point(1),  # noqa: B008
+        pair: tuple[int, int] = (1, 2),
+        names: frozenset[str] = frozenset(),
+        data: bytes = b"x",
+        least: float = -math.inf,
+        odd: float = math.nan,
+        count: int = wrong,
+    ) -> str:
+        """Take all."""
+        return str(count)
+
+    made = Tool.from_function(take)
+    shown = made.spec.parameters["properties"]
+    for name, value in shown.items():
+        if "default" in value:
+            assert made.validator.is_valid({name: value["default"]}), name
+    assert {"size", "when", "home", "pair"} <= {name for name, value in shown.items() if "default" in value}
+    assert not {"choice", "least", "odd", "count"} & {name for name, value in shown.items() if "default" in value}
+    json.dumps(made.spec.parameters, allow_nan=False)
+    assert run(Toolbox([made], World()), "take").content == "three"
 
 
 def test_a_shown_schema_accepts_its_own_default() -> None:

@@ -7,11 +7,13 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +27,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from sparring.agents import ChatFormat, EpisodeSpec, HermesFormat, ScriptedAgent, rollout, scripted, tokens_of
+from sparring.agents import (
+    AgentSettings,
+    ChatFormat,
+    EpisodeSpec,
+    HermesFormat,
+    LLMAgent,
+    ScriptedAgent,
+    load_agent,
+    rollout,
+    scripted,
+    tokens_of,
+)
+from sparring.agents.chat_format import encoding_of
+from sparring.agents.engines.fake import FakeEngine
 from sparring.agents.engines.transformers import TransformersEngine
+from sparring.agents.fakes import ByteTokenizer
+from sparring.agents.head import Head
 from sparring.agents.models import load_model, load_tokenizer, quiet
 from sparring.envs import ToolEnv, make, task_set
 from sparring.trainers import (
@@ -43,10 +60,11 @@ from sparring.trainers import (
     SftSettings,
     train,
 )
-from sparring.trainers.batch import Sample, TreeBatch, micro_batches
-from sparring.trainers.losses import Loss
+from sparring.trainers.batch import SAMPLER, Sample, TreeBatch, micro_batches
+from sparring.trainers.losses import Loss, kl_loss
 from sparring.trainers.mixture import sample_groups
-from sparring.trainers.model import TokenLogProbs
+from sparring.trainers.model import token_logps
+from sparring.trainers.objective import Drawn
 from sparring.trainers.objectives.grpo import StepGroups
 from sparring.trainers.run import Interrupted, Run
 from sparring.trainers.samples import epoch_indices, likelihood_losses, samples_of
@@ -61,6 +79,7 @@ from sparring.trajectories import (
     TrajectoryGroup,
 )
 from sparring.trajectories.curation import Pair, gold
+from sparring.trajectories.errors import TrainingError
 
 RELATIVE = 1e-4
 
@@ -88,10 +107,8 @@ def loud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-def policy_of(folder: Path, lora: Lora | None = None, seed: int = 0) -> Policy:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # adapters are initialised at random
-        return Policy.load(folder, tool_style="signature", precision="fp32", lora=lora)
+def policy_of(folder: Path, lora: Lora | None = None) -> Policy:
+    return Policy.load(folder, tool_style="signature", precision="fp32", lora=lora)
 
 
 def plain_of(folder: Path) -> Any:
@@ -255,7 +272,7 @@ def test_token_logprobs_equal_log_softmax() -> None:
     direction = torch.randn(600, generator=generator)
     direction[5:40] = 0
     h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    logps, entropy = TokenLogProbs.apply(h, w, targets)  # type: ignore[no-untyped-call]
+    logps, entropy = token_logps(h, Head(w), targets)
     assert not entropy.requires_grad
     backward((logps * direction).sum())
 
@@ -270,12 +287,31 @@ def test_token_logprobs_equal_log_softmax() -> None:
     assert gradient(h)[5:40].abs().max() == 0  # a weight of 0 is no gradient at all
 
     frozen = hidden.clone().requires_grad_()
-    backward(TokenLogProbs.apply(frozen, weight, targets)[0].sum())  # type: ignore[no-untyped-call]
+    backward(token_logps(frozen, Head(weight), targets)[0].sum())
     assert frozen.grad is not None
     wide = hidden.bfloat16().requires_grad_()
-    half, _ = TokenLogProbs.apply(wide, weight, targets)  # type: ignore[no-untyped-call]
+    half, _ = token_logps(wide, Head(weight), targets)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, logps, rtol=0.05, atol=0.3)
+
+
+def test_token_logprobs_at_a_temperature_equal_those_of_divided_logits() -> None:
+    """Each row at its own. The reference is torch's, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(600, 24, generator=generator), torch.randn(1000, 24, generator=generator)
+    targets, direction = torch.randint(1000, (600,), generator=generator), torch.randn(600, generator=generator)
+    temperatures = 0.3 + 2 * torch.rand(600, generator=generator)
+    h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    logps, entropy = token_logps(h, Head(w), targets, temperatures=temperatures)
+    backward((logps * direction).sum())
+    h64, w64 = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    all_logps = torch.log_softmax(h64 @ w64.T / temperatures.double()[:, None], -1)
+    expected = all_logps.gather(1, targets[:, None])[:, 0]
+    backward((expected * direction.double()).sum())
+    torch.testing.assert_close(logps.double(), expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(entropy.double(), -(all_logps.exp() * all_logps).sum(-1), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(gradient(h).double(), gradient(h64), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(gradient(w).double(), gradient(w64), rtol=1e-3, atol=1e-3)
 
 
 def test_bf16_trains_float32_weights(tiny_llama: Path) -> None:
@@ -330,6 +366,60 @@ def test_samples_are_what_the_policy_said(tiny_qwen3: Path) -> None:
     with pytest.raises(DataError, match="nothing to learn from"):
         samples_of(chat, [replace(trajectory, turns=nothing)], 4096)
     assert Sample.of(Tokens((1, 2, 3), (0, 1, 0), (0.0, -1.0, 0.0)), weights=[5, 5, 5]).weights == (0, 5, 0)
+
+
+def sampled_by_bytes(n: int = 2) -> list[Trajectory]:
+    """Episodes of a model whose tokens are bytes in other numbers than those of the tiny models."""
+    chat = HermesFormat(ByteTokenizer(), tool_style="signature")
+    said = [chat.answer(Action.call("say", word="dune")), chat.answer(Action("Done."))]
+    agent = LLMAgent(FakeEngine(said, max_context=10_000), chat, max_turn_tokens=200)
+    tasks = task_set(make("echo"), "train", n)
+    return rollout("echo", agent, [EpisodeSpec(t, seed=s) for t in tasks for s in range(2)])
+
+
+def test_ids_of_another_model_are_never_trained_on(tiny_qwen3: Path, caplog: pytest.LogCaptureFixture) -> None:
+    policy, foreign = policy_of(tiny_qwen3), sampled_by_bytes()
+    bare = [replace(t, tokens=None, turns=tuple(replace(x, span=None) for x in t.turns)) for t in foreign]
+    own = rollout("echo", policy.agent(parallel=4), [EpisodeSpec(t.task) for t in foreign])
+    samples = samples_of(policy.chat, [*foreign, *own, *echo_gold()], 4096)
+    assert samples == samples_of(policy.chat, [*bare, *own, *echo_gold()], 4096)
+    (said,) = [r.getMessage() for r in caplog.records]
+    theirs, ours = own_tokens(foreign[0]).encoding, encoding_of(policy.chat)
+    assert said == (
+        f"4 of {4 + len(own)} episodes with token ids are rendered anew from their messages: their ids are of {theirs}"
+        f", the model's of {ours}"
+    )
+    caplog.clear()
+    pairs = [Pair(foreign[0], foreign[1], 0, "made", 1.0), Pair(own[0], foreign[1], 0, "made", 1.0)]
+    dpo = Dpo(DpoSettings(min_chosen=-1e9), Data(pairs=pairs))
+    dpo.prepare(policy)
+    assert [s.ids for sides in dpo._sides for s in sides] == [
+        tokens_of(policy.chat, t)[0].ids for t in (bare[0], bare[1], own[0], bare[1])
+    ]
+    assert len(caplog.records) == 1
+
+    group = TrajectoryGroup(tuple(foreign[:2]))
+    with pytest.raises(ConfigError, match=f"are of {theirs}, the policy's are of {ours}: RL needs"):
+        losses_of(policy, [group], replace(GRPO, kl=0.0, replay=0))
+    batch = TreeBatch.build([Sample.of(own_tokens(foreign[0])), Sample.of(own_tokens(own[0]))])
+    with pytest.raises(
+        ConfigError, match=f"token ids of {theirs} are to be trained on, but the policy's are of {ours}"
+    ):
+        policy.predict(batch)
+
+
+def test_a_saved_model_knows_its_own_ids(tiny_qwen3: Path, tmp_path: Path) -> None:
+    policy = Policy.load(tiny_qwen3, tool_style="schema", thinking="off", precision="fp32")
+    policy.save(tmp_path)
+    again = Policy.load(tmp_path, precision="fp32")
+    assert encoding_of(again.chat) == encoding_of(policy.chat)
+    others = (Policy.load(tmp_path, thinking="on").chat, Policy.load(tmp_path, tool_style="signature").chat)
+    assert len({encoding_of(chat) for chat in (policy.chat, *others)}) == 3
+    agent = load_agent(str(tmp_path), AgentSettings(max_turn_tokens=4, precision="fp32"))
+    (t,) = rollout("echo", agent, [EpisodeSpec(task_set(make("echo"), "train", 1)[0])])
+    assert own_tokens(t).encoding == encoding_of(policy.chat)
+    prompt = policy.tokenizer.decode(own_tokens(t).ids[: own_tokens(t).sampled.index(1)])
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
 def test_what_was_not_sampled_is_not_learnt(loud: Path) -> None:
@@ -434,9 +524,11 @@ class Kind:
 OPTIM = Optim(lr=1e-3, schedule="linear", warmup=1)
 
 
+SETTINGS = SftSettings(steps=6, batch=3, optim=OPTIM, save_every=2)
+
+
 def start_sft(model: Path, folder: Path, on_step: Any = None) -> Path:
-    made = SftSettings(steps=6, batch=3, optim=OPTIM, save_every=2)
-    return train(policy_of(model), Sft(made, Data(echo_gold())), folder, on_step=on_step)
+    return train(policy_of(model), Sft(SETTINGS, Data(echo_gold())), folder, on_step=on_step)
 
 
 def start_lora(model: Path, folder: Path, on_step: Any = None) -> Path:
@@ -537,10 +629,9 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     assert_same_run(tmp_path, whole(kind))
 
 
-KILLED = """
-import os, signal, sys
+AS_MODULE = """
+import importlib.util, os, signal, sys
 from pathlib import Path
-import importlib.util
 import torch
 
 torch.set_num_threads(1)
@@ -548,6 +639,12 @@ spec = importlib.util.spec_from_file_location("killed", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 sys.modules["killed"] = module
 spec.loader.exec_module(module)
+"""
+"""A child loads this file, which is its first argument, as `module`."""
+
+KILLED = (
+    AS_MODULE
+    + """
 start = next(kind.start for kind in module.KINDS if kind.name == sys.argv[2])
 
 def on_step(run, row):
@@ -556,6 +653,7 @@ def on_step(run, row):
 
 start(Path(sys.argv[3]), Path(sys.argv[4]), on_step)
 """
+)
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[3]], ids=lambda kind: kind.name)
@@ -569,6 +667,54 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(
     assert len(rows_of(tmp_path)) == 4
     kind.start(warm[0], tmp_path, None)
     assert_same_run(tmp_path, whole(kind))
+
+
+LONG = replace(SETTINGS, steps=60, save_every=1)
+"""It writes a checkpoint all the time."""
+
+KILLED_ANYWHERE = (
+    AS_MODULE
+    + """
+policy = module.policy_of(Path(sys.argv[2]), module.Lora(4, 8) if sys.argv[4] == "lora" else None)
+objective = module.Sft(module.LONG, module.Data(module.echo_gold()))
+print("begins", flush=True)
+module.train(policy, objective, Path(sys.argv[3]))
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_runs_that_are_killed_at_random_times_end_like_one_that_was_not(
+    warm: tuple[Path, Any], tmp_path: Path, kind: str
+) -> None:
+    """kill -9 at ten random times of each, most of them in the middle of a checkpoint or a row."""
+    rng, kills, resumed = random.Random(7), 0, 0
+    adapters = Lora(4, 8) if kind == "lora" else None
+    train(policy_of(warm[0], adapters), Sft(LONG, Data(echo_gold())), tmp_path / "whole")
+    folder = tmp_path / "killed"
+    while True:
+        command = [sys.executable, "-c", KILLED_ANYWHERE, __file__, str(warm[0]), str(folder), kind]
+        process = subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        resumed += bool(list(folder.glob("checkpoints/step-*")))
+        if kills == 10:
+            assert process.wait(120) == 0
+            break
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0.05, 0.8))
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 0)
+        kills += 1
+        process.stdout.close()
+        if (folder / "model").exists():  # faster than the killer: once more
+            shutil.rmtree(folder)
+    process.stdout.close()
+    assert resumed
+    assert_same_run(folder, tmp_path / "whole")
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
 def child_environment() -> dict[str, str]:
@@ -626,17 +772,217 @@ def test_a_checkpoint_of_other_settings_is_refused(warm: tuple[Path, Any], tmp_p
         train(policy_of(warm[0]), Sft(made, Data(echo_gold())), tmp_path)
 
 
+HARMS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "one byte": lambda data: data[:1],
+    "a tenth": lambda data: data[: len(data) // 10],
+    "half": lambda data: data[: len(data) // 2],
+    "without its last byte": lambda data: data[:-1],
+    "zeros": lambda data: bytes(len(data)),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(warm: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped after step 5."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(Interrupted):
+        start_sft(warm[0], folder, stopping(5, KeyboardInterrupt))
+    return folder
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("name", ["state.pt", "run.json"])
+def test_a_broken_checkpoint_is_named_and_so_is_the_way_out(
+    warm: tuple[Path, Any], stopped: Path, tmp_path: Path, name: str, harm: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    broken = folder / "checkpoints/step-000005" / name
+    broken.write_bytes(HARMS[harm](broken.read_bytes()))
+    with pytest.raises(DataError) as raised:
+        Run(folder, policy_of(warm[0]), OPTIM, 6, settings=SETTINGS)
+    said = str(raised.value)
+    assert said.startswith(f"{broken} cannot be read (")
+    assert f"delete the folder {broken.parent}" in said
+    assert "\n" not in said
+
+
+def test_a_changed_byte_of_a_checkpoint_is_seen(warm: tuple[Path, Any], stopped: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    state = folder / "checkpoints/step-000005/state.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(data)
+    with pytest.raises(DataError, match=r"state\.pt cannot be read \(.* is damaged\)"):
+        start_sft(warm[0], folder)
+
+
+def test_a_broken_checkpoint_that_was_deleted_is_no_loss(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], stopped: Path, tmp_path: Path
+) -> None:
+    """Where the process was killed before it could drop the one before, that one is taken up; else the first step."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    (folder / "checkpoints/step-000005").rename(folder / "checkpoints/step-000004")
+    about = folder / "checkpoints/step-000004/run.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "step": 4}))
+    (folder / "checkpoints/step-000005").mkdir()
+    with pytest.raises(DataError, match=r"step-000005/run\.json cannot be read \(it is not there\)"):
+        start_sft(warm[0], folder)
+    (folder / "checkpoints/step-000005").rmdir()
+    assert Run(folder, policy_of(warm[0]), OPTIM, 6, settings=SETTINGS).step == 4
+    shutil.rmtree(folder / "checkpoints/step-000004")
+    start_sft(warm[0], folder)
+    assert_same_run(folder, whole(KINDS[0]))
+
+
+@pytest.mark.parametrize("torn", ['{"step": 6, "sec', "\0\0\0", '{"step": 7}\nnonsense\n[1]\n{"seconds": 1}\n', "\xff"])
+def test_torn_rows_after_the_checkpoint_are_left_out(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], stopped: Path, tmp_path: Path, torn: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    with (folder / "metrics.jsonl").open("ab") as rows:
+        rows.write(torn.encode("latin-1"))
+    for left in (".model.99.tmp", "checkpoints/.step-000006.99.tmp"):  # of a process that was killed while it saved
+        (folder / left).mkdir()
+        (folder / left / "state.pt").write_bytes(b"half")
+    start_sft(warm[0], folder)
+    assert_same_run(folder, whole(KINDS[0]))
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.95])
+def test_metrics_that_are_cut_or_gone_hold_nothing_up(
+    warm: tuple[Path, Any], stopped: Path, tmp_path: Path, share: float
+) -> None:
+    """Rows before the checkpoint that are lost are lost; the weights are the same."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    rows = folder / "metrics.jsonl"
+    data = rows.read_bytes()
+    rows.write_bytes(data[: int(share * len(data))]) if share else rows.unlink()
+    seen: list[int] = []
+    start_sft(warm[0], folder, lambda run, row: seen.append(run.step))
+    assert seen == [5]
+    assert rows_of(folder)[-1]["step"] == 6
+
+
+def test_a_checkpoint_of_another_model_is_refused(warm: tuple[Path, Any], stopped: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    with pytest.raises(ConfigError, match="holds the weights of another model, or of other adapters"):
+        train(policy_of(warm[0], Lora(4, 8)), Sft(SETTINGS, Data(echo_gold())), folder)
+
+
+SMALL_FILES = """
+import resource, sys
+from pathlib import Path
+from sparring.trainers import Data, Optim, Policy, Sft, SftSettings, train
+from sparring.trajectories import Trajectory
+
+gold = [Trajectory.from_json(line) for line in Path(sys.argv[2]).read_bytes().splitlines()]
+policy = Policy.load(sys.argv[1], tool_style="signature", precision="fp32")
+
+def full(run, row):
+    if run.step + 1 == 3:  # from now on no file may grow beyond so many bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
+
+settings = SftSettings(steps=6, batch=3, optim=Optim(lr=1e-3, schedule="linear", warmup=1), save_every=2)
+train(policy, Sft(settings, Data(gold)), sys.argv[3], on_step=full)
+"""
+
+
+@pytest.mark.parametrize("limit", [20, 1_000, 100_000])
+def test_a_disk_that_fills_up_is_said_and_nothing_whole_is_lost(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path, limit: int
+) -> None:
+    """The kernel cuts the writes of a real run: of its metrics, or of its checkpoint."""
+    data, folder = tmp_path / "gold.jsonl", tmp_path / "run"
+    data.write_bytes(b"".join(t.to_json() + b"\n" for t in echo_gold()))
+    command = [sys.executable, "-c", SMALL_FILES, str(warm[0]), str(data), str(folder), str(limit)]
+    ended = subprocess.run(command, env=child_environment(), timeout=120, check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "File too large" in last
+    if limit == 100_000:  # the metrics fit, the checkpoint does not
+        assert re.search(r"InfrastructureError: cannot write .*step-000004 \(\d+ MB free\)", last)
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-000002"]
+    start_sft(warm[0], folder)
+    assert_same_run(folder, whole(KINDS[0]))
+
+
+def test_a_model_that_cannot_be_saved_loses_no_step(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Policy, folder: Path) -> None:
+        raise KeyError("model.layers.0.mlp.experts.base_layer.weight")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "save", refuse)
+        with pytest.raises(KeyError):
+            start_sft(warm[0], tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000006"]
+    seen: list[int] = []
+    start_sft(warm[0], tmp_path, lambda run, row: seen.append(run.step))
+    assert seen == []
+    assert_same_run(tmp_path, whole(KINDS[0]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_saves_as_ctrl_c_does(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    """The second one, while the checkpoint is being written, waits until it is."""
+    before = signal.getsignal(number), signal.getsignal(signal.SIGINT)
+    assert before[0] is signal.SIG_DFL
+    save = torch.save
+
+    def slow(state: Any, file: Any) -> None:
+        signal.raise_signal(number)
+        save(state, file)
+
+    def ended(run: Run, row: dict[str, float]) -> None:
+        if run.step + 1 == 3:
+            patch.setattr(torch, "save", slow)
+            signal.raise_signal(number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted, match="stopped after step 3 of 6"):
+        start_sft(warm[0], tmp_path, ended)
+    assert (signal.getsignal(number), signal.getsignal(signal.SIGINT)) == before
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
+    start_sft(warm[0], tmp_path)
+    assert_same_run(tmp_path, whole(KINDS[0]))
+
+
+def test_a_signal_while_episodes_are_played_saves_too(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """The event loop of a rollout has a handler of its own."""
+
+    def playing(run: Run, done: int, of: int) -> None:
+        if run.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="stopped after step 3 of 6"):
+        train(policy_of(warm[0]), Grpo(GRPO, Data(gold=echo_gold())), tmp_path, on_episode=playing)
+    start_grpo(warm[0], tmp_path)
+    assert_same_run(tmp_path, whole(KINDS[3]))
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(
     whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save, calls = torch.save, []
 
-    def full(state: Any, path: Path) -> None:
-        calls.append(path)
+    def full(state: Any, file: Any) -> None:
+        calls.append(file)
         if len(calls) == 2:
-            path.write_bytes(b"half")
+            file.write(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(state, path)
+        save(state, file)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
@@ -683,6 +1029,113 @@ def test_a_gradient_that_is_not_finite_is_skipped(tiny_llama: Path, tmp_path: Pa
     row = run.update(losses(1.0))
     assert "skipped" not in row
     assert not all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
+
+
+class Spoiled(Sft):
+    """SFT whose losses are changed from a step on."""
+
+    def __init__(self, spoil: Callable[[Policy, Loss], Loss], after: int, steps: int = 6) -> None:
+        made = SftSettings(steps=steps, batch=3, optim=OPTIM, save_every=2)
+        super().__init__(made, Data(echo_gold()))
+        self.spoil, self.after, self.step = spoil, after, 0
+
+    def sample(self, run: Run, step: int) -> Drawn[list[Sample]]:
+        self.step = step + 1
+        return super().sample(run, step)
+
+    def losses(self, policy: Policy, batch: list[Sample]) -> Iterator[Callable[[], Loss]]:
+        for compute in super().losses(policy, batch):
+            yield partial(self.spoil, policy, compute()) if self.step > self.after else compute
+
+
+def times(factor: float) -> Callable[[Policy, Loss], Loss]:
+    return lambda policy, loss: replace(loss, value=loss.value * factor)
+
+
+def steep(policy: Policy, loss: Loss) -> Loss:
+    """The same value, and a gradient that is not finite: the slope of a root at 0."""
+    return replace(loss, value=loss.value + (policy.parameters()[0].sum() * 0).sqrt())
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run(warm: tuple[Path, Any], tmp_path: Path, factor: float) -> None:
+    """What was saved before it stays; its row of metrics is there to be looked at."""
+    with pytest.raises(
+        TrainingError, match=rf"step 4 of 6: its loss is not finite \({factor}\).*lower the learning rate"
+    ):
+        train(policy_of(warm[0]), Spoiled(times(factor), after=3), tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
+    assert [row.get("skipped") for row in rows_of(tmp_path)] == [None, None, None, 1.0]
+    assert not (tmp_path / "model").exists()
+
+
+def test_gradients_that_are_never_finite_end_the_run(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="step 7 of 20: the gradients of the last 5 steps were not finite"):
+        train(policy_of(warm[0]), Spoiled(steep, after=2, steps=20), tmp_path / "long")
+    assert [p.name for p in (tmp_path / "long/checkpoints").iterdir()] == ["step-000006"]
+    with pytest.raises(TrainingError, match="the gradient of every step was not finite"):
+        train(policy_of(warm[0]), Spoiled(steep, after=0, steps=3), tmp_path / "short")
+    assert not (tmp_path / "short/model").exists()
+
+
+def test_steps_that_were_skipped_are_said(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    notes: list[str] = []
+    assert train(policy_of(warm[0]), Spoiled(steep, after=4), tmp_path, on_note=notes.append).is_dir()
+    assert notes == ["2 of 6 steps were skipped: their gradients were not finite"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    """A learning rate that is a number, and throws the weights out of those that are: in the last step, or before."""
+    for steps in (1, 4):
+        made = SftSettings(steps=steps, batch=3, optim=Optim(lr=1e39), save_every=1)
+        with pytest.raises(
+            TrainingError, match=r"after step 1 of \d the weights are not finite \(.*embed_tokens.*--lr"
+        ):
+            train(policy_of(warm[0]), Sft(made, Data(echo_gold())), tmp_path / str(steps))
+        assert not list(tmp_path.glob("*/model"))
+        assert not list(tmp_path.glob("*/checkpoints/*"))
+
+
+def test_a_model_whose_weights_are_not_finite_is_not_trained(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    for value in (math.nan, math.inf):
+        policy = policy_of(warm[0])
+        with torch.no_grad():
+            policy.model.model.norm.weight[3] = value
+        for objective in (Sft(SETTINGS, Data(echo_gold())), Dpo(DpoSettings(), Data(pairs=echo_pairs()))):
+            with pytest.raises(DataError, match=r"weights are not finite \(model\.model\.norm\.weight\)"):
+                train(policy, objective, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Optim(lr=math.inf), "lr is a finite number of 0 or more, got inf"),
+        (lambda: Optim(lr=math.nan), "lr is a finite number of 0 or more, got nan"),
+        (lambda: Optim(lr=-1.0), "lr is a number of 0 or more, got -1.0"),
+        (lambda: Optim(weight_decay=math.inf), "weight_decay is a finite number"),
+        (lambda: Optim(max_grad_norm=0.0), "max_grad_norm is a number above 0"),
+        (lambda: Optim(betas=(0.9, math.nan)), "betas are from 0 to below 1"),
+        (lambda: SftSettings(steps=0), "steps is a number of 1 or more, got 0"),
+        (lambda: SftSettings(validation_share=1.0), "validation_share is below 1"),
+        (lambda: DpoSettings(beta=0.0), "beta is a number above 0"),
+        (lambda: DpoSettings(nll=math.nan), "nll is a finite number of 0 or more"),
+        (lambda: DpoSettings(min_chosen=math.nan), "min_chosen is a finite number, got nan"),
+        (lambda: DpoSettings(replay_weight=math.inf), "replay_weight is a finite number of 0 or more"),
+        (lambda: replace(GRPO, kl=math.inf), "kl is a finite number of 0 or more"),
+        (lambda: replace(GRPO, temperature=math.nan), "temperature is a finite number above 0"),
+        (lambda: replace(GRPO, temperature=0.0), "at temperature 0 all episodes of a group are the same"),
+        (lambda: Mixture.of("echo", faults=(("", math.nan),)), "the weight of a fault plan is a finite number"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        make()
+
+
+def test_a_gradient_may_be_left_unclipped() -> None:
+    assert Optim(max_grad_norm=math.inf).max_grad_norm == math.inf
+    assert DpoSettings(min_chosen=-math.inf).min_chosen == -math.inf
 
 
 def test_gradients_are_clipped_as_a_whole(tiny_llama: Path, tmp_path: Path) -> None:
@@ -737,6 +1190,70 @@ def test_lora_trains_adapters_and_acts_as_the_merged_model(
     torch.testing.assert_close(logps_of(plain_of(tmp_path / "model"), ids)[1:].detach(), now, rtol=1e-4, atol=1e-4)
     assert (tmp_path / "model" / "adapter" / "adapter_model.safetensors").exists()
     assert capfd.readouterr().err == ""
+
+
+def test_the_reference_of_adapters_is_the_policy_as_it_was_given(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    """SFT and then RL or DPO on one adapter: the reference is what SFT made, and not the bare base."""
+    policy = policy_of(warm[0], Lora(rank=4, alpha=8))
+    ids = tuple(random.Random(3).randrange(3, 250) for _ in range(40))
+    batch = TreeBatch.build([Sample(ids, (1.0,) * 40)])
+    base = policy.predict(batch).logps_M.detach()
+    idle = rollout("echo", scripted("do-nothing"), [EpisodeSpec(t) for t in task_set(make("echo"), "train", 4)])
+    shown = Data([*echo_gold(), *idle])  # both, so that it goes on to be right sometimes
+    train(policy, Sft(replace(SETTINGS, batch=8, optim=Optim(lr=1e-2)), shown), tmp_path / "sft")
+    given = policy.predict(batch).logps_M.detach()
+    assert float((given - base).abs().max()) > 0.01
+    with pytest.raises(ConfigError, match="freeze_reference"):
+        policy.reference(batch)
+
+    rows: list[dict[str, float]] = []
+    pairs = DpoSettings(steps=2, batch=4, replay=0, min_chosen=-1e9, optim=Optim(lr=1e-4))
+    train(policy, Dpo(pairs, Data(pairs=echo_pairs())), tmp_path / "dpo", on_step=lambda run, row: rows.append(row))
+    assert rows[0]["preference"] == pytest.approx(math.log(2), abs=1e-5)
+
+    given = policy.predict(batch).logps_M.detach()
+    Grpo(GRPO, Data()).prepare(policy)
+    assert torch.equal(policy.reference(batch), given)
+    train(policy, Sft(replace(SETTINGS, optim=Optim(lr=1e-2)), shown), tmp_path / "moved")
+    assert float((policy.predict(batch).logps_M.detach() - given).abs().max()) > 1e-3
+    assert torch.equal(policy.reference(batch), given)  # to the last bit, after steps and gradients
+
+
+def test_the_gradient_of_kl_flows_into_the_present_adapters(warm: tuple[Path, Any]) -> None:
+    """The reference is computed between forward and backward: the weights that the gradient needs are back in place."""
+    policy, generator = policy_of(warm[0], Lora(rank=4, alpha=8)), torch.Generator().manual_seed(0)
+    batch = TreeBatch.build([Sample(tuple(range(3, 40)), (1.0,) * 37)])
+    policy.freeze_reference()
+    reference = policy.reference(batch)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    total = float(batch.weights_M.sum())
+    backward(kl_loss(policy.predict(batch).logps_M, reference, batch.weights_M, denominator=total).value)
+    expected = gradients(policy.model)
+    seen = policy.predict(batch).logps_M
+    backward(kl_loss(seen, policy.reference(batch), batch.weights_M, denominator=total).value)
+    got = gradients(policy.model)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert any(float(g.abs().max()) > 0 for g in got.values())
+
+
+def test_the_same_seed_draws_the_same_adapters(warm: tuple[Path, Any]) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.rand(7)  # what others draw makes no difference
+        policy = Policy.load(warm[0], tool_style="signature", precision="fp32", lora=Lora(4, 8, seed))
+        drawn.append({n: p.detach().clone() for n, p in policy.model.named_parameters() if p.requires_grad})
+    assert all(torch.equal(drawn[0][n], drawn[1][n]) for n in drawn[0])
+    assert not all(torch.equal(drawn[0][n], drawn[2][n]) for n in drawn[0])
+    torch.set_rng_state(before)
+    expected = torch.rand(28)[21:]
+    torch.set_rng_state(before)
+    torch.rand(21)
+    policy_of(warm[0], Lora(4, 8))
+    assert torch.equal(torch.rand(7), expected)  # and they make none to others
 
 
 def test_a_full_policy_needs_its_reference_frozen_first(tiny_llama: Path) -> None:
@@ -879,6 +1396,68 @@ def losses_of(
 def total_logp(plain: Any, t: Trajectory) -> float:
     assert t.tokens is not None
     return float((logps_of(plain, own_tokens(t).ids).detach() * torch.tensor(own_tokens(t).sampled)).sum())
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.3])
+def test_the_trainers_distribution_is_the_samplers(warm: tuple[Path, Any], tmp_path: Path, temperature: float) -> None:
+    """Log-probabilities, ratio, KL and entropy are those of the temperature that sampled, which episodes record."""
+    policy, plain = policy_of(warm[0]), plain_of(warm[0])
+    tasks = task_set(make("echo"), "train", 4)
+    played = rollout("echo", policy.agent(temperature=temperature, parallel=4), [EpisodeSpec(t, seed=3) for t in tasks])
+    assert {t.temperature for t in played} == {temperature}
+    assert Trajectory.from_json(played[0].to_json()).temperature == temperature
+    samples = [Sample.of(own_tokens(t), temperature=t.temperature) for t in played]
+    batch = TreeBatch.build(samples)
+    seen = policy.predict(batch)
+    torch.testing.assert_close(seen.logps_M, batch.channels_M[SAMPLER], rtol=1e-4, atol=1e-5)
+    for i, t in enumerate(played):
+        ids = own_tokens(t).ids
+        z = torch.log_softmax(plain(torch.tensor([ids]), use_cache=False).logits[0] / temperature, -1)
+        at = [k for k, s in enumerate(own_tokens(t).sampled) if s]
+        expected = torch.stack([z[k - 1, ids[k]] for k in at])
+        entropies = torch.stack([-(z[k - 1].exp() * z[k - 1]).sum() for k in at])
+        torch.testing.assert_close(seen.logps_M[batch.owner_M == i], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(seen.entropy_M[batch.owner_M == i], entropies, rtol=1e-3, atol=1e-3)
+
+    rows: list[dict[str, float]] = []
+    made = replace(
+        GRPO, steps=2, groups=4, redraws=3, kl=0.1, temperature=temperature, optim=Optim(lr=1e-3), save_every=0
+    )
+    train(policy, Grpo(made, Data()), tmp_path, on_step=lambda run, row: rows.append(row))
+    played_rows = [row for row in rows if "mismatch_kl" in row]
+    assert played_rows
+    assert all(abs(row["mismatch_kl"]) < 1e-6 and row["tis_fraction"] == 0 for row in played_rows)
+    assert rows[0].get("kl_k1", 0) == pytest.approx(0, abs=1e-5)
+
+
+def test_samples_of_two_temperatures_share_tokens_and_not_predictions(warm: tuple[Path, Any]) -> None:
+    policy, ids = policy_of(warm[0]), tuple(range(3, 20))
+    alone = [policy.predict(TreeBatch.build([Sample(ids, (1.0,) * 17, temperature=t)])).logps_M for t in (1.0, 2.0)]
+    both = TreeBatch.build([Sample(ids, (1.0,) * 17, temperature=t) for t in (1.0, 2.0)])
+    assert len(both.ids_N) == 17
+    assert len(both.sources_U) == 32
+    seen = policy.predict(both).logps_M
+    for i in (0, 1):
+        torch.testing.assert_close(seen[both.owner_M == i], alone[i], rtol=1e-4, atol=1e-5)
+    assert float((alone[0] - alone[1]).detach().abs().max()) > 0.1
+    with pytest.raises(DataError, match="sampled at temperature 0"):
+        Sample.of(Tokens((1, 2), (0, 1), (0.0, -1.0)), temperature=0.0)
+
+
+def test_what_another_temperature_sampled_is_not_learned_as_ones_own(warm: tuple[Path, Any]) -> None:
+    """A fork goes on where its parent was. Its tokens are the policy's own at its temperature only."""
+    policy = policy_of(warm[0])
+    task = task_set(make("echo"), "train", 1)[0]
+    played = rollout("echo", policy.agent(parallel=8), [EpisodeSpec(task, seed=s) for s in range(24)])
+    parent = next(t for t in played if len(t.turns) > 1)
+    span = parent.turns[1].span
+    assert span is not None
+    for temperature, kept in ((1.0, True), (0.7, False)):
+        agent = policy.agent(temperature=temperature, parallel=2)
+        (fork,) = rollout("echo", agent, [EpisodeSpec(task, seed=9, parent=parent, fork=1)])
+        assert own_tokens(fork).ids[: span[0]] == own_tokens(parent).ids[: span[0]]
+        assert any(own_tokens(fork).sampled[: span[0]]) == kept
+        assert any(own_tokens(fork).sampled[span[0] :])
 
 
 def test_groups_share_task_and_faults(warm: tuple[Path, Any]) -> None:
@@ -1025,6 +1604,77 @@ def test_groups_without_signal_change_nothing(tiny_llama: Path, tmp_path: Path) 
     assert [(row["signal"], row["groups"], row["success"], row["loss"]) for row in rows] == [(0, 4, 0, 0)] * 2
     assert "kl_k1" not in rows[0]
     assert all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
+
+
+def test_a_run_that_never_had_a_signal_says_so(warm: tuple[Path, Any], tiny_llama: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    made = replace(GRPO, steps=2, groups=2, redraws=0, replay=0, save_every=0)
+    train(policy_of(tiny_llama), Grpo(made, Data()), tmp_path / "a", on_note=notes.append)
+    assert len(notes) == 1
+    assert notes[0].startswith("no group had a signal in any of 2 steps")
+    assert "replay" not in notes[0]
+    rows: list[dict[str, float]] = []
+    replayed = Grpo(replace(made, replay=2, replay_weight=0.5), Data(gold=echo_gold()))
+    notes.clear()
+    train(policy_of(tiny_llama), replayed, tmp_path / "b", on_note=notes.append, on_step=lambda run, r: rows.append(r))
+    assert "what changed comes from replay" in notes[0]
+    assert all(row["loss"] == pytest.approx(0.5 * row["replay_nll"]) for row in rows)
+    notes.clear()
+    train(policy_of(warm[0]), Grpo(replace(GRPO, steps=3), Data()), tmp_path / "c", on_note=notes.append)
+    assert notes == []
+
+
+def test_the_loss_of_replay_is_apart_from_the_policys(warm: tuple[Path, Any], whole: Callable[[Kind], Path]) -> None:
+    for kind in (KINDS[2], KINDS[3]):
+        rows = [row for row in rows_of(whole(kind)) if "policy_loss" in row]
+        assert rows
+        for row in rows:
+            assert row["loss"] == pytest.approx(row["policy_loss"] + row["replay_loss"], rel=1e-5, abs=1e-7)
+            assert row["replay_loss"] == pytest.approx(
+                (0.2 if kind.name == "dpo" else 0.1) * row["replay_nll"], rel=1e-4
+            )
+    assert "policy_loss" not in rows_of(whole(KINDS[0]))[0]
+
+
+# --- what is held out --------------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_held_out_episodes_is_measured_and_not_learned(
+    whole: Callable[[Kind], Path], warm: tuple[Path, Any], tmp_path: Path
+) -> None:
+    held_out = rollout("echo", scripted("expert"), [EpisodeSpec(t) for t in task_set(make("echo"), "test", 2)])
+    made = replace(SETTINGS, validate_every=4)
+    model = train(policy_of(warm[0]), Sft(made, Data(echo_gold(), held_out=held_out)), tmp_path)
+    measured = {row["step"]: row["held_out_nll"] for row in rows_of(tmp_path) if "held_out_nll" in row}
+    assert list(measured) == [4, 6]  # every fourth step, and the last
+    plain, spoken = plain_of(model), []
+    for t in held_out:
+        tokens, _ = tokens_of(policy_of(model).chat, t)
+        logps = logps_of(plain, tokens.ids).detach().tolist()
+        spoken += [-lp for lp, s in zip(logps, tokens.sampled, strict=True) if s]
+    assert measured[6] == pytest.approx(sum(spoken) / len(spoken), rel=1e-3)
+    got, expected = load_file(model / "model.safetensors"), load_file(whole(KINDS[0]) / "model" / "model.safetensors")
+    assert all(torch.equal(got[name], expected[name]) for name in expected)  # measuring changes nothing
+
+
+def test_a_share_of_the_tasks_is_held_out_whole(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    tasks = task_set(make("echo"), "train", 4)
+    episodes = [t for _ in range(3) for t in rollout("echo", scripted("expert"), [EpisodeSpec(t) for t in tasks])]
+    objective = Sft(replace(SETTINGS, steps=2, validation_share=0.25), Data(episodes))
+    policy = policy_of(warm[0])
+    objective.prepare(policy)
+    assert (len(objective._samples), len(objective._held_out)) == (9, 3)
+    assert len({s.ids for s in objective._held_out}) == 1
+    assert not {s.ids for s in objective._samples} & {s.ids for s in objective._held_out}
+    again = Sft(objective.settings, Data(episodes))
+    again.prepare(policy)
+    assert again._held_out == objective._held_out
+    train(policy, objective, tmp_path)
+    assert "held_out_nll" in rows_of(tmp_path)[-1]
+    with pytest.raises(DataError, match="1 tasks cannot be split"):
+        Sft(objective.settings, Data(episodes[:1])).prepare(policy)
+    with pytest.raises(ConfigError, match="or a validation_share"):
+        Sft(objective.settings, Data(episodes, held_out=episodes)).prepare(policy)
 
 
 def test_a_step_whose_episodes_all_failed_says_why(

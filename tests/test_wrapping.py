@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
+import inspect
+import itertools
 import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import foreign_suites as suites
 import gymnasium
 import pytest
 import yaml
@@ -19,15 +24,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparring.agents.chat_format import tokens_of
-from sparring.agents.replay import replay
+from sparring.agents.replay import replay, replay_check
 from sparring.agents.rollouts import SLACK, EpisodeSpec, rollout
 from sparring.agents.scripts import ScriptedAgent, scripted
 from sparring.envs import (
     SPLITS,
     Clock,
     Others,
+    Split,
     ToolEnv,
     ToolRules,
+    UserTurn,
+    UserTurns,
     Verdict,
     check_env,
     expert_turns,
@@ -36,15 +44,19 @@ from sparring.envs import (
     registered,
     task_set,
 )
+from sparring.envs.recorded import recorded_actions
 from sparring.envs.spaces import ActionSpace
-from sparring.envs.task import tasks_from
+from sparring.envs.task import NoTasks
+from sparring.envs.task_files import tasks_from
 from sparring.tools import (
     Conflict,
     FaultPlan,
     Injected,
+    InvalidArguments,
     NotFound,
     Tool,
     Toolbox,
+    ToolError,
     merge,
     methods,
     tool,
@@ -748,10 +760,21 @@ def test_options_of_reset() -> None:
 # ---- the two suites --------------------------------------------------------------------------------------------------
 
 
+def lines_of_code(text: str) -> int:
+    """Without blank lines, comments and docstrings."""
+    tree = ast.parse(text)
+    documented = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    told = [n.body[0] for n in documented if ast.get_docstring(n) is not None]
+    silent = {line for doc in told for line in range(doc.lineno, (doc.end_lineno or 0) + 1)}
+    written = [n for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.strip().startswith("#")]
+    return len(set(written) - silent)
+
+
 @pytest.mark.parametrize("name", ["airline", "desk"])
-def test_a_wrapper_has_sixty_lines_at_most(name: str) -> None:
+def test_a_wrapper_has_thirty_lines_of_code_at_most(name: str) -> None:
     wrapper = (FOREIGN / f"{name}.py").read_text("utf-8")
-    assert len(wrapper.splitlines()) <= 60
+    assert lines_of_code(wrapper) <= 30
+    assert len(wrapper.splitlines()) <= 45
     assert "sparring" not in (FOREIGN / f"{name}_suite.py").read_text("utf-8").split('"""', 2)[2]
 
 
@@ -827,6 +850,742 @@ def test_the_desks_time_is_its_own() -> None:
     assert hours[0] < hours[-1]  # two minutes a call
     env.restore(before)
     assert call(env, "get_ticket", ticket=11).value["waited_hours"] == hours[0]
+
+
+# ---- suites in miniature, brought in by the one setting --------------------------------------------------------------
+
+
+class Retail(ToolEnv):
+    """A shop: methods that the suite marks itself, exceptions as text, gold actions in each task."""
+
+    tools = methods(suites.Toolkit, where=lambda f: hasattr(f, "tool_kind"), effect=lambda f: f.tool_kind == "write")
+    tool_rules = ToolRules(fidelity="suite", wording="Error: {}".format)
+
+    def tasks(self, split: Split, rng: random.Random) -> list[Task]:
+        def make(row: dict[str, Any]) -> Task:
+            return Task(row["says"], row["criteria"], id=row["id"])
+
+        return tasks_from(suites.RETAIL, split, splits=suites.RETAIL_SPLITS, make=make)
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        self.state = suites.Toolkit(suites.orders())
+
+    def gold(self, task: Task) -> Any:
+        return task.data["actions"]
+
+    def success(self, task: Task) -> bool:
+        wanted = suites.Toolkit(suites.orders())
+        for action in task.data["actions"]:
+            getattr(wanted, action["name"])(**action["arguments"])
+        return bool(self.state.orders == wanted.orders)
+
+
+def kit(env: Any) -> list[Any]:
+    """The tools of the classes that a task involves, each found in the episode's own object."""
+    return [
+        methods(suites.CLASSES[name], where=suites.is_public, effect=suites.writes, at=partial(held, name))
+        for name in env.state
+    ]
+
+
+def held(name: str, env: Any) -> Any:
+    return env.state[name]
+
+
+def python_call(text: str) -> tuple[str, dict[str, Any]]:
+    node: Any = ast.parse(text, mode="eval").body
+    return node.func.id, {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+
+
+def as_the_gold(env: Any, turn: int) -> bool:
+    wanted = suites.fresh(env.episode.task.data)
+    for name, arguments in itertools.chain(*env.gold(env.episode.task)[: turn + 1]):
+        next(getattr(one, name) for one in wanted.values() if hasattr(one, name))(**arguments)
+    return suites.same(wanted, env.state)
+
+
+def of_row(row: dict[str, Any]) -> Task:
+    held_back = row.get("missed_function", {})
+    texts = [question[0]["content"] if question else "" for question in row["question"]]
+    turns = [{"text": text, "tools": held_back.get(str(i), [])} for i, text in enumerate(texts)]
+    return Task(texts[0], {**row, "turns": turns}, id=row["id"])
+
+
+class Multi(ToolEnv):
+    """Classes for each task, several user turns, tools held back, a check per turn, gold in a second file."""
+
+    folder = Path()
+    user = UserTurns(check=as_the_gold)
+    tool_rules = ToolRules(
+        fidelity="suite",
+        offered=kit,
+        render=json.dumps,
+        is_error=lambda value: isinstance(value, dict) and "error" in value,
+    )
+
+    def tasks(self, split: Split, rng: random.Random) -> list[Task]:
+        gold = self.folder / "gold.json"
+        return tasks_from(self.folder / "multi.json", split, splits="test", gold=gold, make=of_row)
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        self.state = suites.fresh(task.data)
+
+    def gold(self, task: Task) -> Any:
+        return [[python_call(text) for text in turn] for turn in task.data["gold"]]
+
+
+class Phone(ToolEnv):
+    """Functions of a context, a test split alone, a task where nothing is to be done."""
+
+    tools = toolset(
+        suites.send_message, suites.set_cellular, suites.search_contacts,
+        injects="context", effect=("send_message", "set_cellular"),
+    )  # fmt: skip
+    tool_rules = ToolRules(
+        fidelity="suite",
+        injected=lambda env: {"context": env.state},
+        errors={suites.TypeCheckError: InvalidArguments},
+    )
+
+    def tasks(self, split: Split, rng: random.Random) -> list[Task]:
+        return tasks_from(suites.PHONE, split, splits="test")
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        contacts = [{"name": "Ada", "phone": "+1234"}]
+        self.state = {"contacts": contacts, "cellular": True, "low_battery": True, "sent": []}
+
+    def success(self, task: Task) -> bool:
+        return bool(self.state["sent"] == task.data["wants"])
+
+
+def by_status(error: suites.Refused) -> ToolError:
+    return {404: NotFound, 422: InvalidArguments}.get(error.status, ToolError)(str(error))
+
+
+class Bank(ToolEnv):
+    """Endpoints with pydantic models, a status in each failure, a session that is injected."""
+
+    tools = (
+        Tool.from_model(suites.Transfer, suites.transfer, name="transfer", injects="session", effect=True),
+        Tool.from_model(suites.Balance, suites.balance, name="balance", injects="session"),
+    )
+    tool_rules = ToolRules(
+        fidelity="suite", injected=lambda env: {"session": env.state}, errors={suites.Refused: by_status}
+    )
+
+    def tasks(self, split: Split, rng: random.Random) -> list[Task]:
+        gold = {"a": [["transfer", {"receiver_email": "a@x", "amount": 5}]]}
+        return tasks_from([{"instruction": "Send 5 to a@x.", "id": "a"}], split, splits={"test": ["a"]}, gold=gold)
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        self.state = {"friends": ["a@x"], "balance": 100.0}
+
+    def success(self, task: Task) -> bool:
+        return bool(self.state["balance"] == 95)
+
+
+SUITES: list[type[ToolEnv]] = [Retail, Multi, Phone, Bank]
+of_all_suites = pytest.mark.parametrize("cls", SUITES, ids=[cls.__name__ for cls in SUITES])
+
+
+@pytest.fixture(autouse=True)
+def files_of_multi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON lines in files that end in .json, as that suite has them."""
+    for name, rows in (("multi", suites.MULTI), ("gold", suites.MULTI_GOLD)):
+        (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    monkeypatch.setattr(Multi, "folder", tmp_path)
+
+
+def begun(cls: type[ToolEnv], number: int = 0, faults: str = "") -> ToolEnv:
+    env = cls()
+    env.start(task_set(env, "test", 9)[number], FaultPlan.parse(faults) if faults else None)
+    return env
+
+
+@of_all_suites
+def test_a_suite_is_brought_in_by_thirty_lines(cls: type[ToolEnv]) -> None:
+    assert len(inspect.getsource(cls).strip().splitlines()) <= 30
+    assert check_env(cls) == []
+
+
+@of_all_suites
+def test_recorded_gold_is_played_by_an_agent(cls: type[ToolEnv]) -> None:
+    tasks = task_set(cls(), "test", 9)
+    played = rollout(cls, scripted("gold"), [EpisodeSpec(task) for task in tasks])
+    assert all(t.success for t in played)
+    idle = rollout(cls, scripted("do-nothing"), [EpisodeSpec(task) for task in tasks])
+    right = [task.instruction.endswith(("not like it.", "Bob hi.")) for task in tasks]
+    assert [bool(t.success) for t in idle] == right
+    for t in played:
+        assert t.agent == "gold"
+        assert t.expert_turns is None  # recorded gold is no expert
+        assert Trajectory.from_json(t.to_json()) == t
+        assert replay_check(cls(), t) is None
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "arguments", "outcome", "cause", "words"),
+    [
+        (Retail, "get_order", {"order_id": "#X"}, "tool_error", "tool", "Error: Order not found"),
+        (
+            Retail, "get_order", {}, "invalid_arguments", "policy",
+            "Error: Toolkit.get_order() missing 1 required positional argument: 'order_id'",
+        ),
+        (
+            Retail, "get_order", {"order_id": "#W1", "x": 1}, "invalid_arguments", "policy",
+            "Error: Toolkit.get_order() got an unexpected keyword argument 'x'",
+        ),
+        (Retail, "get_order", {"order_id": ["#W1"]}, "invalid_arguments", "policy", "Error: unhashable type: 'list'"),
+        (Retail, "get_order", {"order_id": 5}, "invalid_arguments", "policy", "Error: Order not found"),
+        (Retail, "cancel_order", {"order_id": "#W1", "reason": "so"}, "tool_error", "tool", "Error: Invalid reason"),
+        (
+            Retail, "statistics", {}, "unknown_tool", "policy",
+            "Error: no tool is called 'statistics'; use one of the tools given",
+        ),
+        (
+            Multi, "mv", {"source": "zz", "destination": "b"}, "tool_error", "tool",
+            '{"error": "mv: cannot move \'zz\': No such file or directory"}',
+        ),
+        (
+            Multi, "mv", {"source": "zz"}, "invalid_arguments", "policy",
+            "Disk.mv() missing 1 required positional argument: 'destination'",
+        ),
+        (
+            Phone, "send_message", {"phone": 12, "content": "x"}, "invalid_arguments", "policy",
+            'argument "phone" (int) is not an instance of str',
+        ),
+        (
+            Phone, "send_message", {"phone": "12", "content": "x"}, "tool_error", "tool",
+            "'12' is not a valid phone number",
+        ),
+        (
+            Phone, "set_cellular", {"on": True}, "forbidden", "tool",
+            "Cellular service cannot be turned on in low battery mode",
+        ),
+        (Phone, "search_contacts", {"name": 3}, "invalid_arguments", "policy", "'int' object has no attribute 'lower'"),
+        (
+            Bank, "transfer", {"receiver_email": "q@x", "amount": 5}, "not_found", "tool",
+            'Response status code is 404: {"message":"no such user"}',
+        ),
+        (
+            Bank, "transfer", {"receiver_email": "a@x", "amount": 500}, "invalid_arguments", "policy",
+            'Response status code is 422: {"message":"balance too low"}',
+        ),
+    ],
+)  # fmt: skip
+def test_a_suites_words_are_what_the_agent_sees(
+    cls: type[ToolEnv], name: str, arguments: dict[str, Any], outcome: str, cause: str, words: str
+) -> None:
+    result = begun(cls).act(Action.call(name, **arguments)).turn.results[0]
+    assert (result.outcome, result.cause, result.content) == (outcome, cause, words)
+
+
+def made_up(rng: random.Random) -> tuple[str, dict[str, Any]]:
+    """A call of the shop: right, wrong in a value, in a name, or in a type."""
+    name = rng.choice(["get_order", "cancel_order"])
+    odd: list[Any] = ["#X", "", 5, None, ["#W1"], {"id": 1}, 7.0, True]
+    arguments: dict[str, Any] = {"order_id": rng.choice(["#W0", "#W1", "#W2"] if rng.random() < 0.7 else odd)}
+    if name == "cancel_order" and rng.random() < 0.9:
+        arguments["reason"] = rng.choice(["no longer needed", "ordered by mistake", "so", 3, ["a"], None])
+    if rng.random() < 0.1:
+        arguments[rng.choice(["x", "id"])] = 1
+    if rng.random() < 0.1:
+        del arguments["order_id"]
+    return name, arguments
+
+
+def test_made_up_calls_come_to_what_the_suite_itself_makes_of_them() -> None:
+    rng, refused = random.Random(0), 0
+    for _ in range(40):
+        env, own = begun(Retail), suites.Toolkit(suites.orders())
+        env.max_turns = 99
+        for _ in range(25):
+            name, arguments = made_up(rng)
+            try:
+                shown = json.dumps(getattr(own, name)(**arguments), separators=(",", ":"))
+            except Exception as error:
+                shown, refused = f"Error: {error}", refused + 1
+            result = call(env, name, **arguments)
+            assert (result.content, result.ok) == (shown, not shown.startswith("Error"))
+            fits = env.toolbox.tools[name].validator.is_valid(arguments)
+            assert result.ok or (result.cause is Cause.POLICY) == (not fits)
+            assert env.state.orders == own.orders
+    assert 300 < refused < 900
+
+
+def test_a_suites_model_refuses_in_its_own_words() -> None:
+    env = begun(Bank)
+    wrong = call(env, "transfer", receiver_email="a@x", amount=-5)
+    assert (wrong.outcome, wrong.cause, wrong.took_effect) == (Outcome.INVALID_ARGUMENTS, Cause.POLICY, False)
+    assert wrong.content.startswith("1 validation error for Transfer\namount\n  Input should be greater than 0")
+    assert call(env, "transfer", receiver_email="a@x", amount="5", odd=1, session={"balance": 10**9}).ok
+    assert env.state["balance"] == 95.0
+
+
+def test_a_suites_output_is_not_cut() -> None:
+    assert len(call(begun(Retail), "get_order", order_id="#W1").content) > 5000
+    assert len(call(begun(Bank), "balance").content) > 20_000
+
+
+def test_a_suites_failures_keep_their_traceback_and_may_have_taken_effect() -> None:
+    env = begun(Phone)
+    env.state["cellular"] = False
+    late = call(env, "send_message", phone="+1", content="x")
+    assert (late.outcome, late.took_effect) == (Outcome.UNAVAILABLE, None)
+    assert "ConnectionError: Cellular service is not enabled" in str(late.error)
+    assert call(env, "search_contacts", name=3).took_effect is False
+
+
+def test_a_suites_failure_that_is_injected_has_its_form() -> None:
+    struck = call(begun(Retail, faults="unavailable:1.0"), "get_order", order_id="#W1")
+    assert (struck.outcome, struck.cause) == (Outcome.UNAVAILABLE, Cause.INJECTED)
+    assert struck.content.startswith("Error: ")
+    assert begun(Multi, faults="unavailable:1.0").act(Action.call("ls")).turn.results[0].fault == "unavailable"
+
+
+def test_arguments_reach_a_suite_as_they_were_written() -> None:
+    seen: list[Any] = []
+
+    def keep(n: int, day: date | None = None) -> str:
+        """Keep."""
+        seen.append((n, day))
+        return "kept"
+
+    for more, wanted in (({}, (7.0, "2026-01-02")), ({"validation": "schema"}, (7, date(2026, 1, 2)))):
+        box = Toolbox(toolset(keep), None, fidelity="suite", **more)  # type: ignore[arg-type]  # no world
+        assert box.execute(ToolCall("keep", {"n": 7.0, "day": "2026-01-02"}))[1].ok
+        assert seen.pop() == wanted
+        assert isinstance(wanted[0], int) == bool(more)
+
+
+def test_settings_go_before_a_suites_fidelity() -> None:
+    def fail() -> str:
+        """Fail."""
+        raise KeyError("no such")
+
+    def box(**more: Any) -> ToolResult:
+        return Toolbox(toolset(fail), None, fidelity="suite", **more).execute(ToolCall("fail", {}))[1]  # type: ignore[arg-type]  # no world
+
+    assert box().content == "'no such'"
+    assert box(max_output=3).content.startswith("'no... [cut: 6")
+    assert box(hint_level=0).content == "failed"
+    assert box(hint_level=1).content == "tool_error"
+    assert box(errors={KeyError: NotFound}).outcome is Outcome.NOT_FOUND
+    assert box(errors={KeyError: lambda error: None, LookupError: Conflict}).outcome is Outcome.CONFLICT
+    assert box(errors={KeyError: lambda error: NotFound(repr(error))}).content == "KeyError('no such')"
+    with pytest.raises(ConfigError, match="fidelity is one of house, suite, got 'suit'"):
+        Toolbox((), None, fidelity="suit")  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(
+        EnvError, match=r"fidelity is a setting of the tools; write tool_rules = ToolRules\(fidelity='suite'"
+    ):
+        type("Wrong", (ToolEnv,), {"fidelity": "suite"})
+
+
+def test_a_refusal_of_arguments_is_the_policys_in_any_house() -> None:
+    def even(n: int) -> int:
+        """Take an even number."""
+        raise InvalidArguments("n must be even")
+
+    result = Toolbox(toolset(even), None).execute(ToolCall("even", {"n": 1}))[1]  # type: ignore[arg-type]  # no world
+    assert (result.outcome, result.cause) == (Outcome.INVALID_ARGUMENTS, Cause.POLICY)
+    assert json.loads(result.content) == {"error": "invalid_arguments", "message": "n must be even"}
+
+
+# ---- what the check says of a suite ----------------------------------------------------------------------------------
+
+
+def found(cls: type[ToolEnv]) -> list[str]:
+    return [f"{finding.severity}: {finding.what}" for finding in check_env(cls)]
+
+
+def test_a_house_environment_still_needs_all_splits_and_an_effect() -> None:
+    class House(Phone):
+        tool_rules = ToolRules(validation="off", injected=lambda env: {"context": env.state})
+
+    what = " ".join(found(House))
+    assert "the split 'train' has no tasks" in what
+    assert "lacks ## Tools" in what
+
+
+def test_inaction_is_right_only_where_the_gold_does_nothing() -> None:
+    class Lazy(Phone):
+        def success(self, task: Task) -> bool:
+            return True
+
+    assert any(
+        "error: 1 of 2 tasks (such as 'Text Ada hi.') succeed when nothing is done" in line for line in found(Lazy)
+    )
+
+    class Silent(Lazy):
+        def gold(self, task: Task) -> None:
+            return None
+
+    assert any("error: 2 of 2 tasks" in line for line in found(Silent))
+
+    class Unknown(Phone):
+        def gold(self, task: Task) -> None:
+            return None
+
+    lines = found(Unknown)
+    assert not any(line.startswith("error") for line in lines)
+    assert any("1 of 2 tasks (such as 'Text Bob hi.') succeed when nothing is done" in line for line in lines)
+
+
+def test_gold_that_fails_is_found() -> None:
+    class Wrong(Phone):
+        def gold(self, task: Task) -> Any:
+            return [["send_massage", {}]]
+
+    (line,) = [line for line in found(Wrong) if "gold" in line]
+    assert line.startswith("error: the recorded gold fails 2 of 2 tasks") or "fails 1 of 2 tasks" in line
+    assert "send_massage ended in unknown_tool" in line
+
+
+def test_tools_that_are_only_offered_are_checked_like_any() -> None:
+    def odd(env: Any) -> list[Any]:
+        return [
+            Tool.from_function(suites.set_cellular, name="set cellular", injects="context", ids=("sim",)),
+            Tool.from_function(suites.search_contacts, injects="context", alternative="ask"),
+        ]
+
+    class Offered(Phone):
+        tools = ()
+        tool_rules = ToolRules(fidelity="suite", offered=odd, injected=lambda env: {"context": env.state})
+
+    lines = found(Offered)
+    assert any("'set cellular' has a name that model providers refuse" in line for line in lines)
+    assert any("lists the id 'sim', which is none of its parameters" in line for line in lines)
+    assert any("no tool changes the world" in line for line in lines)
+    assert not any("has no tools" in line or "is no @tool method" in line for line in lines)
+
+
+def test_a_wrapper_that_finds_no_object_is_told_of() -> None:
+    class Lost(Retail):
+        tools = methods(suites.Toolkit, "get_order", "cancel_order", at="state.desk", effect="cancel_order")
+
+    lines = found(Lost)
+    assert any("raised AttributeError: 'Toolkit' object has no attribute 'desk'" in line for line in lines)
+    assert any("the recorded gold fails" in line for line in lines)
+
+
+def test_a_broken_file_of_tasks_is_not_an_empty_split(tmp_path: Path) -> None:
+    (tmp_path / "tasks.json").write_text('[\n {"instruction": "A"},\n {"instruction": 3}\n]')
+
+    class Broken(Phone):
+        def tasks(self, split: Split, rng: random.Random) -> list[Task]:
+            return tasks_from(tmp_path / "tasks.json", split, splits="test")
+
+    assert any("tasks.json, line 3: instruction is of type str, got 3" in line for line in found(Broken))
+
+
+def test_a_split_without_tasks_names_those_with_some() -> None:
+    with pytest.raises(NoTasks, match=r"none of its 2 tasks falls into the split 'train'.*there are some in test"):
+        task_set(Phone(), "train", 1)
+    assert Phone().reset(seed=1)[0].messages[-1].content.startswith("Text ")  # the split that there is
+
+
+# ---- user turns as data ----------------------------------------------------------------------------------------------
+
+
+def test_tools_come_with_a_turn_and_each_turn_is_checked() -> None:
+    env = begun(Multi, 1)
+    assert "rm" not in names(env.toolbox.present)
+    assert call(env, "rm", file_name="x").outcome is Outcome.UNKNOWN_TOOL
+    call(env, "add_note", text="x goes")
+    step = env.act(Action("Done."))
+    assert [m.content.splitlines()[0] for m in step.turn.messages] == ["New tools:"]  # an empty text says nothing
+    assert "rm" in names(step.observation.tools)
+    middle = env.snapshot()
+    assert call(env, "rm", file_name="x").ok
+    assert env.act(Action("Done.")).stop is StopReason.FINISHED
+    assert env.judge()[0]
+    other = Multi()
+    other.restore(middle)
+    assert "rm" in names(other.toolbox.present)
+    other.act(Action("Done."))
+    assert not other.judge()[0]
+    assert other.episode.notes == {
+        "reason": "turn 2 of 2: its check failed",
+        "checks": [{"passed": True, "reason": ""}, {"passed": False, "reason": ""}],
+    }
+
+
+def test_a_failed_turn_cannot_be_made_good_later() -> None:
+    env = begun(Multi)
+    env.act(Action("Done."))
+    call(env, "mv", source="a", destination="b")
+    call(env, "mv", source="b", destination="c")
+    env.act(Action("Done."))
+    assert env.judge() == (False, {"success": 0.0})
+    assert env.episode.reason == "turn 1 of 2: its check failed"
+
+
+def test_an_episode_that_ends_early_has_not_done_all() -> None:
+    env = begun(Multi)
+    call(env, "mv", source="a", destination="b")
+    env.episode.cut(StopReason.TERMINATED)
+    assert not env.judge()[0]
+    assert env.episode.reason == "ended in turn 1 of 2"
+
+
+def test_what_a_turn_is_read_from() -> None:
+    read = UserTurn.read
+    assert read("Hi.") == UserTurn("Hi.")
+    assert read({"text": "Hi.", "tools": ["rm"]}) == UserTurn("Hi.", ("rm",))
+    assert read([{"role": "user", "content": "A"}, {"role": "user", "content": "B"}]) == UserTurn("A\n\nB")
+    for wrong, told in (
+        (3, "a turn of the user's is a text"),
+        ({"txt": "a"}, "Did you mean 'text'"),
+        ({"text": "a", "tools": "rm"}, "a list"),
+        ({"text": "a", "does": ["x"]}, "who, tool, arguments"),
+        ([{"role": "system", "content": "A"}], "of the role user"),
+    ):
+        with pytest.raises(DataError, match=told):
+            read(wrong)
+
+
+def test_turns_that_cannot_be_meant() -> None:
+    def with_turns(turns: Any) -> ToolEnv:
+        env: ToolEnv = type("Told", (Door,), {"user": UserTurns(lambda env: turns)})()
+        return env
+
+    for nothing in (list[str](), "Hi.", None):
+        with pytest.raises(EnvError, match="has no turns of the user's"):
+            with_turns(nothing).start(TASK)
+    with pytest.raises(UnknownName, match="tool of Told 'pull'"):
+        with_turns(["Hi.", {"text": "Now.", "tools": ["pull"]}]).start(TASK)
+    env = with_turns(["Hi.", "Now.", "Bye."])
+    env.start(TASK)
+    said = [env.act(Action("Done.")) for _ in range(3)]
+    assert [[m.content for m in step.turn.messages] for step in said] == [["Now."], ["Bye."], []]
+    assert said[-1].stop is StopReason.FINISHED
+    with pytest.raises(EnvError, match="defines no success"):
+        begun(type("Unjudged", (Multi,), {"user": UserTurns()})).judge()
+
+
+def test_turns_without_the_first_are_found() -> None:
+    class Late(Multi):
+        user = UserTurns(lambda env: env.episode.task.data["turns"][1:], check=as_the_gold)
+
+    assert any("the user's first turn is none of the first messages" in line for line in found(Late))
+
+
+def test_calls_of_an_episode_in_one_list_with_the_texts_shown() -> None:
+    env = begun(Multi)
+    call(env, "ls")
+    env.act(Action("Done."))
+    call(env, "mv", source="zz", destination="b")
+    shown = [(c.name, c.arguments, result.content) for c, result in env.episode.calls]
+    assert shown == [
+        ("ls", {}, '{"current_directory_content": ["a"]}'),
+        ("mv", {"source": "zz", "destination": "b"}, '{"error": "mv: cannot move \'zz\': No such file or directory"}'),
+    ]
+
+
+# ---- recorded gold ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gold", "actions"),
+    [
+        ([], ["Done."]),
+        (["Hello."], ["Hello."]),
+        ([["a", {"x": 1}]], [("a", {"x": 1}), "Done."]),
+        ([{"name": "a"}, "Bye."], [("a", {}), "Bye."]),
+        ([{"name": "a", "kwargs": {"x": 1}}], [("a", {"x": 1}), "Done."]),
+        ([{"type": "function", "function": {"name": "a", "arguments": '{"x": 1}'}}], [("a", {"x": 1}), "Done."]),
+        ([[["a", {}]], [["b", {}], "Bye."]], [("a", {}), "Done.", ("b", {}), "Bye."]),
+        ([[["a", {}]], []], [("a", {}), "Done.", "Done."]),
+        ([["Hi.", {"name": "a", "arguments": {}}]], ["Hi.", ("a", {}), "Done."]),
+        ([["create", {"name": "Ada"}]], [("create", {"name": "Ada"}), "Done."]),
+        ([Action.call("a"), ToolCall("b", {})], [("a", {}), ("b", {}), "Done."]),
+    ],
+)
+def test_gold_is_read_as_suites_write_it(gold: Any, actions: list[Any]) -> None:
+    class Recorded(Door):
+        def gold(self, task: Task) -> Any:
+            return gold
+
+    read = recorded_actions(Recorded(), TASK)
+    assert read is not None
+    assert [a.content or (a.tool_calls[0].name, a.tool_calls[0].arguments) for a in read] == actions
+
+
+@pytest.mark.parametrize("gold", [[3], [["a", 3]], [{"tool": "a"}], [{"name": "a", "arguments": "x"}]])
+def test_gold_that_cannot_be_read(gold: Any) -> None:
+    with pytest.raises(DataError, match=f"the gold of the task {TASK.id}"):
+        recorded_actions(Door(), Task(TASK.instruction, {"gold": gold}, id=TASK.id))
+
+
+def test_an_agent_without_gold_says_what_to_do() -> None:
+    env = Door()
+    env.start(TASK)
+    script = scripted("gold").script(env, 0)
+    with pytest.raises(EnvError, match=r"the task \w+ of Door has no recorded gold; give it in data\['gold'\]"):
+        next(script)
+    assert recorded_actions(Door(), Task("Answer.", {"gold": 4})) is None  # another suite's answer
+
+
+def test_gold_goes_on_from_a_fork() -> None:
+    tasks = task_set(Multi(), "test", 2)
+    (whole,) = rollout(Multi, scripted("gold"), [EpisodeSpec(tasks[0])])
+    middle = list(replay(Multi(), whole))[2]
+    (rest,) = rollout(Multi, scripted("gold"), [EpisodeSpec(tasks[0], start=middle, parent=whole, fork=2)])
+    assert rest.success
+    assert [turn.action for turn in rest.turns] == [turn.action for turn in whole.turns]
+
+
+# ---- tools from methods and models -----------------------------------------------------------------------------------
+
+
+def wrapped(fn: Any) -> Any:
+    @functools.wraps(fn)
+    def inner(*given: Any, **named: Any) -> Any:
+        return fn(*given, **named)
+
+    vars(inner)["tool_kind"] = "write"
+    return inner
+
+
+class Inherits(suites.Toolkit):
+    @wrapped
+    def ship(self, order_id: str) -> str:
+        """Ship an order."""
+        return order_id
+
+    @property
+    def broken(self) -> int:
+        raise RuntimeError
+
+    @staticmethod
+    def rules() -> str:
+        """Tell the rules."""
+        return "none"
+
+    async def later(self) -> str:
+        """Answer later."""
+        return "later"
+
+
+def test_methods_are_chosen_by_what_they_are() -> None:
+    marked = methods(Inherits, where=lambda f: hasattr(f, "tool_kind"), effect=lambda f: f.tool_kind == "write")
+    assert [(t.name, t.effect) for t in marked] == [("get_order", False), ("cancel_order", True), ("ship", True)]
+    every = methods(Inherits, where=lambda f: f.__doc__ != "Not for the agent.", effect=("ship",), idempotent="rules")
+    assert names([t.spec for t in every]) == ["get_order", "cancel_order", "ship", "rules", "later"]
+    assert [t.name for t in every if t.effect] == ["ship"]
+    assert [t.name for t in every if t.idempotent] == ["rules"]
+    assert methods(Inherits, "rules", where=lambda f: hasattr(f, "tool_kind"))[0].name == "rules"
+    for options, told in (
+        ({}, r"no methods of Inherits become tools; name some of its methods, or say where=\.\.\."),
+        ({"where": lambda f: False}, "is true of none"),
+        ({"where": lambda f: hasattr(f, "tool_kind"), "effect": ("shipp",)}, "effect= names 'shipp', which is none of"),
+    ):
+        with pytest.raises(EnvError, match=told):
+            methods(Inherits, **options)
+
+
+def test_a_set_of_functions_says_which_of_them_write() -> None:
+    made = toolset(
+        suites.send_message,
+        ("note", lambda: 1, {"type": "object", "description": "Note."}),
+        injects="context",
+        effect=("note",),
+    )
+    assert [(t.name, t.effect) for t in made] == [("send_message", False), ("note", True)]
+    with pytest.raises(EnvError, match="effect= names 'note', which is none of send_message"):
+        toolset(suites.send_message, injects="context", effect=("note",))
+
+
+# ---- tasks and gold in files of other forms --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ('[{"instruction": "A"},\n {"instruction": "B"}]', ["A", "B"]),
+        ('\ufeff[{"instruction": "A"}]', ["A"]),
+        ('{"instruction": "A"}\n{"instruction": "B"}\n', ["A", "B"]),
+        ('{"instruction": "A", "data": {"k": [1]}}', ["A"]),
+        ('{"t1": {"instruction": "A"}, "t2": {"instruction": "B"}}', ["A", "B"]),
+        ('{"version": 2, "tasks": [{"instruction": "A"}]}', ["A"]),
+    ],
+)
+def test_forms_of_a_json_file(tmp_path: Path, text: str, read: list[str]) -> None:
+    path = tmp_path / "tasks.json"
+    path.write_text(text, "utf-8")
+    assert [task.instruction for task in tasks_from(path, "test", splits="test")] == read
+    assert [task.instruction for task in tasks_from(str(path), "test", splits="test")] == read
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('[\n {"instruction": "A"},\n {"instruction": 3}\n]', "line 3: instruction is of type str, got 3"),
+        ('[\n {"instruction": "A"},\n {"instruc', "line 3: not JSON"),
+        ('[{"instruction": "A"}\n{"instruction": "B"}]', "line 2: not JSON: a comma or the array's end was expected"),
+        ('[{"instruction": "A"}] x', "there is more after the array's end"),
+        ('[{"instruction": "A"},]', "not JSON: Expecting value"),
+        ('[{"instruction": "A", "data": {"x": NaN}}]', "NaN is no JSON value"),
+        ("[]", "holds no task"),
+        ("3", "tasks are an array or an object, got int"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_wrong_json_files_are_told_by_their_lines(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "tasks.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(DataError) as told:
+        tasks_from(path, "test", splits="test")
+    assert error in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+ROWS = [{"instruction": "A", "id": "a", "s": "dev"}, {"instruction": "B", "id": "b", "s": "hard"}]
+
+
+def test_splits_of_a_suite(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "s"} for row in ROWS]
+    (tmp_path / "splits.json").write_text('{"train": ["a"], "test": ["b"], "base": ["a", "b"]}')
+    for splits in ({"train": ["a"], "test": ["b"], "base": ["a", "b"]}, tmp_path / "splits.json"):
+        assert [t.id for t in tasks_from(rows, "test", splits=splits)] == ["b"]
+        with pytest.raises(NoTasks):
+            tasks_from(rows, "validation", splits=splits)
+    named = {"dev": "validation", "hard": "test"}
+    assert [t.id for t in tasks_from(ROWS, "validation", field="s", splits=named)] == ["a"]
+    with pytest.raises(DataError, match="s is one of train, validation, test, dev, got 'hard'"):
+        tasks_from(ROWS, "test", field="s", splits={"dev": "validation"})
+    with pytest.raises(DataError, match="the task 'a' is in 'train' and in 'test'"):
+        tasks_from(rows, "test", splits={"train": ["a"], "test": ["a"]})
+    with pytest.raises(ConfigError, match="splits is one of train, validation, test, ids by split"):
+        tasks_from(rows, "test", splits="tset")
+    with pytest.raises(DataError, match="row 1: an id is a text"):
+        tasks_from([{"instruction": "A"}], "test", splits={"test": ["a"]})
+
+
+def test_gold_comes_from_a_second_file(tmp_path: Path) -> None:
+    rows = [{"instruction": "A", "id": "a"}]
+    for name, text, gold in (
+        ("g.json", '[{"id": "a", "ground_truth": [["x", {}]]}]', [["x", {}]]),
+        ("g.json", '{"id": "a", "answer": [1]}', [1]),
+        ("g.jsonl", '{"id": "a", "gold": [2], "more": 2}', [2]),
+        ("g.json", '{"a": [3], "z": [4]}', [3]),
+    ):
+        (tmp_path / name).write_text(text)
+        (task,) = tasks_from(rows, "test", splits="test", gold=tmp_path / name)
+        assert task.data == {"gold": gold}
+    numbered = [{"q": "A", "id": 1}]
+    (task,) = tasks_from(numbered, "test", splits="test", gold={1: ["x"]}, make=lambda row: Task(row["q"], row))  # type: ignore[dict-item]  # ids as a file in Python may have them
+    assert task.data["gold"] == ["x"]
+    with pytest.raises(DataError, match="row 1: there is no gold for the id 'a'; gold is found by id"):
+        tasks_from(rows, "test", splits="test", gold={"b": []})
+    with pytest.raises(DataError, match="row 1: an id is a text, by which a row is found"):
+        tasks_from([{"instruction": "A"}], "test", splits="test", gold={"a": []})
+    (tmp_path / "g.jsonl").write_text('{"id": "a", "x": 1, "y": 2}')
+    with pytest.raises(DataError, match=r"g.jsonl, line 1: gold is an id and one other field.*got id, x, y"):
+        tasks_from(rows, "test", splits="test", gold=tmp_path / "g.jsonl")
+    (tmp_path / "g.jsonl").write_text('{"id": "a", "gold": 1}\n{"id": "a", "gold": 2}')
+    with pytest.raises(DataError, match="line 2: the gold of 'a' is there already"):
+        tasks_from(rows, "test", splits="test", gold=tmp_path / "g.jsonl")
 
 
 # ---- tasks from files ------------------------------------------------------------------------------------------------
@@ -983,7 +1742,7 @@ def test_wrong_files_and_splits(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the tasks in .*none\.jsonl: No such file"):
         tasks_from(tmp_path / "none.jsonl", "train")
     (tmp_path / "tasks.csv").write_text("a,b")
-    with pytest.raises(ConfigError, match=r"ends in \.jsonl, \.yaml, \.yml, got tasks\.csv"):
+    with pytest.raises(ConfigError, match=r"ends in \.json, \.jsonl, \.yaml, \.yml, got tasks\.csv"):
         tasks_from(tmp_path / "tasks.csv", "train")
     with pytest.raises(ConfigError, match="a split is one of"):
         tasks_from(path, "dev")  # type: ignore[arg-type]  # what is tested

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Coroutine
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["Background", "Lane", "run_async"]
@@ -181,6 +181,7 @@ def run_async(main: Coroutine[Any, Any, _T], limit: float | None = None) -> _T:
     """
     global _shared
     with _shared_lock:
+        _watch()
         if _shared is None or _shared.closed:
             _shared = Background("sparring-tools")
         own = _shared
@@ -198,7 +199,6 @@ def run_async(main: Coroutine[Any, Any, _T], limit: float | None = None) -> _T:
         raise
 
 
-@atexit.register
 def _end() -> None:
     if _shared is not None:
         _shared.close(1.0)
@@ -210,5 +210,9 @@ def _forget() -> None:
     _shared, _shared_lock = None, threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+@lru_cache(maxsize=1)
+def _watch() -> None:
+    """From the first use on, and not when this module is imported: a process without async tools has no hooks."""
+    atexit.register(_end)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget)

@@ -12,13 +12,16 @@ __all__ = ["MAX_CALL_BYTES", "MAX_DEPTH", "parse_call"]
 
 MAX_CALL_BYTES = 1_000_000
 MAX_DEPTH = 64
+_ARGUMENTS = ("arguments", "parameters")
+"""Where a call has its arguments: Llama 3's own word is the second."""
 
 
 def parse_call(raw: str) -> ToolCall:
-    """Parses `{"name": ..., "arguments": {...}}`.
+    """Parses `{"name": ..., "arguments": {...}}`, or "parameters" for "arguments". Neither: a call without arguments.
 
     Refused as malformed, with the reason in `error`: text over 1 MB, nesting over 64, duplicate keys, NaN and Infinity
-    (1e999 too), integers beyond 64 bits, lone surrogates, anything but an object with a name and arguments.
+    (1e999 too), integers beyond 64 bits, lone surrogates, anything but an object with a name and arguments. A key of
+    another name is refused too: what is there may be what the call was about.
     """
     name = ""
     try:
@@ -36,9 +39,16 @@ def parse_call(raw: str) -> ToolCall:
         if not isinstance(named, str) or not named:
             raise ValueError('no "name"')
         name = named
-        arguments = value.get("arguments", {})
+        if value.get("type") == "function":  # of OpenAI's wire form; all that it says is that this is a call
+            del value["type"]
+        if (other := next((key for key in value if key not in ("name", *_ARGUMENTS)), None)) is not None:
+            raise ValueError(f'the key {other[:40]!r}: expected "name" and "arguments"')
+        given = [key for key in _ARGUMENTS if key in value]
+        if len(given) > 1:
+            raise ValueError('"arguments" and "parameters": expected one of them')
+        arguments = value[given[0]] if given else {}
         if not isinstance(arguments, dict):
-            raise ValueError('"arguments" is not an object')
+            raise ValueError(f'"{given[0]}" is not an object')
         json.dumps(value, ensure_ascii=False).encode()  # escapes such as \ud800 come out as lone surrogates here
     except UnicodeEncodeError:
         return ToolCall(_clean(name), None, _clean(raw), error="a lone surrogate")

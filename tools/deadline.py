@@ -97,6 +97,7 @@ def _started(work: Callable[[], bytes]) -> tuple[int, int, int]:
     Raises `OSError` where the system gives no pipe or process."""
     fds: list[int] = []
     with _pipes:
+        _watch_forks()
         try:
             fds += os.pipe()
             fds += os.pipe()
@@ -141,7 +142,9 @@ def _forget() -> None:
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):
+@lru_cache(maxsize=1)
+def _watch_forks() -> None:
+    """From the first call on, and not when this module is imported: a process that never forks a call has no hooks."""
     os.register_at_fork(
         before=lambda: _pipes.acquire(), after_in_parent=lambda: _pipes.release(), after_in_child=_forget
     )

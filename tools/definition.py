@@ -12,7 +12,6 @@ import os
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal, TypeVar, overload
 
 import jsonschema_rs
@@ -20,8 +19,10 @@ from pydantic import BaseModel
 
 from ..trajectories.errors import EnvError, UnknownName
 from ..trajectories.messages import Json, ToolSpec
-from .schemas import KEPT, schema_of, validator_of
-from .signature import Injected, names_around, signature_of
+from .enclosing import names_around
+from .models import ModelArguments, model_arguments
+from .schemas import LaterValidator, validator_of
+from .signature import Injected, signature_of
 
 __all__ = ["MARK", "Form", "Tool", "tool"]
 
@@ -59,10 +60,13 @@ class Tool:
     """Parameters that the toolbox fills."""
     arguments: type[BaseModel] | None = None
     """Converts JSON to Python values where a parameter's type is more than JSON (enum, dataclass, model)."""
-    whole: tuple[str, ...] = ()
-    """Parameters that are integers: JSON Schema lets 2.0 pass for one, a body expects 2."""
+    model: ModelArguments | None = None
+    """Makes the model that the function takes, in place of keywords: see `from_model`."""
+    proven: bool = False
+    """Its schema is known to be right: made by code, and large. Its validator is made at the first call: a service may
+    have a thousand tools, and the validator of a schema of 15,000 nodes takes 0.1 s and 20 MB."""
     is_async: bool = field(default=False, init=False)
-    validator: jsonschema_rs.Validator = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # set in __post_init__
+    validator: jsonschema_rs.Validator | LaterValidator = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # set in __post_init__
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -72,7 +76,8 @@ class Tool:
         object.__setattr__(self, "is_async", _is_async(self.fn))
         if self.deadline is not None and not self.is_async and not hasattr(os, "fork"):
             raise EnvError(f"tool {self.name!r}: this system cannot fork; make it `async`, or take the deadline away")
-        object.__setattr__(self, "validator", validator_of(self.name, self.spec.parameters))
+        make = LaterValidator if self.proven else validator_of
+        object.__setattr__(self, "validator", make(self.name, self.spec.parameters))
 
     @property
     def name(self) -> str:
@@ -128,9 +133,10 @@ class Tool:
             raise EnvError(f"{fn!r:.80} is no function with a name; give (name, callable, JSON Schema) to `toolset`")
         names = options.pop("names", None) or names_around(fn)
         given = options.pop("injects", ())
-        read = signature_of(fn, name, injects=tuple(given), names=names)
-        injects = {**read.injects, **given} if isinstance(given, dict) else read.injects
-        return cls(read.spec, fn, injects=injects, arguments=read.arguments, whole=read.whole, **options)
+        wanted = _injects(given)
+        read = signature_of(fn, name, injects=tuple(wanted), names=names)
+        injects = {**read.injects, **wanted} if isinstance(given, dict) else read.injects
+        return cls(read.spec, fn, injects=injects, arguments=read.arguments, **options)
 
     @classmethod
     def from_schema(
@@ -141,37 +147,45 @@ class Tool:
         The description is the schema's or the docstring's first paragraph where none is given. `injects` may be just
         the names of the parameters that the toolbox fills. Raises `EnvError`.
         """
-        injects = options.get("injects", {})
-        if not isinstance(injects, dict):
-            options["injects"] = {parameter: Injected(parameter) for parameter in injects}
+        injects = options["injects"] = _injects(options.get("injects", ()))
         description = description or str(parameters.get("description") or "")
         description = description or (inspect.getdoc(fn) or "").split("\n\n")[0].replace("\n", " ")
         if not description:
             raise EnvError(f"tool {name!r} has no description; give one, or a docstring: the model reads it")
         parameters = {k: v for k, v in parameters.items() if k != "description"}
+        for part in ("properties", "required"):  # what is injected is not shown
+            if injects and isinstance(listed := parameters.get(part), (dict, list)):
+                shown = [k for k in listed if k not in injects]
+                parameters[part] = {k: listed[k] for k in shown} if isinstance(listed, dict) else shown
         return cls(ToolSpec(name, description, parameters), fn, **options)
 
     @classmethod
-    def from_model(cls, model: type[BaseModel], fn: Callable[[Any], Any], **options: Any) -> Tool:
+    def from_model(cls, model: type[BaseModel], fn: Callable[..., Any], **options: Any) -> Tool:
         """Builds a tool whose arguments are a pydantic model's fields; `fn` gets the model. Name and description are
-        the model's where none are given."""
+        the model's where none are given.
+
+        The model's own rules decide what is accepted, also against `Toolbox(validation=...)`: what it coerces, its
+        validators and aliases, its `extra`. A model that sets no `extra` takes no other arguments. `injects` as for
+        `from_function`: a value goes to the model's field of that name, which the agent then does not see, or to the
+        keyword that `fn` has next to the model, or else to an attribute of the model. Raises `EnvError`.
+        """
         name = options.pop("name", "") or model.__name__
         description = options.pop("description", "") or " ".join((model.__doc__ or "").split())
         if not description:
             raise EnvError(f"the model {name!r} has no docstring; say in one line what the tool does")
+        injects = options["injects"] = _injects(options.get("injects", ()))
+        read = model_arguments(model, fn, name, tuple(injects))
+        return cls(ToolSpec(name, description, read.parameters), fn, model=read, **options)
 
-        def call(**values: Any) -> Any:
-            return fn(model.model_construct(_fields_set=set(values), **values))
 
-        async def call_async(**values: Any) -> Any:
-            return await fn(model.model_construct(_fields_set=set(values), **values))
-
-        run = call_async if _is_async(fn) else call
-        return cls(ToolSpec(name, description, _model_schema(model, name)), run, arguments=model, **options)
+def _injects(given: Any) -> dict[str, Injected]:
+    """Parameters that the toolbox fills, from their names alone too."""
+    if not isinstance(given, dict):
+        given = {name: Injected(name) for name in ((given,) if isinstance(given, str) else given)}
+    return {n: i if isinstance(i, Injected) else Injected(i if isinstance(i, str) else "") for n, i in given.items()}
 
 
 _TOOL_FIELDS = tuple(Tool.__dataclass_fields__)
-_model_schema = lru_cache(maxsize=KEPT)(schema_of)
 MARK = "__sparring_tool__"
 """Attribute of a function under which `@tool` leaves its settings."""
 F = TypeVar("F", bound=Callable[..., Any])

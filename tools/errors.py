@@ -2,7 +2,7 @@
 
     ToolError                 outcome tool_error; raise a child where one fits
     |-- NotFound              no such id or record
-    |-- InvalidArguments      arguments that fit the schema and are wrong all the same
+    |-- InvalidArguments      arguments that fit the schema and are wrong all the same: the policy's fault
     |-- Conflict              stale id or version: read again, redo what depends on it
     |-- Forbidden             never allowed by this route
     |-- Unavailable           transient: the same call may work in a moment
@@ -13,6 +13,7 @@
     `-- ToolTimeout           no answer in time; `took_effect` says whether the effect happened, None if unknown
 
 Any other exception in a tool's body is a bug of the tool: recorded as tool_error, shown to the agent without internals.
+The tools of a foreign suite raise what they like: see `Toolbox(fidelity="suite")`, and `FOREIGN` for what that is.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from ..trajectories.messages import Outcome
+from pydantic import ValidationError
+
+from ..trajectories.messages import Cause, Outcome
 
 __all__ = [
     "BY_OUTCOME",
     "BY_STATUS",
+    "FOREIGN",
     "Conflict",
     "Forbidden",
     "Gone",
@@ -36,6 +40,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UnknownTool",
+    "refused",
 ]
 
 
@@ -50,6 +55,8 @@ class ToolError(Exception):
         """How to go on; shown to the agent at hint level 3."""
         self.took_effect = took_effect
         """Whether the effect happened all the same; None: it cannot be known."""
+        self.cause = Cause.POLICY if self.outcome is Outcome.INVALID_ARGUMENTS else Cause.TOOL
+        """Whose fault it is."""
 
 
 class NotFound(ToolError):
@@ -112,14 +119,33 @@ BY_OUTCOME: dict[str, type[ToolError]] = {
 }  # fmt: skip
 """Outcome -> the error that brings it about."""
 
+
+def refused(message: str) -> ToolError:
+    """What a server outside did not take. That the policy is to blame is not known: it may be the server's own bug."""
+    error = InvalidArguments(message)
+    error.cause = Cause.TOOL
+    return error
+
+
 BY_STATUS: dict[int, Callable[[str], ToolError]] = {
-    400: InvalidArguments,
+    400: refused,
     401: Unauthenticated,
     403: Forbidden,
     404: NotFound,
     409: Conflict,
     410: Gone,
     412: Conflict,
-    422: InvalidArguments,
+    422: refused,
 }
 """HTTP status -> what it means, where the status alone says it. None of these has taken effect."""
+
+FOREIGN: dict[type[Exception], type[ToolError]] = {
+    ValidationError: InvalidArguments,
+    PermissionError: Forbidden,
+    FileNotFoundError: NotFound,
+    FileExistsError: Conflict,
+    ConnectionError: Unavailable,
+    TimeoutError: ToolTimeout,
+    Exception: ToolError,
+}
+"""What an exception of a foreign suite means where nobody says otherwise; the first that fits."""

@@ -47,11 +47,11 @@ class FaultPlan:
     """Which faults an episode meets.
 
     One-line forms: `count=1`, `count=2:unavailable,stale_id`, `unavailable:0.2,stale_id:0.1`; each may end in `@SEED`.
-    Where a kind stands, an entry narrowed to tools and calls may stand too: see `Target`.
+    A kind may be narrowed to tools and calls: see `Target`.
     """
 
     kinds: tuple[str, ...] = field(default_factory=_solvable)
-    """Entries that `count` draws from; empty where there is no count. One that stands twice may be drawn twice."""
+    """Entries that `count` draws from; empty where there is no count. One that is listed twice may be drawn twice."""
     count: int = 0
     """How many faults strike an episode, kinds drawn without repetition while they last."""
     rates: tuple[tuple[str, float], ...] = ()
@@ -170,8 +170,8 @@ class FaultPlan:
         """The mapping that `from_dict` reads."""
         plan: dict[str, Any] = {"seed": self.seed}
         if self.count:
-            return plan | {"count": self.count, "faults": [_spelt(entry) for entry in self.kinds]}
-        return plan | {"faults": [_spelt(entry) | {"rate": rate} for entry, rate in self.rates]}
+            return plan | {"count": self.count, "faults": [_as_mapping(entry) for entry in self.kinds]}
+        return plan | {"faults": [_as_mapping(entry) | {"rate": rate} for entry, rate in self.rates]}
 
     def to_yaml(self) -> str:
         """The text of a file that `load` reads."""
@@ -183,7 +183,7 @@ class FaultPlan:
         elif not self.count:
             return ""
         else:
-            body = f"count={self.count}:{','.join(self.kinds)}"  # spelt out: a new kind must not change a replay
+            body = f"count={self.count}:{','.join(self.kinds)}"  # all of them: a new kind must not change a replay
         return f"{body}@{self.seed}"
 
     def begin(self, task: Task, tools: Mapping[str, Tool], site: FaultSite) -> FaultState:
@@ -250,12 +250,12 @@ def _entry(data: Any) -> tuple[str, float | None, int | None]:
     )
 
 
-def _spelt(entry: str) -> dict[str, Any]:
+def _as_mapping(entry: str) -> dict[str, Any]:
     target = target_of(entry)
-    spelt: dict[str, Any] = {"kind": target.kind}
+    mapping: dict[str, Any] = {"kind": target.kind}
     if target.tools:
-        spelt["tools"] = list(target.tools)
-    return spelt | ({"calls": target.calls} if target.calls else {})
+        mapping["tools"] = list(target.tools)
+    return mapping | ({"calls": target.calls} if target.calls else {})
 
 
 def _rate(value: Any) -> float:
@@ -346,14 +346,14 @@ def _in_file(path: str | Path, read: Callable[[Any], _T]) -> _T:
 
 
 def _yaml_data(text: bytes) -> Any:
-    """Raises `ConfigError`, for a key that stands twice in one mapping too: YAML would keep the last in silence."""
+    """Raises `ConfigError`, for a key that is twice in one mapping too: YAML would keep the last in silence."""
     import yaml
 
     try:
         for node in _nodes(yaml.compose(text, Loader=yaml.SafeLoader)):
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
             if twice := next((key for key in keys if keys.count(key) > 1), None):
-                raise ConfigError(f"the key {twice!r} stands twice in one mapping")
+                raise ConfigError(f"the key {twice!r} is twice in one mapping")
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise ConfigError(f"no YAML: {' '.join(str(error).split())}") from None

@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 __all__ = ["quiet"]
 
@@ -18,6 +19,7 @@ _lock = threading.RLock()
 def quiet(category: type[Warning], message: str = "") -> Iterator[None]:
     """Within, no warning of this category whose text begins as `message` (a regular expression) is shown."""
     with _lock, warnings.catch_warnings():
+        _watch_forks()
         warnings.filterwarnings("ignore", message, category)
         yield
 
@@ -28,5 +30,8 @@ def _forget() -> None:
     _lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+@lru_cache(maxsize=1)
+def _watch_forks() -> None:
+    """From the first use on, and not when this module is imported."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
@@ -17,7 +17,7 @@ from typing import Any
 from ..trajectories.errors import EnvError
 from .definition import MARK, Tool
 
-__all__ = ["is_tool", "merge", "methods", "tools_of", "toolset"]
+__all__ = ["bound", "is_tool", "merge", "methods", "tools_of", "toolset"]
 
 
 def is_tool(value: Any) -> bool:
@@ -61,31 +61,90 @@ def _attribute(key: str) -> str:
     return key.partition("/")[0]
 
 
-def methods(owner: type, *names: str, at: str | Callable[[Any], Any] = "state", **options: Any) -> tuple[Tool, ...]:
+def methods(
+    owner: type,
+    *names: str,
+    where: Callable[[Any], object] | None = None,
+    at: str | Callable[[Any], Any] = "state",
+    **options: Any,
+) -> tuple[Tool, ...]:
     """Tools from methods of a class, whose object is looked for at each call: it may be a new one in every episode.
 
         class Airline(ToolEnv):
             reads = methods(Desk, "find", "get")                    # of self.state
             writes = methods(Desk, "book", at="state.desk", effect=True)
 
+        class Bank(ToolEnv):                                        # a suite that marks its tools itself
+            tools = methods(Teller, where=lambda f: hasattr(f, "is_tool"), effect=lambda f: f.writes)
+
     Args:
         owner: The class.
-        names: Its methods that become tools; nothing else of it does.
+        names: Its methods that become tools.
+        where: Which of its other methods do: asked of each public one, those of base classes included.
         at: Where the object is, from the environment (or whatever has the tools as an attribute): dotted names, or a
             function.
-        options: Fields of `Tool` for all of them.
+        options: Fields of `Tool` for all of them. One that is true or false may also be a function of the method, or
+            the names of those for which it is true: `effect=("book", "cancel")`.
 
-    Raises `EnvError` for a name that is no method, and as `Tool.from_function` does.
+    Raises `EnvError` for a name that is no method, where there is none, and as `Tool.from_function` does.
     """
     find: Callable[[Any], Any] = at if callable(at) else attrgetter(at)
+    if where is not None:
+        names = (*names, *(name for name in _public(owner) if name not in names and where(getattr(owner, name))))
+    if not names:
+        which = "name some of its methods, or say where=..." if where is None else "where=... is true of none"
+        raise EnvError(f"no methods of {owner.__name__} become tools; {which}")
     made = []
+    known: dict[str, str] = {}
     for name in names:
         fn = getattr(owner, name, None)
         if not inspect.isroutine(fn):
             raise EnvError(f"{owner.__name__} has no method {name!r}; name some of its methods")
-        one = Tool.from_function(fn, **{**getattr(fn, MARK, {}), **options})
+        one = Tool.from_function(fn, **{"name": name, **getattr(fn, MARK, {}), **_settled(options, name, fn)})
         made.append(replace(one, fn=typing.cast("Any", _Late(fn, name, find))))
+        known[name] = one.name
+    _all_met(options, {*known, *known.values()})
     return merge(made)
+
+
+def _public(owner: type) -> list[str]:
+    """Methods of a class in order of definition, base classes first."""
+    found = [name for base in reversed(owner.__mro__) if base is not object for name in vars(base)]
+    return [name for name in dict.fromkeys(found) if not name.startswith("_") and _is_method(owner, name)]
+
+
+def _is_method(owner: type, name: str) -> bool:
+    held = inspect.getattr_static(owner, name)
+    return inspect.isroutine(getattr(held, "__func__", held))
+
+
+_FLAGS = ("effect", "idempotent", "logs_in", "waits", "concurrent", "blocking")
+"""Fields of `Tool` that are true or false."""
+
+
+def _settled(options: dict[str, Any], name: str, fn: Any) -> dict[str, Any]:
+    """The options of one tool among many, by its function's name or its own."""
+    known = {name, getattr(fn, MARK, {}).get("name", "")}
+    settled = dict(options)
+    for flag in _FLAGS:
+        value = options.get(flag)
+        if callable(value):
+            settled[flag] = bool(value(fn))
+        elif isinstance(value, (str, Collection)):
+            settled[flag] = not known.isdisjoint(_names(value))
+    return settled
+
+
+def _all_met(options: dict[str, Any], names: Collection[str]) -> None:
+    """Raises `EnvError` where an option names a tool that there is not: a wrong name would make a write a read."""
+    for flag in _FLAGS:
+        value = options.get(flag)
+        if isinstance(value, (str, Collection)) and (wrong := [n for n in _names(value) if n not in names]):
+            raise EnvError(f"{flag}= names {wrong[0]!r}, which is none of {', '.join(sorted(names))}; name the tools")
+
+
+def _names(value: str | Collection[str]) -> Collection[str]:
+    return (value,) if isinstance(value, str) else value
 
 
 def toolset(*sources: Any, **options: Any) -> tuple[Tool, ...]:
@@ -95,11 +154,14 @@ def toolset(*sources: Any, **options: Any) -> tuple[Tool, ...]:
         sources: Each a `Tool`, a function or bound method (with `@tool` or without), a (name, callable, JSON Schema)
             triple, an object with `@tool` methods, or a list or tuple of these.
         options: Fields of `Tool` for those that are made here, from functions and triples: `effect=True`, say, or
-            `injects=("db",)` for parameters that the toolbox fills.
+            `injects=("db",)` for parameters that the toolbox fills. One that is true or false may also be a function of
+            the function, or the names of those for which it is true: `effect=("book", "cancel")`.
 
     Raises `EnvError` for anything else, for an object without tools, and where two tools have one name.
     """
-    return merge([made for source in sources for made in _from_source(source, options)])
+    tools = merge([made for source in sources for made in _from_source(source, options)])
+    _all_met(options, {made.name for made in tools})
+    return tools
 
 
 def merge(*toolsets: Sequence[Tool], prefix: Sequence[str] = ()) -> tuple[Tool, ...]:
@@ -138,7 +200,12 @@ class _Late:
         fn, find, method = self.__func__, self.find, self.method
         if find is not None:
             return lambda **values: getattr(find(owner), method)(**values)
-        return fn if hasattr(fn, "__name__") else lambda **values: fn(**values)
+        return fn if hasattr(fn, "__name__") else lambda *model, **values: fn(*model, **values)
+
+
+def bound(tools: Sequence[Tool], owner: object) -> tuple[Tool, ...]:
+    """These tools, with those that look for their object from `owner` bound to it."""
+    return tuple(t.bind(owner) if isinstance(t.fn, _Late) else t for t in tools)
 
 
 def _declared(value: Any) -> Iterator[Tool]:
@@ -155,12 +222,14 @@ def _from_source(source: Any, options: dict[str, Any]) -> list[Tool]:
         return [source]
     if isinstance(source, (list, tuple)):
         if len(source) == 3 and isinstance(source[0], str) and callable(source[1]) and isinstance(source[2], dict):
-            return [Tool.from_schema(*source, **options)]
+            return [Tool.from_schema(*source, **_settled(options, source[0], source[1]))]
         return [made for inner in source for made in _from_source(inner, options)]
     if inspect.ismethod(source) and not options and (known := _of_method(source.__func__)) is not None:
         return [known.bind(source.__self__)]
     if inspect.isroutine(source):
-        return [Tool.from_function(source, **{**getattr(source, MARK, {}), **options})]
+        return [
+            Tool.from_function(source, **{**getattr(source, MARK, {}), **_settled(options, source.__name__, source)})
+        ]
     owner: type = type(source)
     made = [] if isinstance(source, (type, dict, str)) else [t.bind(source) for t in tools_of(owner)]
     if not made:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import ast
 import builtins
 import enum
+import functools
 import inspect
 import sys
 import threading
 import types
 import typing
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import or_
 from typing import Annotated, Any
 
@@ -29,10 +30,11 @@ from pydantic_core import SchemaError
 
 from ..trajectories.errors import EnvError
 from ..trajectories.messages import ToolSpec
+from .enclosing import body_of, names_in
 from .quiet import quiet
 from .schemas import KEPT, schema_of
 
-__all__ = ["IdempotencyKey", "Injected", "Signature", "names_around", "signature_of"]
+__all__ = ["IdempotencyKey", "Injected", "Signature", "signature_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,6 @@ class Signature:
     """Parameters that the toolbox fills."""
     arguments: type[BaseModel] | None
     """Converts JSON to Python values; None where JSON values are what the body expects."""
-    whole: tuple[str, ...]
-    """Parameters that are integers."""
 
 
 def signature_of(
@@ -72,7 +72,7 @@ def signature_of(
         fn: A function, a bound method, or a method whose `self` comes later.
         name: The tool's.
         injects: Further parameters that the toolbox fills, next to those whose hint says so.
-        names: What hints may name, next to the globals of `fn`: see `names_around`.
+        names: What hints may name, next to the globals of `fn`: see `enclosing`.
 
     Raises:
         EnvError: No docstring, a parameter without a hint, a hint that has no JSON Schema. Says what to do.
@@ -100,7 +100,7 @@ _read_before: OrderedDict[tuple[Any, ...], tuple[Signature, list[Any]]] = Ordere
 
 def _read(fn: Callable[..., Any], name: str, injects: tuple[str, ...], scope: _Scope) -> Signature:
     try:
-        doc = docstring_parser.parse(inspect.getdoc(fn) or "")
+        doc = docstring_parser.parse(_doc(fn, scope.fn))
     except docstring_parser.ParseError as error:
         raise EnvError(f"tool {name!r}: its docstring cannot be read: {error}") from None
     description = " ".join(part for part in (doc.short_description, doc.long_description) if part)
@@ -109,8 +109,17 @@ def _read(fn: Callable[..., Any], name: str, injects: tuple[str, ...], scope: _S
     model, filled = _arguments_model(fn, name, {p.arg_name: p.description or "" for p in doc.params}, injects, scope)
     fields = model.model_fields
     plain = all(_is_plain(f.annotation) and not f.alias and not f.validation_alias for f in fields.values())
-    whole = tuple(n for n, f in fields.items() if f.annotation in _WHOLE)
-    return Signature(ToolSpec(name, description, schema_of(model, name)), filled, None if plain else model, whole)
+    return Signature(ToolSpec(name, description, schema_of(model, name)), filled, None if plain else model)
+
+
+def _doc(fn: Any, inner: Any) -> str:
+    """The docstring: that of a `partial` is its function's, and an object that can be called may have it in both
+    places."""
+    if isinstance(fn, functools.partial):
+        return inspect.getdoc(inner) or ""
+    if inspect.isroutine(fn):
+        return inspect.getdoc(fn) or ""
+    return inspect.getdoc(inner) or inspect.getdoc(fn) or ""
 
 
 # ---- whether it is a definition that was read before -----------------------------------------------------------------
@@ -125,7 +134,8 @@ def _identity(
     are looked up anew, and hints that are objects are compared; by their text too: equal unions may differ in order.
     """
     inner = scope.fn
-    if not isinstance(inner, types.FunctionType) or hasattr(fn, "__signature__") or not fn.__doc__:
+    plain = isinstance(fn, (types.FunctionType, types.MethodType)) and isinstance(inner, types.FunctionType)
+    if not plain or hasattr(fn, "__signature__") or not fn.__doc__:
         return None, []
     held: list[Any] = [inner.__code__, inner.__globals__]
     parts: list[Any] = [name, injects, fn.__doc__, inspect.ismethod(fn), *map(id, held)]
@@ -134,7 +144,7 @@ def _identity(
             if parameter == "return":
                 continue
             if isinstance(hint, str):
-                found = [scope.find(path) for path in _paths(hint)]
+                found = [scope.find(path) for path in names_in(hint)]
                 held += found
                 parts += [parameter, hint, *map(id, found)]
             else:
@@ -156,35 +166,12 @@ def _identity(
     return key, held
 
 
-@lru_cache(maxsize=KEPT)
-def _paths(hint: str) -> tuple[tuple[str, ...], ...]:
-    """The dotted names in a hint, as `typing.Annotated`; also those in its texts, which may be hints. Raises
-    `SyntaxError`."""
-
-    def walk(node: ast.AST) -> Iterator[tuple[str, ...]]:
-        path: list[str] = []
-        inner = node
-        while isinstance(inner, ast.Attribute):
-            path.insert(0, inner.attr)
-            inner = inner.value
-        if isinstance(inner, ast.Name):
-            yield (inner.id, *path)
-            return
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
-            yield (node.value,)
-        for child in ast.iter_child_nodes(node):
-            yield from walk(child)
-
-    return tuple(dict.fromkeys(walk(ast.parse(hint.strip(), mode="eval"))))
-
-
 class _Scope:
     """What the hints of a function may name: its closure, the function or class body that it is in as far as that is
     known, its globals, and the built-ins."""
 
     def __init__(self, fn: Callable[..., Any], names: Mapping[str, Any]) -> None:
-        inner = inspect.unwrap(getattr(fn, "__func__", fn))
-        self.fn = getattr(inner, "__func__", inner)
+        self.fn = body_of(fn)
         self.globals: dict[str, Any] = getattr(self.fn, "__globals__", {})
         self._names = names
         self._locals: dict[str, Any] | None = None
@@ -239,40 +226,6 @@ def _mark_of(hint: Any) -> Injected | type[Injected] | None:
     return next((m for m in marks if m is Injected or isinstance(m, Injected)), None)
 
 
-def names_around(fn: Callable[..., Any]) -> dict[str, Any]:
-    """What the hints of `fn` name and only the functions know in which it is being defined: classes made there.
-
-    Asked while these functions still run, by the decorator or whoever makes a tool.
-    """
-    inner = inspect.unwrap(getattr(fn, "__func__", fn))
-    if not isinstance(inner, types.FunctionType) or "<locals>" not in inner.__qualname__:
-        return {}
-    wanted: set[str] = set()
-    for hint in inner.__annotations__.values():
-        if isinstance(hint, str):
-            try:
-                wanted |= {path[0] for path in _paths(hint)}
-            except SyntaxError:
-                continue
-    wanted = {n for n in wanted if n not in inner.__globals__ and not hasattr(builtins, n)}
-    found: dict[str, Any] = {}
-    frame = sys._getframe(1)
-    while wanted and frame is not None:
-        if _holds(frame.f_code, inner.__code__):
-            found = {name: frame.f_locals[name] for name in wanted if name in frame.f_locals} | found
-            wanted -= found.keys()
-        if frame.f_back is None:
-            break
-        frame = frame.f_back
-    return found
-
-
-def _holds(outer: types.CodeType, inner: types.CodeType) -> bool:
-    """Whether `inner` is the code of something that is defined in `outer`."""
-    parts = [part for part in outer.co_consts if isinstance(part, types.CodeType)]
-    return any(part is inner or _holds(part, inner) for part in parts)
-
-
 # ---- from hints to a model -------------------------------------------------------------------------------------------
 
 
@@ -316,7 +269,9 @@ def _arguments_model(
         try:
             hint = scope.resolved(hint)
         except NameError as error:
-            raise EnvError(f"tool {name!r}: a type hint cannot be resolved: {error}") from None
+            inside = "<locals>" in getattr(scope.fn, "__qualname__", "")
+            fix = "; mark it with @tool where it is defined, or define the name in the module" if inside else ""
+            raise EnvError(f"tool {name!r}: a type hint cannot be resolved: {error}{fix}") from None
         except (TypeError, SyntaxError, AttributeError) as error:
             raise EnvError(f"tool {name!r}: a type hint cannot be read: {error}") from None
         hint = _described(_for_pydantic(hint))
@@ -329,7 +284,10 @@ def _arguments_model(
     try:
         with quiet(UserWarning, "Field name .* shadows"):  # `copy`, `json`: fine names here
             config = ConfigDict(extra="forbid", arbitrary_types_allowed=False, protected_namespaces=())
-            return create_model(name, __config__=config, **fields), injects
+            model = create_model(name, __config__=config, **fields)
+            if not model.__pydantic_complete__:
+                model.model_rebuild(raise_errors=False, _types_namespace=scope.locals)
+            return model, injects
     except PydanticUserError as error:
         raise EnvError(f"tool {name!r}: a parameter's type has no JSON Schema: {error.message}") from None
     except (TypeError, ValueError, SchemaError) as error:  # a Field(...) that is wrong in itself
@@ -385,7 +343,7 @@ _WHOLE = (int, int | None, typing.Optional[int])  # noqa: UP045  # equal, and ye
 
 def _is_plain(annotation: Any) -> bool:
     """Whether JSON values of this type are already the Python values that the body expects. `int` is, for a parameter
-    itself: see `Tool.whole`."""
+    itself: see `whole_numbers`."""
     return annotation in _WHOLE or _is_json(annotation)
 
 

@@ -16,6 +16,7 @@ import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import orjson
@@ -27,14 +28,24 @@ from ..trajectories.trajectory import Turn
 from .background import Lane, run_async
 from .deadline import GRACE, MAX_PAYLOAD, run_forked
 from .definition import Form, Tool
+from .digits import shown
 from .disguise import DrawnDisguise
-from .errors import RateLimited, ToolError
+from .errors import FOREIGN, InvalidArguments, RateLimited, ToolError
 from .faults import FaultSite, FaultState, Injection
+from .models import first_error
 from .sets import merge
+from .wholes import whole_numbers
 
-__all__ = ["Toolbox", "ToolboxState", "Validation"]
+__all__ = ["Errors", "Fidelity", "Toolbox", "ToolboxState", "Validation"]
 
 Validation = Literal["schema", "binding", "off"]
+Fidelity = Literal["house", "suite"]
+Errors = Mapping[type[Exception], type[ToolError] | Callable[[Any], ToolError | None]]
+"""Which `ToolError` each exception becomes: a class, which gets its text; or a function, which gets the exception
+itself and may give None: it is not meant."""
+
+_MODEL = ""
+"""Under this name the values of a call hold the model that a function takes."""
 
 _REPAIR = {
     Outcome.MALFORMED: "write one JSON object with name and arguments",
@@ -64,13 +75,35 @@ class ToolboxState:
     """The tools as the episode began with them."""
     told: tuple[ToolSpec, ...] = ()
     """The tools as the agent has last been told of them."""
+    ids: set[str] = field(default_factory=set)
+    """Of the calls so far."""
     disguise: DrawnDisguise | None = None
     """The names under which the agent sees it all. Everything else here is in true names."""
 
     def copy(self) -> ToolboxState:
         faults = self.faults.copy() if self.faults else None
         disguise = self.disguise.copy() if self.disguise else None
-        return replace(self, faults=faults, failed=dict(self.failed), gone=set(self.gone), disguise=disguise)
+        return replace(
+            self,
+            faults=faults,
+            failed=dict(self.failed),
+            gone=set(self.gone),
+            ids=set(self.ids),
+            disguise=disguise,
+        )
+
+    def named(self, id: str) -> str:
+        """The id of a call: the agent's own, where it gave one that is plain and new in the episode."""
+        if not isinstance(id, str) or id in self.ids or not _ID.fullmatch(id):
+            n = self.calls
+            while (id := f"c{n}") in self.ids:
+                n += 1
+        self.ids.add(id)
+        return id
+
+
+_ID = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
+"""An id that an agent's call may have: endpoints match results to calls by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +117,8 @@ class _Failure:
     retry_after: int | None = None
     trace: str | None = None
     cause: Cause = Cause.TOOL
+    shown: str | None = None
+    """What the agent sees, in place of a text that is made of outcome, message and hint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +149,8 @@ class _Pending:
     retry_of: str | None
     started: float
     tool: Tool | None = None
+    arguments: dict[str, Json] = field(default_factory=dict)
+    """As the tool is to have them, before they become values."""
     values: dict[str, Any] = field(default_factory=dict)
     injection: Injection | None = None
     result: ToolResult | None = None
@@ -128,12 +165,14 @@ class Toolbox:
         tools: Sequence[Tool],
         world: FaultSite,
         *,
-        validation: Validation = "schema",
+        fidelity: Fidelity = "house",
+        validation: Validation | None = None,
         hint_level: int = 3,
-        max_output: int = 4000,
+        max_output: int | None = None,
         render: Callable[[Any], str] | None = None,
+        wording: Callable[[str], str] | None = None,
         is_error: Callable[[Any], ToolError | str | bool | None] | None = None,
-        errors: Mapping[type[Exception], type[ToolError]] | None = None,
+        errors: Errors | None = None,
         inject: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         after_call: Callable[[ToolCall, ToolResult], None] | None = None,
     ) -> None:
@@ -141,14 +180,22 @@ class Toolbox:
         Args:
             tools: Unique by name.
             world: The environment, for faults that work through it.
-            validation: schema (extra arguments refused), binding (names only), or off.
+            fidelity: "suite" for the tools of a foreign suite, which keep their own rules. Arguments reach a tool as
+                the agent wrote them, results are not cut, and what the tool says of a failure is what the agent sees.
+                All that it raises is a failure in its own words. What it refuses of arguments that do not fit the
+                schema is the policy's fault. The settings below still go before.
+            validation: schema (extra arguments refused), binding (names only), or off. By default schema; of a suite
+                off.
             hint_level: How much an error tells the agent: 0 that it failed, 1 the code, 2 the cause, 3 the repair.
-            max_output: Characters of a result that the agent sees; the cut is marked.
+            max_output: Characters of a result that the agent sees; the cut is marked. By default 4000; of a suite all.
             render: The text of a result; by default a string is its own text and anything else compact JSON.
+            wording: From what is said of a failure to what the agent sees, `"Error: {}".format` say. By default JSON
+                with error, message and hint; of a suite the message alone.
             is_error: For tools that return their errors. Asked of each returned value: a `ToolError` gives the call its
                 outcome; a text, or True for the value's own text, makes it a tool_error.
             errors: For tools that raise errors of their own: which `ToolError` each becomes, the first that fits. Its
-                text goes to the agent. An exception that is not listed stays a bug of the tool.
+                text goes to the agent. An exception that is not listed stays a bug of the tool; of a suite, `FOREIGN`
+                says what it is.
             inject: Values for the tools' `Injected` parameters, by key, or a function that gives them; read anew at
                 each call. `idempotency_key` is the toolbox's own.
             after_call: Told of each call with its result, in call order, when it has been recorded.
@@ -158,18 +205,25 @@ class Toolbox:
         self._extra: dict[str, Tool] = {}
         self.tools: dict[str, Tool] = self._given
         """All tools by name, those too that are not on offer now."""
+        if fidelity not in typing.get_args(Fidelity):
+            raise ConfigError(f"fidelity is one of {', '.join(typing.get_args(Fidelity))}, got {fidelity!r}")
+        suite = fidelity == "suite"
+        if validation is None:
+            validation = "off" if suite else "schema"
         if validation not in typing.get_args(Validation):
             raise ConfigError(f"validation is one of {', '.join(typing.get_args(Validation))}, got {validation!r}")
-        if hint_level not in range(4) or max_output < 1:
+        if hint_level not in range(4) or (max_output is not None and max_output < 1):
             raise ConfigError(f"hint_level is 0 to 3 and max_output at least 1, got {hint_level} and {max_output}")
         self.world = world
+        self.fidelity = fidelity
         self.validation = validation
         self.hint_level = hint_level
-        self.max_output = max_output
+        self.max_output: float = max_output if max_output is not None else math.inf if suite else 4000
         self.render = render
+        self.wording: Callable[[str], str] | None = str if wording is None and suite else wording
         self.is_error = is_error
         self.errors = dict(errors or {})
-        self._foreign = tuple(self.errors)
+        self._raw = suite and validation == "off"
         self._inject: Callable[[], Mapping[str, Any]] = inject if callable(inject) else dict
         self.inject: dict[str, Any] = {} if inject is None or callable(inject) else dict(inject)
         self.after_call = after_call
@@ -204,6 +258,11 @@ class Toolbox:
         if disguise is not None:
             disguise.meet(self.tools.values(), said)
 
+    def true_name(self, name: str) -> str:
+        """The name of the tool that the agent calls by `name`."""
+        disguise = self.state.disguise
+        return name if disguise is None else disguise.tools[name]
+
     def shown_messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Messages as the agent sees them."""
         disguise = self.state.disguise
@@ -228,7 +287,7 @@ class Toolbox:
         calls = tuple(map(disguise.shown_call, turn.action.tool_calls, action.tool_calls))
         results = tuple(map(disguise.shown_result, turn.results))
         messages = (*told, *map(disguise.shown_message, turn.messages[len(told) :])) if turn.messages else ()
-        return Turn(Action(action.content, calls), results, messages, turn.reward, turn.span, turn.weight)
+        return Turn(replace(action, tool_calls=calls), results, messages, turn.reward, turn.span, turn.weight)
 
     # ---- the episode -------------------------------------------------------------------------------------------------
 
@@ -242,14 +301,14 @@ class Toolbox:
         """
         self._extra = {}
         self.state = ToolboxState(faults, episode=episode)
-        self._set(self._given if tools is None else _standing(tools))
+        self._set(self._given if tools is None else _by_name(tools))
         self.state.first = self.state.told = self._present
 
     def offer(self, tools: Sequence[Tool]) -> None:
         """These are the tools on offer from now on. A call of one that was there before is `gone`, of one that was not
         there yet `unknown_tool`. Raises `EnvError` where two have one name."""
         state, before = self.state, self._on_offer
-        now = _standing(tools)
+        now = _by_name(tools)
         if now.keys() != before.keys():
             state.past = (state.past | before.keys()) - now.keys()
             state.gone -= now.keys() - before.keys()  # one that came back
@@ -270,7 +329,7 @@ class Toolbox:
         self.state = state.copy()
         known, names = {**self._given, **self._extra}, self.state.offered
         here = [known[name] for name in names if name in known]
-        self._set(self._given if names == tuple(self._given) else _standing(here))
+        self._set(self._given if names == tuple(self._given) else _by_name(here))
 
     def _set(self, now: dict[str, Tool]) -> None:
         self._on_offer = now
@@ -331,7 +390,7 @@ class Toolbox:
         started = time.perf_counter()
         canonical, error = _canonical(call)
         name, raw = _clean(call.name), _clean(call.raw)
-        call = ToolCall(name, None if error else call.arguments, raw, f"c{state.calls}", error)
+        call = ToolCall(name, None if error else call.arguments, raw, state.named(call.id), error)
         key = (name, canonical)
         earlier = state.failed.get(key)
         pending = _Pending(call, key, earlier[0] if earlier else None, started)
@@ -345,11 +404,18 @@ class Toolbox:
         if isinstance(arguments, Injection):
             pending.injection = arguments
         else:
-            values, wrong = self._values(tool, arguments)
-            if wrong:
-                return self._refuse(pending, Outcome.INVALID_ARGUMENTS, wrong[:300])
+            pending.arguments = arguments
+            values = self._values(tool, pending)
+            if isinstance(values, str):
+                return self._refuse(pending, Outcome.INVALID_ARGUMENTS, values)
+            if isinstance(values, _Failure):
+                pending.result = self._failed(pending, values, None)
+                return pending
             pending.injection = faults.before(tool, arguments, self._met(), self.world) if faults else None
-            pending.values = values if not tool.injects else self._injected(tool, values, pending)
+            pending.values = values
+            if tool.injects and tool.model is None:  # what the model wrote under such a name never counts
+                kept = {name: value for name, value in values.items() if name not in tool.injects}
+                pending.values = {**kept, **self._injected(tool, pending)}
         injection = pending.injection
         if injection is not None and injection.error is not None and not injection.run:
             failure = _told(injection.error, Cause.INJECTED, took_effect=False)
@@ -381,40 +447,59 @@ class Toolbox:
             cause=Cause.TOOL if untold else Cause.POLICY,
         )
 
-    def _values(self, tool: Tool, arguments: dict[str, Json]) -> tuple[dict[str, Any], str]:
-        """The values for the tool's function, and what is wrong with them (or "")."""
-        if self.validation == "schema" and not tool.validator.is_valid(arguments):
+    def _values(self, tool: Tool, pending: _Pending) -> dict[str, Any] | str | _Failure:
+        """The values for the tool's function, or what is wrong with the arguments."""
+        arguments = pending.arguments
+        if tool.model is None and self.validation == "schema" and not tool.validator.is_valid(arguments):
             error = next(iter(tool.validator.iter_errors(arguments)))
             where = "/".join(str(part) for part in error.instance_path)
-            return {}, f"{where}: {error.message}" if where else error.message
-        if self.validation == "binding":
+            return (f"{where}: {error.message}" if where else error.message)[:300]
+        if tool.model is None and self.validation == "binding":
             properties = tool.spec.parameters.get("properties", {})
             missing = [n for n in tool.spec.parameters.get("required", []) if n not in arguments]
             extra = [n for n in arguments if n not in properties]
             if missing or extra:
-                return {}, f"missing: {missing}, unexpected: {extra}"
-        arguments = _own(arguments)
+                return f"missing: {missing}, unexpected: {extra}"[:300]
+        try:
+            if tool.model is not None:
+                return self._modelled(tool, pending)
+            return self._converted(tool, _own(arguments))
+        except ValidationError as error:
+            return str(error) if self.fidelity == "suite" else first_error(error)[:300]
+        except EnvError:
+            raise
+        except Exception as error:  # of a validator of the author's, as if of the tool
+            failure = self._raised(tool, error).failure
+            return replace(failure, took_effect=False) if failure is not None else str(error)
+
+    def _converted(self, tool: Tool, arguments: dict[str, Json]) -> dict[str, Any]:
+        """JSON as what the function's hints ask for. Raises pydantic's `ValidationError` where it is to be valid."""
+        if self._raw:
+            return arguments
+        arguments = whole_numbers(tool.spec.parameters, arguments)
         if tool.arguments is None:
-            for name in tool.whole:
-                value = arguments.get(name)
-                if type(value) is float and value.is_integer():
-                    arguments[name] = int(value)
-            return arguments, ""
+            return arguments
         try:
             model = tool.arguments.model_validate(arguments)
-        except ValidationError as error:  # a date, say: what a JSON Schema cannot hold
-            if self.validation != "schema":
-                return arguments, ""
-            first = error.errors(include_url=False)[0]
-            return {}, f"{'/'.join(map(str, first['loc']))}: {first['msg']}"
-        return {
-            name: getattr(model, name) for name in tool.arguments.model_fields if name in model.model_fields_set
-        }, ""
+        except ValidationError:  # a date, say: what a JSON Schema cannot hold
+            if self.validation == "schema":
+                raise
+            return arguments
+        return {name: getattr(model, name) for name in tool.arguments.model_fields if name in model.model_fields_set}
 
-    def _injected(self, tool: Tool, values: dict[str, Any], pending: _Pending) -> dict[str, Any]:
-        """`values` with those that the toolbox fills. What the model wrote under such a name never counts."""
-        values = {name: value for name, value in values.items() if name not in tool.injects}
+    def _modelled(self, tool: Tool, pending: _Pending) -> dict[str, Any] | str:
+        """The model that the function takes, and what it takes next to that."""
+        assert tool.model is not None
+        injected = self._injected(tool, pending) if tool.injects else {}
+        if unknown := tool.model.unknown(pending.arguments, checked=self.validation != "off"):
+            return f"there is no argument {', '.join(map(repr, unknown))}"[:300]
+        model, values = tool.model.read(pending.arguments, injected)
+        return {_MODEL: model, **values}
+
+    def _injected(self, tool: Tool, pending: _Pending) -> dict[str, Any]:
+        """The values that the toolbox fills."""
         given = {**self._inject(), **self.inject}
+        values: dict[str, Any] = {}
         for name, wanted in tool.injects.items():
             key = wanted.key or name
             if key in given:
@@ -458,17 +543,17 @@ class Toolbox:
         """Runs the tool's function here and now."""
         try:
             try:
-                raw = tool.fn(**values)
+                raw = _called(tool, values)
                 if inspect.iscoroutine(raw):  # from a plain function around an async one
                     raw = run_async(raw)
-            except self._foreign as error:
-                raise self._typed(error) from None
+            except Exception as error:
+                return self._raised(tool, error)
             return self._rendered(tool, raw)
         except ToolError as error:
-            return _Answer(failure=_told(error, Cause.TOOL))
-        except InfrastructureError:  # a dead server or sandbox: nobody's call is to blame, and the episode ends
-            raise
-        except (Exception, SystemExit) as error:  # a bug of the tool is an observation, without its internals
+            return self._raised(tool, error)
+        except (InfrastructureError, KeyboardInterrupt):
+            raise  # a dead server or sandbox is no call's doing: the episode ends
+        except BaseException as error:  # sys.exit() too
             return _bug(tool, _traceback(error))
 
     async def _ran_async(self, tool: Tool, values: dict[str, Any]) -> _Answer:
@@ -476,24 +561,55 @@ class Toolbox:
         try:
             async with limit:
                 try:
-                    raw = await tool.fn(**values)
-                except self._foreign as error:
-                    raise self._typed(error) from None
+                    raw = await _called(tool, values)
+                except Exception as error:
+                    if limit.expired() and isinstance(error, TimeoutError):
+                        raise
+                    return self._raised(tool, error)
                 answer = self._rendered(tool, raw)
             return _late(tool) if limit.expired() else answer
         except ToolError as error:
-            return _Answer(failure=_told(error, Cause.TOOL))
-        except InfrastructureError:
+            return self._raised(tool, error)
+        except (InfrastructureError, KeyboardInterrupt, GeneratorExit):
             raise
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except BaseException as error:
             return _late(tool) if limit.expired() and isinstance(error, TimeoutError) else _bug(tool, _traceback(error))
 
-    def _typed(self, error: Exception) -> Exception:
-        """A suite's own exception as the `ToolError` that it is to be."""
-        if isinstance(error, (ToolError, InfrastructureError)):
-            return error
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        return next(made for seen, made in self.errors.items() if isinstance(error, seen))(text)
+    def _raised(self, tool: Tool, error: Exception) -> _Answer:
+        """What an exception of the tool's function comes to. A bug of the tool is an observation, without its
+        internals; all that a suite raises is what it says to the agent. Raises `InfrastructureError`."""
+        if isinstance(error, InfrastructureError):
+            raise error
+        if isinstance(error, ToolError):
+            return _Answer(failure=_told(error, self._whose(error)))
+        for seen, made in self.errors.items():
+            if isinstance(error, seen):
+                typed = made(self._text(error)) if isinstance(made, type) else made(error)
+                if typed is not None:
+                    return _Answer(failure=_told(typed, self._whose(typed)))
+        if self.fidelity == "house":
+            return _bug(tool, _traceback(error))
+        known = next(made for seen, made in FOREIGN.items() if isinstance(error, seen))
+        kind = InvalidArguments if _unbound(error) else known
+        effect = None if tool.effect and kind is not InvalidArguments else False
+        typed = kind(self._text(error))
+        failure = _told(typed, self._whose(typed), took_effect=effect)
+        return _Answer(failure=replace(failure, trace=_traceback(error)))
+
+    def _whose(self, error: ToolError) -> Cause:
+        """Whose fault a failure of a tool's own is. A suite's refusal of arguments is the policy's."""
+        if self.fidelity == "suite" and isinstance(error, InvalidArguments):
+            return Cause.POLICY
+        return error.cause
+
+    def _text(self, error: Exception) -> str:
+        """What an exception says."""
+        if self.fidelity == "house":
+            return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        try:
+            return str(error) or type(error).__name__
+        except Exception:  # an exception whose own text raises
+            return type(error).__name__
 
     def _awaited(self, runs: Sequence[tuple[Tool, dict[str, Any]]]) -> list[_Answer]:
         """Runs the tools next to each other on the private loop: async ones there, plain ones in threads."""
@@ -528,22 +644,25 @@ class Toolbox:
         return [_NOT_RUN if p.tool is None else next(answers) for p in opened]
 
     def _rendered(self, tool: Tool, raw: Any) -> _Answer:
-        """What the agent sees, and the same as a JSON value that shares nothing with the world. Raises whatever the
+        """What the agent sees, and the same as a JSON value that shares nothing with the world. Raises what the
         value's own code raises, and `TypeError` for a value that is no JSON."""
         if isinstance(raw, str):
             text = value = raw if type(raw) is str else str.__str__(raw)
             text.encode()  # a lone surrogate would break every record: the tool's bug, found here
-        else:
-            data = orjson.dumps(raw, default=_json_of, option=_DUMP)
-            text, value = data.decode(), orjson.loads(data)
+        elif self.render is None:
+            text, value = shown(raw, _json_of)
         if self.render is not None:
             text = str(self.render(raw))
             text.encode()
+            value = _json_or(raw, text)
         if self.is_error is not None and (wrong := self.is_error(raw)):
             if isinstance(wrong, ToolError):
-                return _Answer(failure=_told(wrong, Cause.TOOL))
-            message = wrong if isinstance(wrong, str) else text
-            return _Answer(failure=_Failure(Outcome.TOOL_ERROR, message, took_effect=None if tool.effect else False))
+                failure = _told(wrong, self._whose(wrong))
+            else:
+                message = wrong if isinstance(wrong, str) else text
+                failure = _Failure(Outcome.TOOL_ERROR, message, took_effect=None if tool.effect else False)
+            own = self.fidelity == "suite" and self.hint_level >= 2 and not isinstance(wrong, str)
+            return _Answer(failure=replace(failure, shown=text if own else None))
         return _Answer(text, value)
 
     # ---- after it has run --------------------------------------------------------------------------------------------
@@ -570,7 +689,7 @@ class Toolbox:
         if answer.failure is not None:
             # The tool itself failed: that is what the agent is told, and no fault hides it.
             self._missed(injection)
-            return self._failed(pending, answer.failure, None)
+            return self._failed(pending, self._blamed(pending, answer.failure), None)
         fault = injection.fault if injection else None
         content, value = answer.content, answer.value
         if injection is not None and injection.error is not None:
@@ -587,12 +706,26 @@ class Toolbox:
             call.id, call.name, Outcome.OK, self._cut(content), value, None, True, fault, pending.retry_of, seconds
         )
 
+    def _blamed(self, pending: _Pending, failure: _Failure) -> _Failure:
+        """Whose fault it is that a suite refused a call: the policy's, where the arguments do not fit the schema that
+        it was shown."""
+        if self.fidelity == "house" or failure.cause is not Cause.TOOL or failure.outcome in _NOBODY_REFUSED:
+            return failure
+        tool = pending.tool
+        if tool is None or tool.validator.is_valid(pending.arguments):
+            return failure
+        wrong = failure.outcome is Outcome.TOOL_ERROR
+        outcome = Outcome.INVALID_ARGUMENTS if wrong else failure.outcome
+        return replace(failure, cause=Cause.POLICY, outcome=outcome)
+
     def _missed(self, injection: Injection | None) -> None:
         if injection is not None and self.state.faults is not None:
             self.state.faults.missed(injection)
 
     def _failed(self, pending: _Pending, failure: _Failure, fault: str | None) -> ToolResult:
-        call, content = pending.call, self._error_text(failure.outcome, failure.message, failure.hint)
+        call, content = pending.call, failure.shown
+        if content is None:
+            content = self._error_text(failure.outcome, failure.message, failure.hint)
         seconds = time.perf_counter() - pending.started
         return ToolResult(
             call.id,
@@ -613,9 +746,14 @@ class Toolbox:
         """What the agent sees of a long text."""
         if len(text) <= self.max_output:
             return text
-        return f"{text[: self.max_output]}... [cut: {len(text) - self.max_output} more characters]"
+        kept = int(self.max_output)
+        return f"{text[:kept]}... [cut: {len(text) - kept} more characters]"
 
     def _error_text(self, outcome: Outcome, message: str, hint: str) -> str:
+        if self.wording is not None:
+            said = ("failed", outcome.value, message, message)[self.hint_level] or outcome.value
+            more = f"; {hint}" if self.hint_level >= 3 and hint else ""
+            return _clean(str(self.wording(self._cut(said + more))))
         if self.hint_level == 0:
             return '{"error":"failed"}'
         body = {"error": outcome.value}
@@ -626,15 +764,24 @@ class Toolbox:
         return orjson.dumps(body).decode()
 
 
-def _standing(tools: Sequence[Tool]) -> dict[str, Tool]:
+def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
     """Tools by name; a second route that is not among them is none. Raises `EnvError` where two have one name."""
     named = {t.name: t for t in merge(tools)}
     return {name: t if not t.alternative or t.alternative in named else t.alone() for name, t in named.items()}
 
 
-_DUMP = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+_NOBODY_REFUSED = (Outcome.TIMEOUT, Outcome.CRASHED, Outcome.UNAVAILABLE, Outcome.RATE_LIMITED)
+_OWN_FILES = str(Path(__file__).resolve().parent)
 _NOT_RUN = _Answer()
 _ADDRESS = re.compile(r"<.* at 0x[0-9a-fA-F]+>", re.DOTALL)
+
+
+def _json_or(raw: Any, text: str) -> Json:
+    """A value as JSON; where it is none, its text."""
+    try:
+        return shown(raw, _json_of)[1]
+    except (TypeError, ValueError):
+        return text
 
 
 def _json_of(value: Any) -> Any:
@@ -645,7 +792,7 @@ def _json_of(value: Any) -> Any:
         return sorted(value, key=lambda item: (type(item).__name__, repr(item)))
     text = str(value)
     if _ADDRESS.search(text):
-        raise TypeError(f"a {type(value).__name__} is no JSON and has no text form that could be shown")
+        raise TypeError(f"a value of type {type(value).__name__} is no JSON and has no text form that could be shown")
     return text
 
 
@@ -664,6 +811,21 @@ def _told(error: ToolError, cause: Cause, *, took_effect: bool | Literal["?"] | 
         after,
         cause=cause,
     )
+
+
+def _called(tool: Tool, values: dict[str, Any]) -> Any:
+    if tool.model is None:
+        return tool.fn(**values)
+    return tool.fn(values[_MODEL], **{name: value for name, value in values.items() if name != _MODEL})
+
+
+def _unbound(error: Exception) -> bool:
+    """Whether Python refused the call itself: the function lacks an argument, or has no such one. No code of the
+    function ran then, so the last frame is ours."""
+    if not isinstance(error, TypeError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and str(Path(frames[-1].filename).resolve().parent) == _OWN_FILES
 
 
 def _bug(tool: Tool, trace: str) -> _Answer:

@@ -6,8 +6,9 @@ train(policy, Sft(SftSettings(steps=40), Data(episodes=gold)), "runs/sft")
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares the lists
     from .loop import train
@@ -62,13 +63,4 @@ _HOMES = {
 """Public name -> the module that it comes from."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value  # found at once from now on
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy(globals(), _HOMES)

@@ -11,6 +11,7 @@ predecessor does not have (a trie, laid out depth first), and attends to its who
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..agents.attention import mix
+from ..agents.attention import Scoring, mix
 from ..trajectories.errors import DataError
 from ..trajectories.trajectory import Tokens
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SAMPLER", "Sample", "TreeBatch", "common_prefix", "micro_batches"]
 
 SAMPLER = "sampler"
-"""The channel of the log-probabilities of the engine that sampled the tokens."""
+"""The channel of the log-probabilities of the engine that sampled the tokens, at the temperature that it sampled at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,40 @@ class Sample:
     """Of predicting each token; 0 for what the policy did not sample. The first token's is ignored."""
     channels: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What else a loss needs for each token, by name: `SAMPLER`, "advantages", "returns", ..."""
+    temperature: float = 1.0
+    """That the log-probabilities are taken at: above 0."""
+    encoding: str = ""
+    """Whose ids these are (`Tokens.encoding`): a policy of another encoding refuses them. Empty: not known."""
 
     @classmethod
     def of(
-        cls, tokens: Tokens, *, weights: Sequence[float] | None = None, **channels: Sequence[float] | float
+        cls,
+        tokens: Tokens,
+        *,
+        weights: Sequence[float] | None = None,
+        temperature: float = 1.0,
+        **channels: Sequence[float] | float,
     ) -> Sample:
         """Every sampled token with weight 1, or with `weights`; never a token that was not sampled.
 
+        `temperature`: that the policy's log-probabilities are taken at. A likelihood takes 1. What is compared with the
+        sampler's takes the episode's own (`Trajectory.temperature`): they are of the distribution that was drawn from.
         `channels`: a value for each token, or one for all. The sampler's log-probabilities are one already.
+
+        Raises `DataError` for temperature 0, at which nothing is drawn from a distribution.
         """
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise DataError(
+                f"the tokens were sampled at temperature {temperature:g}, which is no distribution to learn from: "
+                "sample above 0"
+            )
         given = tokens.sampled if weights is None else [s * w for s, w in zip(tokens.sampled, weights, strict=True)]
         n = len(tokens.ids)
         each = {name: (v,) * n if isinstance(v, int | float) else tuple(v) for name, v in channels.items()}
         if wrong := {name: len(v) for name, v in each.items() if len(v) != n}:
             raise DataError(f"a channel has a value for each of {n} tokens, got {wrong}")
-        return cls(tokens.ids, tuple(float(w) for w in given), {SAMPLER: tokens.logprobs, **each})
+        channels_of = {SAMPLER: tokens.logprobs, **each}
+        return cls(tokens.ids, tuple(float(w) for w in given), channels_of, temperature, tokens.encoding)
 
     @property
     def weight(self) -> float:
@@ -72,6 +92,8 @@ class TreeBatch:
     """Index into N of the token that predicts."""
     targets_U: Tensor
     """The token id that is predicted."""
+    temperatures_U: Tensor | None
+    """That its log-probability is taken at; None: 1 throughout."""
     unique_M: Tensor
     """Index into U."""
     owner_M: Tensor
@@ -81,6 +103,10 @@ class TreeBatch:
     """The channels that all samples have."""
     n: int
     """B."""
+    longest: int
+    """Tokens of the longest sample."""
+    encodings: frozenset[str] = frozenset()
+    """Of the samples, where known."""
 
     @classmethod
     def build(cls, samples: Sequence[Sample], device: torch.device | str = "cpu") -> TreeBatch:
@@ -91,7 +117,7 @@ class TreeBatch:
         ids: list[int] = []
         positions: list[int] = []
         segments: list[_Segment] = []
-        unique: dict[int, int] = {}
+        unique: dict[tuple[int, float], int] = {}
         sources: list[int] = []
         unique_M: list[int] = []
         owner_M: list[int] = []
@@ -114,7 +140,7 @@ class TreeBatch:
             before = sample.ids
             for t in range(1, len(sample.ids)):
                 if sample.weights[t]:
-                    node = nodes[t]
+                    node = (nodes[t], sample.temperature)
                     if node not in unique:
                         unique[node] = len(sources)
                         sources.append(nodes[t - 1])
@@ -125,17 +151,21 @@ class TreeBatch:
                         channels_M[name].append(sample.channels[name][t])
         make: Callable[..., Tensor] = torch.tensor
         ids_N = make(ids, device=device)
+        temperatures = [temperature for _, temperature in unique]
         return cls(
             ids_N,
             make(positions, device=device),
             TreeLayout(segments),
             make(sources, dtype=torch.long, device=device),
-            ids_N[make(list(unique), dtype=torch.long, device=device)],
+            ids_N[make([node for node, _ in unique], dtype=torch.long, device=device)],
+            None if set(temperatures) <= {1.0} else make(temperatures, dtype=torch.float32, device=device),
             make(unique_M, dtype=torch.long, device=device),
             make(owner_M, dtype=torch.long, device=device),
             make(weights_M, dtype=torch.float32, device=device),
             {name: make(values, dtype=torch.float32, device=device) for name, values in channels_M.items()},
             len(samples),
+            max(len(s.ids) for s in samples),
+            frozenset(s.encoding for s in samples if s.encoding),
         )
 
 
@@ -174,14 +204,14 @@ class TreeLayout:
     """Attention over root paths: see `agents.attention.Layout`."""
 
     segments: list[_Segment]
-    _masks: dict[tuple[int, int, torch.dtype], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     @property
     def pairs(self) -> int:
         """(query, key) pairs that attention computes, masked ones included."""
         return sum((s.end - s.start) * (s.end - s.start + sum(b - a for a, b in s.ancestors)) for s in self.segments)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
         heads, _, width = query.shape
         kv = key.shape[0]
         query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding widens them
@@ -192,16 +222,20 @@ class TreeLayout:
             parts = [slice(a, b) for a, b in segment.ancestors] + [own]
             k = key[:, own] if len(parts) == 1 else torch.cat([key[:, p] for p in parts], 1)
             v = value[:, own] if len(parts) == 1 else torch.cat([value[:, p] for p in parts], 1)
-            out = mix(q[:, :, own], k, v, self._mask(segment.end - segment.start, k.shape[1], value), scale)
-            pieces.append(out.flatten(0, 1))
+            mask = self._mask(segment.end - segment.start, k.shape[1], how.window, value)
+            pieces.append(mix(q[:, :, own], k, v, mask, how).flatten(0, 1))
         return torch.cat(pieces, 1)
 
-    def _mask(self, n: int, length: int, like: Tensor) -> Tensor:
-        """(n, length) additive: the last n of `length` tokens, each seeing all before it and itself."""
-        key = (n, length, like.dtype)
+    def _mask(self, n: int, length: int, window: int | None, like: Tensor) -> Tensor:
+        """(n, length) additive: the last n of `length` tokens, each seeing itself and those before it, as far back as
+        the window reaches. A root path has a token for each position."""
+        key = (n, length, window, like.dtype)
         if key not in self._masks:
-            rows = torch.arange(length - n, length, device=like.device)
-            blocked = torch.arange(length, device=like.device)[None] > rows[:, None]
+            rows = torch.arange(length - n, length, device=like.device)[:, None]
+            columns = torch.arange(length, device=like.device)[None]
+            blocked = columns > rows
+            if window is not None:
+                blocked |= columns <= rows - window
             self._masks[key] = torch.zeros(n, length, dtype=like.dtype, device=like.device).masked_fill_(
                 blocked, float("-inf")
             )

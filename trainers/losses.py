@@ -69,6 +69,8 @@ class Loss:
     """Means over this micro-batch (`*_max`, `*_min`: extremes), to be combined by `merge_logs`."""
     weight: float = 0.0
     """What the means are over: total token weight, or the number of pairs."""
+    part: str = "policy"
+    """Which part of the step's loss it is: the objective's own, or that of what is replayed next to it ("replay")."""
 
 
 def merge_logs(losses: Sequence[Loss]) -> dict[str, float]:

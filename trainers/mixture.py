@@ -6,6 +6,7 @@ Mixture((Part("orders", weight=3), Part("shop", levels=(1, 2))))
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -40,8 +41,10 @@ class Part:
     """How often it is drawn, relative to the other parts."""
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
+        if not (self.weight > 0 and math.isfinite(self.weight)):
             raise ConfigError(f"a part's weight is above 0, got {self.weight} for {self.env}")
+        if wrong := [share for share in self.faults if not (share[1] >= 0 and math.isfinite(share[1]))]:
+            raise ConfigError(f"the weight of a fault plan is a finite number of 0 or more, got {wrong[0]}")
         if not self.faults or not any(weight > 0 for _, weight in self.faults):
             raise ConfigError(f"a part needs a fault plan with a weight above 0 ('' is none), got {self.faults}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from ..trajectories.curation import Pair
 from ..trajectories.registry import Registry
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .model import Policy
     from .run import Run
 
-__all__ = ["OBJECTIVES", "Data", "Drawn", "Needs", "Objective"]
+__all__ = ["OBJECTIVES", "Data", "Drawn", "Measures", "Needs", "Objective"]
 
 B = TypeVar("B")
 
@@ -40,6 +40,8 @@ class Data:
     """Of a better and a worse episode."""
     gold: Sequence[Trajectory] = ()
     """Good episodes that are replayed a little next to another objective."""
+    held_out: Sequence[Trajectory] = ()
+    """Episodes whose loss is measured, and which are never learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,15 @@ class Objective(Protocol[B]):
 
     def losses(self, policy: Policy, batch: B) -> Iterable[Callable[[], Loss]]:
         """The losses of the step's micro-batches; their values add up to that of the step."""
+        ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """An objective that measures something else than its loss now and then, such as the loss of held-out episodes."""
+
+    def measure(self, policy: Policy, step: int) -> Mapping[str, float]:
+        """After the update of step `step` (from 1): what goes into the step's row of metrics."""
         ...
 
 

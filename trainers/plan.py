@@ -66,16 +66,26 @@ class _Shape:
 
     @classmethod
     def of(cls, config: Any) -> _Shape:
-        heads = int(config.num_attention_heads)
+        """Where layers differ, the largest of each."""
+        config = config.get_text_config(decoder=True)
+        width, heads = _most(config, "hidden_size"), _most(config, "num_attention_heads")
         return cls(
-            layers=int(config.num_hidden_layers),
-            width=int(config.hidden_size),
-            inner=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
+            layers=_most(config, "num_hidden_layers"),
+            width=width,
+            inner=_most(config, "intermediate_size") or 4 * width,
             heads=heads,
-            kv=int(getattr(config, "num_key_value_heads", None) or heads),
-            head_width=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-            vocabulary=int(config.vocab_size),
+            kv=_most(config, "num_key_value_heads") or heads,
+            head_width=_most(config, "head_dim") or width // heads,
+            vocabulary=_most(config, "vocab_size"),
         )
+
+
+def _most(config: Any, name: str) -> int:
+    """Of a number that may be one for each layer; 0: it is not there."""
+    layers = getattr(config, "per_layer_config", None)
+    values = [getattr(layer, name, None) for layer in layers] if layers else [getattr(config, name, None)]
+    flat = [v for value in values for v in (value if isinstance(value, list | tuple) else [value])]
+    return max((int(v) for v in flat if v), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +143,7 @@ class Plan:
             episode_tokens: Length of an episode; None: one fills the micro-batch, the dearest case.
             parallel: Episodes that the engine plays at once; 0: a training that samples nothing.
             max_context: Tokens of the longest episode.
-            reference: Whether a copy of the first weights is held (GRPO with a KL term; never with adapters).
+            reference: Whether a copy of the first weights is held (GRPO with a KL term); with adapters, of these alone.
             checkpointing: None: where the activations do not fit into the memory that is available here.
         """
         import torch
@@ -172,7 +182,7 @@ class Plan:
             "engine": parameters * half + parallel * max_context * 2 * shape.layers * shape.kv * shape.head_width * half
             if parallel
             else 0,
-            "reference": parameters * half if reference and not lora else 0,
+            "reference": (adapters * 4 if lora else parameters * half) if reference else 0,
         }
         if checkpointing is None:
             room = available_memory(torch.device(device))

@@ -25,16 +25,18 @@ from typing import Any
 from ..agents.rollouts import EpisodeSpec, rollout
 from ..agents.runtime import release_memory
 from ..agents.scripts import scripted
+from ..envs.experts import expert
 from ..envs.registry import make
 from ..envs.task import task_set
 from ..tools.faults import FAULTS
 from ..tools.plans import FaultPlan
 from ..trajectories.errors import ConfigError, UnknownName
+from ..trajectories.locks import only_process_in
 from ..trajectories.pages.report import Arm
 from ..trajectories.plain import from_plain, to_plain
 from .mixture import Part
 from .recipe_report import write_recipe_report
-from .run import only_process_in, write_text
+from .run import write_text
 from .stage import BASE, STAGES, Done, PolicySettings, Stage, TrainedOn, Watcher, Work, check_uses
 from .stages.evaluate import Plays, arms_in
 
@@ -232,7 +234,10 @@ class _Running:
 
     def _kinds(self, env: str) -> tuple[str, ...]:
         """The recipe's kinds of fault that can strike this environment and that its expert survives."""
-        tasks = task_set(make(env), "train", _TRIED, seed=self.seed, levels=self.recipe.document.levels)
+        made = make(env)
+        tasks = task_set(made, "train", _TRIED, seed=self.seed, levels=self.recipe.document.levels)
+        made.start(tasks[0])
+        next(expert(made))  # without an expert, that is said at once
         clean = rollout(env, scripted("expert"), [EpisodeSpec(t) for t in tasks])
         if failed := [t for t in clean if not t.success]:
             raise ConfigError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..envs.roles import tool_roles
 from ..trajectories.errors import DataError
+from ..trajectories.files import read_rows
 from ..trajectories.pages.report import Arm, Report, find_tokenizer, token_texts, write_report
 from .stages.evaluate import arms_in
 
@@ -29,7 +30,7 @@ def write_recipe_report(folder: Path) -> Path:
         seconds += json.loads(marker.read_text())["seconds"] if marker.exists() else 0.0
         arms += arms_in(stage)
         if (stage / "metrics.jsonl").exists():
-            rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+            rows = read_rows(stage / "metrics.jsonl")
             curves[name] = [{k: v for k, v in row.items() if v is not None} for row in rows]
     names = {arm.name for arm in arms}
     conditions = {condition for arm in arms for condition in arm.conditions}

@@ -3,11 +3,12 @@
 A run's folder holds `metrics.jsonl` (one row a step), `tensorboard/`, `checkpoints/step-000010/` (the newest complete
 one only) and, in the end, `model/`. Nothing random is kept between steps: what a step does follows from its number and
 the seed, so a run that was killed and resumed equals one that was not, bit for bit on CPU.
+
+A run whose numbers are not finite ends with `TrainingError`: no such weights are ever saved.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -15,28 +16,36 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from filelock import FileLock, Timeout
 
+from ..agents.models import not_finite
 from ..agents.runtime import spare_memory
-from ..trajectories.errors import ConfigError, DataError, InfrastructureError, is_full_disk
+from ..trajectories.errors import ConfigError, DataError, InfrastructureError, TrainingError, is_full_disk
+from ..trajectories.files import read_rows, write_whole
+from ..trajectories.interrupts import as_ctrl_c
 from ..trajectories.trajectory import Trajectory
 from .losses import Loss, merge_logs
 from .model import Policy
 from .settings import Optim
 from .world import World
 
-__all__ = ["Interrupted", "OnEpisode", "OnStep", "Run", "only_process_in", "write_text"]
+__all__ = ["Interrupted", "OnEpisode", "OnStep", "Run", "write_text"]
+
+METRICS = "metrics.jsonl"
+
+_SKIPS = 5
+"""Steps in a row whose gradient is not finite, after which the run is over: the weights have not moved meanwhile."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after everything was saved. Says where."""
+    """Ctrl-C, SIGTERM or SIGHUP, after everything was saved. Says where."""
 
 
 OnStep = Callable[["Run", dict[str, float]], None]
@@ -89,6 +98,8 @@ class Run:
         self._done_before = 0
         self._applied = 0
         """Steps whose update is in the weights; one more than `step` from then until the step is over."""
+        self._skipped = 0
+        """Steps in a row whose gradient was not finite."""
         self._shield = _Shield()
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -112,50 +123,81 @@ class Run:
 
     @contextmanager
     def saving_on_interrupt(self) -> Iterator[None]:
-        """Around the whole loop: Ctrl-C writes a checkpoint of the last complete step."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._optimizer.zero_grad(set_to_none=True)
-            self.step = max(self.step, self._applied)
-            if self.step:
+        """Around the whole loop: Ctrl-C, SIGTERM and SIGHUP write a checkpoint of the last complete step."""
+        with as_ctrl_c():
+            try:
+                yield
+            except KeyboardInterrupt:
+                self._shield.raise_()  # who signals again has to wait until it is written
+                self._optimizer.zero_grad(set_to_none=True)
+                self.step = max(self.step, self._applied)
+                if not self.step:
+                    raise Interrupted(f"stopped before the first of {self.total} steps was done") from None
                 self.save()
-            raise Interrupted(f"stopped after step {self.step} of {self.total}; saved in {self.folder}") from None
-        finally:
-            self._shield.lower()
+                raise Interrupted(f"stopped after step {self.step} of {self.total}; saved in {self.folder}") from None
+            finally:
+                self._shield.lower()
 
     def update(self, losses: Iterable[Callable[[], Loss]]) -> dict[str, float]:
         """One optimiser step from the losses of its micro-batches, each computed and differentiated in turn.
 
-        Returns their merged logs and `loss`, `grad_norm`, `lr`. A gradient that is not finite is not applied:
-        `skipped`.
+        Returns their merged logs and `loss`, `grad_norm`, `lr`; where there are losses of several parts, also each
+        part's: `policy_loss`, `replay_loss`. A loss or a gradient that is not finite is not applied: `skipped`.
         """
         done: list[Loss] = []
         for compute in losses:
             loss = compute()
             if loss.value.requires_grad:
                 loss.value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            done.append(Loss(loss.value.detach(), loss.logs, loss.weight))
+            done.append(replace(loss, value=loss.value.detach()))
         parameters = self.policy.parameters()
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.optim.max_grad_norm))
         lr = self.optim.lr_at(self.step, self.total)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        finite = math.isfinite(norm)
+        parts: dict[str, float] = {}
+        for one in done:
+            parts[one.part] = parts.get(one.part, 0.0) + float(one.value)
+        value = sum(parts.values())
+        finite = math.isfinite(norm) and math.isfinite(value) and math.isfinite(lr)
+        self._skipped = 0 if finite else self._skipped + 1
         self._shield.raise_()  # a half-applied step, or one without its row of metrics, could not be resumed
         if finite:
             self._optimizer.step()
         self._applied = self.step + 1
         self._optimizer.zero_grad(set_to_none=True)
         spare_memory()
-        logs = {"loss": sum(float(d.value) for d in done), **merge_logs(done), "grad_norm": norm, "lr": lr}
+        apart = {f"{part}_loss": loss for part, loss in parts.items()} if len(parts) > 1 else {}
+        logs = {"loss": value, **apart, **merge_logs(done), "grad_norm": norm, "lr": lr}
         return logs if finite else {**logs, "skipped": 1.0}
+
+    def check(self, row: Mapping[str, float]) -> None:
+        """Raises `TrainingError` for a step after which the run cannot be meant to go on, from its row of metrics."""
+        if math.isfinite(row["loss"]) and math.isfinite(row["lr"]) and self._skipped < _SKIPS:
+            return
+        done = self.step + 1
+        if broken := not_finite(self.policy.module):
+            what = f"the weights are not finite ({broken})"
+        elif not (math.isfinite(row["loss"]) and math.isfinite(row["lr"])):
+            name = "lr" if math.isfinite(row["loss"]) else "loss"
+            what = f"its {name} is not finite ({row[name]})"
+        else:
+            what = f"the gradients of the last {self._skipped} steps were not finite"
+        raise TrainingError(
+            f"step {done} of {self.total}: {what}; it was not applied, and nothing more is saved in {self.folder}: "
+            f"lower the learning rate (--lr, now {row['lr']:g}), or look at what this step learned from"
+        )
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics so far, those from before an interruption too."""
+        return read_rows(self.folder / METRICS)
 
     def log(self, row: dict[str, float]) -> None:
         """Appends one row of metrics, with `step` (from 1) and `seconds`."""
         full = {"step": self.step + 1, "seconds": round(time.monotonic() - self._started, 2), **row}
         if self.world.is_main:
-            with (self.folder / "metrics.jsonl").open("a") as file:
+            with (self.folder / METRICS).open("a") as file:
                 file.write(json.dumps({k: _plain(v) for k, v in full.items()}) + "\n")
         writer = self._tensorboard() if self.world.is_main else None
         if writer is not None:
@@ -179,9 +221,7 @@ class Run:
     def write(self, name: str, content: bytes) -> None:
         """A file of the run, below its folder."""
         if self.world.is_main:
-            path = self.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_whole(self.folder / name, lambda part: part.write_bytes(content))
 
     def seconds_left(self) -> float | None:
         """Estimate from the steps done so far in this process."""
@@ -189,18 +229,37 @@ class Run:
         return (time.monotonic() - self._started) / done * (self.total - self.step) if done else None
 
     def finish(self) -> Path:
-        """Saves the model, drops the checkpoints; the model's folder."""
+        """Saves the model, drops the checkpoints; the model's folder.
+
+        Raises `TrainingError` where there is no model to be saved: its weights are not finite, or no step was applied.
+        """
         target = self.folder / "model"
+        self._refuse_not_finite()
+        if (rows := self.rows) and all(row.get("skipped") for row in rows):
+            raise TrainingError(
+                f"the gradient of every step was not finite, so that none was applied ({self.folder}): lower the "
+                "learning rate (--lr), or look at the data"
+            )
         if self.world.is_main:
-            _publish(target, self.policy.save)
+            try:
+                _publish(target, self.policy.save)
+            except InfrastructureError:  # a full disk, say: there is no room for a checkpoint either
+                raise
+            except Exception:
+                self.save()  # all steps are done: their work is not to be lost
+                raise
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return target
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def save(self) -> Path:
-        """Writes a checkpoint by temporary folder, fsync and rename, then drops older ones."""
+        """Writes a checkpoint by temporary folder, fsync and rename, then drops older ones.
+
+        Raises `TrainingError` for weights that are not finite: the checkpoint before them stays.
+        """
         target = self.folder / "checkpoints" / f"step-{self.step:06d}"
+        self._refuse_not_finite()
         if not self.world.is_main:
             return target
 
@@ -216,32 +275,47 @@ class Run:
                 shutil.rmtree(other, ignore_errors=True)
         return target
 
+    def _refuse_not_finite(self) -> None:
+        if broken := not_finite(self.policy.module):
+            raise TrainingError(
+                f"after step {self.step} of {self.total} the weights are not finite ({broken}): they are not saved in "
+                f"{self.folder}; lower the learning rate (--lr, now {self.optim.lr:g})"
+            )
+
     def _resume(self) -> None:
         """Takes up the newest complete checkpoint, if there is one."""
-        found = sorted((self.folder / "checkpoints").glob("step-*"))
-        if not found:
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        checkpoints = self.folder / "checkpoints"
+        for left in (*self.folder.glob(".*.tmp"), *checkpoints.glob(".*.tmp")):  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        found = max((f for f in checkpoints.glob("step-*") if f.is_dir()), key=_number, default=None)
+        if found is None:
+            (self.folder / METRICS).unlink(missing_ok=True)
             return
-        about = json.loads((found[-1] / "run.json").read_text())
-        if about["settings"] != self._settings:
+        step, its_settings = _read_about(found)
+        if its_settings != self._settings:
             raise ConfigError(
-                f"{found[-1]} belongs to a run with other settings; use another folder, or delete it to start anew"
+                f"{found} belongs to a run with other settings; use another folder, or delete it to start anew"
             )
-        state = torch.load(found[-1] / "state.pt", weights_only=True, map_location=self.policy.device)
+        state = _read_state(found, self.policy.device)
         own = dict(self.policy.module.named_parameters())
+        trained = {n: p.shape for n, p in own.items() if p.requires_grad}
+        if trained != {n: t.shape for n, t in state["model"].items()}:
+            raise ConfigError(
+                f"{found} holds the weights of another model, or of other adapters: begin with the model that the run "
+                "began with, use another folder, or delete it to start anew"
+            )
         with torch.no_grad():
             for name, tensor in state["model"].items():
                 own[name].copy_(tensor)
         self._optimizer.load_state_dict(state["optimizer"])
-        self.step = int(about["step"])
+        self.step = step
         self._drop_rows_after(self.step)
 
     def _drop_rows_after(self, step: int) -> None:
         """Rows of steps that the checkpoint does not hold will be written again."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            rows = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            write_text(path, "".join(row + "\n" for row in rows))
+        if (self.folder / METRICS).exists():
+            kept = [row for row in self.rows if isinstance(at := row.get("step"), int) and at <= step]
+            write_text(self.folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _tensorboard(self) -> Any:
         if self._writer is None:
@@ -259,30 +333,72 @@ class Run:
         self._writer = None
 
 
-@contextmanager
-def only_process_in(folder: Path) -> Iterator[None]:
-    """Holds a folder against other processes. Raises `ConfigError` where one has it; a killed one holds nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+def _number(checkpoint: Path) -> int:
+    digits = checkpoint.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _read_about(checkpoint: Path) -> tuple[int, str]:
+    """Its step, and the settings of its run."""
+    path = checkpoint / "run.json"
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"another process is at work in {folder}: wait for it, or choose another folder") from None
+        about = json.loads(path.read_bytes())
+        return int(about["step"]), str(about["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _broken(path, error) from None
+
+
+def _read_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
+    path = checkpoint / "state.pt"
     try:
-        yield
-    finally:
-        lock.release()
+        with zipfile.ZipFile(path) as archive:  # torch reads without comparing the checksums that it wrote
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"{bad} is damaged")
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        if not {"model", "optimizer"} <= state.keys():
+            raise ValueError("expected the weights and the optimiser's state")
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a cut file fails in many ways, of zipfile's, pickle's and torch's own
+        raise _broken(path, error) from None
+    return state
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    why = "it is not there" if isinstance(error, FileNotFoundError) else " ".join(str(error).split()) or "it is cut"
+    return DataError(
+        f"{path} cannot be read ({why:.120}): the checkpoint is broken; delete the folder {path.parent} and run it "
+        "again, which begins at the checkpoint before it, or else at the first step"
+    )
+
+
+class _Disk:
+    """A file that keeps what the disk answered: torch's writer ends with an internal error that does not say it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def _save_tensors(state: dict[str, Any], path: Path) -> None:
-    """torch's own writer ends with an internal error where the disk is full: that is said as what it is."""
-    try:
-        torch.save(state, path)
-    except RuntimeError as error:
-        needed = sum(t.numel() * t.element_size() for t in state["model"].values()) // 100
-        if shutil.disk_usage(path.parent).free <= needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
+    with path.open("wb") as file:
+        disk = _Disk(file)
+        try:
+            torch.save(state, disk)  # type: ignore[arg-type]  # it needs no more than these two methods
+        except RuntimeError:
+            if disk.error is not None:
+                raise disk.error from None
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -299,6 +415,15 @@ def write_text(path: Path, text: str) -> None:
         raise InfrastructureError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def _sync(folder: Path) -> None:
+    """A rename in the folder survives a power failure."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _publish(target: Path, write: Callable[[Path], None]) -> None:
     """Lets `write` fill a temporary folder, flushes it, and renames it to `target`."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -312,6 +437,7 @@ def _publish(target: Path, write: Callable[[Path], None]) -> None:
                     os.fsync(file.fileno())
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
+        _sync(target.parent)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) or is_full_disk(error):
@@ -343,13 +469,6 @@ class _Shield:
 
     def _note(self, number: int, frame: Any) -> None:
         self._seen = True
-
-
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"a row of metrics.jsonl cannot be read: {line[:80]!r}") from error
 
 
 def _plain(value: float) -> float | None:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..agents.chat_format import ChatFormat, tokens_of
+from ..agents.chat_format import ChatFormat, encoding_in, encoding_of, owns, tokens_of
 from ..trajectories.errors import DataError
 from ..trajectories.trajectory import Trajectory
 from .batch import Sample, TreeBatch, micro_batches
 from .losses import Loss, sft_loss
 from .model import Policy
 
-__all__ = ["Replay", "epoch_indices", "likelihood_losses", "samples_of"]
+__all__ = ["Replay", "epoch_indices", "likelihood_losses", "samples_of", "say_rendered_anew"]
+
+_log = logging.getLogger(__name__)
 
 
 def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context: int) -> list[Sample]:
-    """What each trajectory teaches: its sampled tokens, by the weight of their turn.
+    """What each trajectory teaches: its sampled tokens, by the weight of their turn. Ids of another vocabulary or
+    format are rendered anew, with a word in the log.
 
     Raises `DataError` for a trajectory of more than `max_context` tokens, and where nothing has a weight.
     """
     samples = []
+    trajectories = list(trajectories)
+    say_rendered_anew(chat, trajectories)
     for trajectory in trajectories:
+        if trajectory.tokens is not None and not trajectory.turns:
+            continue  # it did not get to its first turn
         tokens, spans = tokens_of(chat, trajectory)
         if len(tokens) > max_context:
             raise DataError(
                 f"trajectory {trajectory.id} has {len(tokens)} tokens, over the limit of {max_context}: raise it, "
-                "or leave it out"
+                "if the model takes more, or leave it out"
             )
         weights = [0.0] * len(tokens)
         for turn, (start, end) in zip(trajectory.turns, spans, strict=True):
@@ -40,6 +48,21 @@ def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context
     return samples
 
 
+def say_rendered_anew(chat: ChatFormat, trajectories: Iterable[Trajectory]) -> None:
+    """Logs a warning where recorded ids are not `chat`'s own, so that messages are trained on and not these."""
+    recorded = [t for t in trajectories if t.tokens is not None]
+    foreign = [t for t in recorded if not owns(chat, t)]
+    if foreign:
+        _log.warning(
+            "%d of %d episodes with token ids are rendered anew from their messages: their ids are of %s, "
+            "the model's of %s",
+            len(foreign),
+            len(recorded),
+            ", ".join(dict.fromkeys(map(encoding_in, foreign))),
+            encoding_of(chat),
+        )
+
+
 def likelihood_losses(
     policy: Policy, samples: Sequence[Sample], micro_tokens: int, *, weight: float = 1.0, prefix: str = ""
 ) -> Iterable[Callable[[], Loss]]:
@@ -50,14 +73,16 @@ def likelihood_losses(
         samples: All of the step.
         micro_tokens: Distinct tokens of one forward pass.
         weight: Of this loss among the others of the step.
-        prefix: Before the names in the logs: "replay_" where it goes along with another objective.
+        prefix: Before the names in the logs: "replay_" where it goes along with another objective, which makes it a
+            part of the loss of its own.
     """
     total = sum(s.weight for s in samples)
 
     def compute(indices: list[int]) -> Loss:
         batch = TreeBatch.build([samples[i] for i in indices], policy.device)
         loss = sft_loss(policy.predict(batch).logps_M, batch.weights_M, denominator=total, weight=weight)
-        return Loss(loss.value, {prefix + name: value for name, value in loss.logs.items()}, loss.weight)
+        logs = {prefix + name: value for name, value in loss.logs.items()}
+        return Loss(loss.value, logs, loss.weight, prefix.rstrip("_") or loss.part)
 
     for indices in micro_batches(samples, micro_tokens):
         yield lambda indices=indices: compute(indices)  # type: ignore[misc]  # mypy cannot type a default
@@ -75,7 +100,7 @@ class Replay:
     @classmethod
     def of(cls, policy: Policy, gold: Sequence[Trajectory], each_step: int, weight: float, seed: int) -> Replay:
         """No samples where `gold` is empty or `each_step` is 0. Gold of any length is taken."""
-        samples = samples_of(policy.chat, gold, 1 << 20) if gold and each_step else []
+        samples = samples_of(policy.chat, gold, policy.room(1 << 20)) if gold and each_step else []
         return cls(tuple(samples), each_step, weight, seed + 1)
 
     def losses(self, policy: Policy, step: int, micro_tokens: int) -> Iterable[Callable[[], Loss]]:

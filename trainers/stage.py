@@ -66,6 +66,8 @@ class PolicySettings:
     """bf16: float32 master weights, the work in bfloat16. fp32: all in float32."""
     tool_style: str = "signature"
     """How tools are shown to the model: schema or signature."""
+    thinking: bool = True
+    """Whether the model may think before it answers."""
     parallel: int = 64
     """Episodes that it plays at once."""
 
@@ -130,7 +132,10 @@ class Work:
         from .model import Policy
 
         source: str | Path = self.model if stage == BASE else self.inputs[stage].model
-        return Policy.load(source, tool_style=self.how.tool_style, precision=self.how.precision, **options)  # type: ignore[arg-type]  # checked there
+        how: dict[str, Any] = {"tool_style": self.how.tool_style, "precision": self.how.precision}
+        if not self.how.thinking:
+            how["thinking"] = "off"
+        return Policy.load(source, **how, **options)
 
     def mixture(self, shares: Mapping[str, float]) -> Mixture:
         """The recipe's environments under fault plans by share; `{kinds}` in a plan are those of each environment."""
@@ -175,10 +180,11 @@ class Work:
         return count
 
     def training(self, metric: str) -> Callable[[Run, dict[str, float]], None]:
-        """For `train`'s `on_step`: shows the step and one number."""
+        """For `train`'s `on_step`: shows the step and one number, and how many of its groups had a signal."""
 
         def show(run: Run, row: dict[str, float]) -> None:
             note = f"{metric} {row[metric]:.3f}" if metric in row else f"loss {row['loss']:.3f}"
+            note += f" signal {row['signal']:.2f}" if "signal" in row else ""
             self.watcher.progress(run.step + 1, run.total, note, run.seconds_left())
 
         return show

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from .errors import DataError
-from .messages import Json, Message, Outcome, ToolCall, ToolResult, ToolSpec
+from .messages import Action, Json, Message, Outcome, ToolCall, ToolResult, ToolSpec
 
 __all__ = [
     "DEEP", "DIGIT", "DISGUISE", "ID", "INNER", "MAY_NAME", "Content", "Disguise", "Swaps", "content_of", "renamed",
@@ -43,8 +43,6 @@ _MARKED = re.compile(
 )
 _WORD = re.compile(r"[A-Za-z_][\w-]*")
 INNER = re.compile(r"\w_\w|\w-\w|[a-z0-9][A-Z]")
-_LOG = "[info] "
-"""What a log line begins with that clutters a result."""
 DEEP = 200
 """Levels of a value that are read; one that is deeper is left as it is."""
 
@@ -174,6 +172,11 @@ class Disguise:
             arguments = self.value(arguments)
         return ToolCall(name, arguments, call.raw, call.id, call.error)
 
+    def action(self, action: Action) -> Action:
+        """What an agent did. Of what it thought and said only ids are exchanged."""
+        calls = tuple(map(self.call, action.tool_calls))
+        return Action(self.ids(action.content), calls, self.ids(action.thinking))
+
     # ---- back to the true names --------------------------------------------------------------------------------------
 
     def true_prose(self, text: str) -> str:
@@ -188,7 +191,8 @@ class Disguise:
     def true_message(self, message: Message) -> Message:
         if message.role == "assistant":
             calls = tuple(self.call(call) for call in message.tool_calls)
-            return replace(message, content=self.ids(message.content), tool_calls=calls)
+            content, thinking = self.ids(message.content), self.ids(message.thinking)
+            return replace(message, content=content, tool_calls=calls, thinking=thinking)
         return replace(message, content=self.true_prose(message.content))
 
     def true_result(self, result: ToolResult) -> ToolResult:
@@ -214,8 +218,12 @@ class Disguise:
         for key, value in found[0].items():
             if key not in self.clutter:
                 name = self.keys[key]
-                code = name == "error" and isinstance(value, str)
-                true[name] = self.codes[value] if code else self.true_prose(value) if type(value) is str else value
+                if type(value) is not str:
+                    true[name] = self.value(value)
+                elif name == "error" and value in self.codes.partner:
+                    true[name] = self.codes[value]
+                else:
+                    true[name] = self.true_prose(value)
         return written(true, found[1])
 
     def ids_or_value(self, text: str) -> str:

@@ -6,6 +6,8 @@
     |-- MissingExtra (ImportError) an optional package is needed; says which `pip install` fixes it
     |-- DataError (ValueError)     a data set, store or record cannot be used as it is
     |-- EnvError (TypeError)       an environment or tool is defined wrongly; says how to fix it
+    |   `-- EnvBug                 its code raised while it was played; names the author's line, the task and the faults
+    |-- TrainingError (ArithmeticError)  the numbers of a training run are not finite: nothing of it is to be used
     `-- InfrastructureError (RuntimeError)  engine, sandbox or network failed: nobody's policy is to blame
 
 What a *tool* may raise to tell the agent of a failure (`ToolError`, `NotFound`, ...) is in `sparring.tools`:
@@ -22,10 +24,12 @@ from collections.abc import Iterable
 __all__ = [
     "ConfigError",
     "DataError",
+    "EnvBug",
     "EnvError",
     "InfrastructureError",
     "MissingExtra",
     "SparringError",
+    "TrainingError",
     "UnknownName",
     "is_full_disk",
 ]
@@ -45,6 +49,14 @@ class DataError(SparringError, ValueError):
 
 class EnvError(SparringError, TypeError):
     """An environment or a tool is defined wrongly."""
+
+
+class EnvBug(EnvError):
+    """The environment's own code raised, or gave what it may not, while it was played. Its cause is what was raised."""
+
+
+class TrainingError(SparringError, ArithmeticError):
+    """A training run went wrong: a loss, a gradient or a weight is not finite."""
 
 
 class InfrastructureError(SparringError, RuntimeError):

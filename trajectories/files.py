@@ -1,13 +1,37 @@
-"""Files that appear whole or not at all. Defines `write_lines`, `write_whole`."""
+"""Files that appear whole or not at all, and rows of one that grows.
+
+Defines `write_lines`, `write_whole`, `read_rows`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_lines", "write_whole"]
+__all__ = ["read_rows", "write_lines", "write_whole"]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that gets one JSON object a line, such as a run's `metrics.jsonl`; none where there is none.
+
+    A line that is none is left out: a process that was killed, or met a full disk, left it half-written.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def write_lines(lines: Iterable[bytes], path: Path) -> None:

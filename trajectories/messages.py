@@ -75,7 +75,7 @@ class ToolCall:
     raw: str = ""
     """The sampled text between the call's marks, verbatim; empty for calls made by code."""
     id: str = ""
-    """Unique in the episode; set by the environment when the call is executed."""
+    """Unique in the episode. The agent's own where it gave one, else set when the call is executed."""
     error: str = ""
 
 
@@ -121,9 +121,11 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    thinking: str = ""
+    """What an assistant thought before it spoke."""
 
     def openai(self) -> dict[str, Json]:
-        """OpenAI's wire form; arguments travel as JSON text, as there."""
+        """OpenAI's wire form; arguments travel as JSON text, as there. It has no place for thinking."""
         out: dict[str, Json] = {"role": self.role, "content": self.content}
         if self.tool_calls:
             out["tool_calls"] = [
@@ -150,6 +152,8 @@ class Action:
 
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    thinking: str = ""
+    """What was thought before; no user, tool or judge is told. A call that is drafted in it is text."""
 
     @classmethod
     def call(cls, name: str, /, **arguments: Json) -> Action:
@@ -158,7 +162,12 @@ class Action:
 
     @property
     def message(self) -> Message:
-        return Message("assistant", self.content, self.tool_calls)
+        return Message("assistant", self.content, self.tool_calls, thinking=self.thinking)
+
+    @property
+    def shown(self) -> str:
+        """Thinking and content, as people are shown them."""
+        return f"<think>{self.thinking}</think>\n{self.content}".strip() if self.thinking else self.content
 
 
 @dataclass(frozen=True, slots=True)

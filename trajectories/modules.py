@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .blame import told
 from .errors import ConfigError, UnknownName
 
 __all__ = ["load_object", "load_only"]
@@ -62,6 +63,9 @@ def _module(name: str) -> ModuleType:
     if "/" not in name and there is not None:
         return there
     here = Path(name).resolve().parent if "/" in name else Path.cwd()
+    if name.endswith(".py") and not (here / f"{stem}.py").is_file():
+        near = [f.name for f in here.glob("*.py")] if here.is_dir() else []
+        raise ConfigError(f"there is no file {name}" + (f"; there are {', '.join(sorted(near)[:8])}" if near else ""))
     if "/" in name and there is not None:
         held, wanted = Path(there.__file__ or "").resolve(), here / f"{stem}.py"
         if held != wanted and held != here / stem / "__init__.py":
@@ -75,3 +79,7 @@ def _module(name: str) -> ModuleType:
         if error.name and stem.startswith(error.name):
             raise UnknownName("module", stem, [f.stem for f in here.glob("*.py")]) from None
         raise
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # sys.exit() as it is loaded would end the command, and look like success
+        raise ConfigError(f"{name} cannot be loaded: {told(error)}; a module that is loaded may not end") from error

@@ -39,6 +39,13 @@ class StopReason(StrEnum):
     INFRASTRUCTURE = "infrastructure"
     """Engine, sandbox or network failed: excluded from rewards and denominators, counted apart."""
     CANCELLED = "cancelled"
+    BUG = "bug"
+    """The environment's own code raised: nobody's policy is to blame. Excluded and counted apart in the same way."""
+
+    @property
+    def no_verdict(self) -> bool:
+        """Whether an episode that ended so belongs in no denominator, also after a success."""
+        return self in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED, StopReason.BUG)
 
     @property
     def terminated(self) -> bool:
@@ -86,7 +93,11 @@ class Tokens:
     sampled: tuple[int, ...]
     """1 where the policy sampled the token (end-of-turn included), 0 for prompts, observations and template."""
     logprobs: tuple[float, ...]
-    """Log-probability under the sampling policy at temperature 1, in nats; 0.0 where `sampled` is 0."""
+    """Log-probability in nats, of the distribution that the token was drawn from: of the sampling policy at the
+    episode's temperature, and at temperature 1 where that is 0. 0.0 where `sampled` is 0."""
+    encoding: str = ""
+    """Whose ids these are: a name for the vocabulary and the chat format (`sparring.agents.encoding_of`). To another
+    model they mean other texts. Empty: the record does not say."""
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.sampled) == len(self.logprobs):
@@ -144,7 +155,7 @@ class Trajectory:
     reward: float = 0.0
     reward_parts: dict[str, float] = field(default_factory=dict)
     success: bool | None = None
-    """None when it could not be judged (infrastructure failure, cancelled)."""
+    """None when it could not be judged (infrastructure failure, bug of the environment, cancelled)."""
     seed: int = 0
     """Of sampling; the fault plan has its own, at the end of `faults`."""
     faults: str = ""
@@ -156,12 +167,14 @@ class Trajectory:
     """None for scripted agents."""
     agent: str = ""
     policy_version: int = 0
+    temperature: float = 1.0
+    """Of sampling; that of the log-probabilities in `tokens`."""
     expert_turns: int | None = None
     """Turns that the expert needs for this task under the same faults, where known."""
     forked_from: Fork | None = None
     attempt: int = 0
     error: str | None = None
-    """For an infrastructure failure: what failed."""
+    """For an infrastructure failure or a bug of the environment: what failed, on one line."""
     meta: dict[str, Json] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -182,7 +195,19 @@ class Trajectory:
     @property
     def judged(self) -> bool:
         """Whether this episode belongs in a denominator."""
-        return self.success is not None and self.stop not in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED)
+        return self.success is not None and not self.stop.no_verdict
+
+    @property
+    def outcomes_known(self) -> bool:
+        """Whether the record says of all calls how they ended. An imported one may only guess."""
+        return not any(r.inferred for r in self.results())
+
+    @property
+    def effects_known(self) -> bool:
+        """Whether it says what effect calls had, as far as that can be known. An imported one that leaves it open does
+        not know."""
+        silent = "from" in self.meta and any(r.took_effect is None for r in self.results())
+        return self.outcomes_known and not silent
 
     @cached_property
     def final_text(self) -> str:
@@ -200,7 +225,7 @@ class Trajectory:
         turns = tuple(
             replace(
                 turn,
-                action=Action(names.ids(turn.action.content), tuple(map(names.call, turn.action.tool_calls))),
+                action=names.action(turn.action),
                 results=tuple(map(names.true_result, turn.results)),
                 messages=tuple(map(names.true_message, turn.messages)),
             )
@@ -215,6 +240,7 @@ class Trajectory:
         )
 
     def failed_calls(self) -> int:
+        """Calls whose outcome is not ok; of an imported record these may be guesses (`outcomes_known`)."""
         return sum(r.outcome is not Outcome.OK for r in self.results())
 
     def to_json(self) -> bytes:

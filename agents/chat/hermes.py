@@ -1,23 +1,28 @@
-"""ChatML with Hermes' tool calls. Where `<tool_call>` is a token of its own, untrusted text adds none of these."""
+"""ChatML with Hermes' tool calls. Where a mark such as `<tool_call>` is a token of its own, that token is the mark, and
+text that spells it is text: untrusted text adds no mark, and none is read out of it."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from ...tools.calls import parse_call
 from ...trajectories.errors import ConfigError
 from ...trajectories.messages import Action, Json, Message, ToolCall, ToolSpec
-from ..chat_format import FORMATS, ToolStyle
+from ..chat_format import FORMATS, Thinking, ToolStyle
+from ._answers import Marks, Piece, read_answer
 
 __all__ = ["HermesFormat"]
 
 _START, _END = "<|im_start|>", "<|im_end|>"
+_OTHER_ENDS = ("<|endoftext|>",)
+"""Ends of the families besides `<|im_end|>`, where they are tokens. A base model ends with these."""
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_CALLS = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+_THINK, _UNTHINK = "<think>", "</think>"
+_RESULT = "<tool_response>"
+_MARKS = Marks((_OPEN, _CLOSE), (_THINK, _UNTHINK), _RESULT)
 
 
 @FORMATS.register("hermes")
@@ -29,22 +34,40 @@ class HermesFormat:
 
     name = "hermes"
 
-    def __init__(self, tokenizer: Any, *, tool_style: ToolStyle = "schema") -> None:
+    def __init__(self, tokenizer: Any, *, tool_style: ToolStyle = "schema", thinking: Thinking = "on") -> None:
         """
         Args:
             tool_style: How the system prompt shows tools: "schema" (JSON Schema, as these models were trained on), or
                 "signature" (one line each, a twelfth of the tokens, for small models that are trained anyway).
+            thinking: "off": each answer begins with an empty `<think>` block, as Qwen 3 is told not to think. "on": a
+                model thinks or does not, as it was trained.
+
+        Raises `ConfigError` for a tokenizer without ChatML's control tokens, and for thinking that is switched off
+        where the tokenizer has no `<think>`.
         """
         self.tokenizer = tokenizer
         self.tool_style: ToolStyle = tool_style
+        self.thinking: Thinking = thinking
         self.start_id = self._control(_START)
         self.end_id = self._control(_END)
-        self.stop_ids: tuple[int, ...] = (self.end_id,)
+        others = (getattr(tokenizer, "eos_token_id", None), *(_id_of(tokenizer, end) for end in _OTHER_ENDS))
+        # A model that begins somebody else's turn has ended its own.
+        ends = (self.end_id, *(id for id in others if isinstance(id, int)), self.start_id)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
         # Tokens that text must not become, of two characters or more; the mere runs of spaces among them are harmless.
         own = [t for t in tokenizer.get_added_vocab() if len(t) > 1 and t.strip()]
         self._reserved = re.compile("|".join(f"(?={re.escape(t)})" for t in own)) if own else None
-        marks = {mark: id for mark, id in tokenizer.get_added_vocab().items() if mark in (_OPEN, _CLOSE)}
-        self._marks = marks if len(marks) == 2 else {}
+        added = tokenizer.get_added_vocab()
+        groups = (_MARKS.call, _MARKS.thinking, (_MARKS.result,))
+        self._marks = {mark: added[mark] for group in groups if all(m in added for m in group) for mark in group}
+        self._mark_of = {id: mark for mark, id in self._marks.items()}
+        spelt = [re.escape(mark) for mark in _MARKS.all() if mark not in self._marks]
+        self._spelt = re.compile(f"({'|'.join(spelt)})") if spelt else None
+        if thinking == "off" and _THINK not in self._marks:
+            raise ConfigError(
+                f"thinking is off, but the tokenizer has no {_THINK}: this model has no thinking to switch off; leave "
+                "the setting away"
+            )
         self._newline = self._text("\n")
         # One cache per format: the same system prompt, roles and results come again in every episode.
         self._encode = lru_cache(maxsize=65536)(self._text)
@@ -77,17 +100,7 @@ class HermesFormat:
 
     def parse(self, ids: Sequence[int]) -> Action:
         """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments."""
-        kept = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
-        text = str(self.tokenizer.decode(list(kept), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        calls: list[ToolCall] = []
-        for match in _CALLS.finditer(text):
-            call = parse_call(match.group(1).strip())
-            closed = match.group(0).endswith(_CLOSE)
-            if not closed:
-                call = ToolCall(call.name, None, call.raw, error=call.error or f"no {_CLOSE}")
-            calls.append(ToolCall(call.name, call.arguments, match.group(1), error=call.error))
-        content = _CALLS.sub("", text).strip() if calls else text.strip()
-        return Action(content, tuple(calls))
+        return read_answer(list(self._pieces(ids)), _MARKS)
 
     # ---- pieces ----------------------------------------------------------------------------------------------------
 
@@ -109,16 +122,40 @@ class HermesFormat:
         return [self.start_id, *self._marked([f"{role}\n{pieces[0]}", *pieces[1:]]), self.end_id, *self._newline]
 
     def _opening(self) -> list[int]:
-        return [self.start_id, *self._encode("assistant\n")]
+        nothing = ["", _THINK, "\n\n", _UNTHINK, "\n\n"] if self.thinking == "off" else []
+        return [self.start_id, *self._encode("assistant\n"), *self._marked(nothing)]
 
     def _marked(self, pieces: list[str]) -> list[int]:
-        """Text, mark, text, mark, ..., text: the marks as the tokens that they are in this vocabulary, if any."""
-        if not self._marks:
-            return self._encode("".join(pieces))
+        """Text, mark, text, mark, ..., text: the marks as the tokens that they are in this vocabulary, else as text."""
         ids: list[int] = []
+        text = ""
         for i, piece in enumerate(pieces):
-            ids += [self._marks[piece]] if i % 2 else self._encode(piece)
-        return ids
+            if i % 2 and piece in self._marks:
+                ids += [*self._encode(text), self._marks[piece]]
+                text = ""
+            else:
+                text += piece
+        return [*ids, *self._encode(text)]
+
+    def _pieces(self, ids: Sequence[int]) -> Iterator[Piece]:
+        """Texts and marks of a sampled answer, up to its end."""
+        text: list[int] = []
+        for id in ids:
+            if id in self.stop_ids:
+                break
+            if (mark := self._mark_of.get(id)) is None:
+                text.append(id)
+            else:
+                yield from self._spelt_in(text)
+                yield mark, True
+                text = []
+        yield from self._spelt_in(text)
+
+    def _spelt_in(self, ids: list[int]) -> Iterator[Piece]:
+        """A text, and the marks in it that this vocabulary can only spell."""
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        parts = self._spelt.split(text) if self._spelt else [text]
+        yield from ((part, i % 2 == 1) for i, part in enumerate(parts) if part)
 
     def _text(self, text: str) -> list[int]:
         """Plain text, control tokens spelt out in it included, as ids that are no control tokens."""
@@ -152,6 +189,8 @@ def _id_of(tokenizer: Any, token: str) -> int | None:
 def _content(message: Message) -> list[str]:
     """Text, mark, text, mark, ..., text."""
     pieces = [message.content]
+    if message.thinking:
+        pieces = ["", _THINK, f"\n{message.thinking}\n", _UNTHINK, f"\n\n{message.content}"]
     for i, call in enumerate(message.tool_calls):
         pieces[-1] += "\n" if i or message.content else ""
         pieces += [_OPEN, f"\n{call.raw.strip() or _dump(call)}\n", _CLOSE, ""]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ...trajectories.errors import ConfigError, InfrastructureError, SparringError, UnknownName
+from ...trajectories.locks import at_work_in
 from ..runtime import keep_memory
 from .download import fetch
 from .known import KNOWN_MODELS, TINY_MODELS, Progress, model_names
@@ -114,6 +115,10 @@ def _check_folder(path: Path) -> None:
             raise ConfigError(f"model folder {path} holds a LoRA adapter, not a model: merge it into its base first")
         if (path / "model" / "config.json").is_file():
             raise ConfigError(f"expected a model, got {path}, which is the folder of a run: its model is {path}/model")
+        if (worker := at_work_in(path)) is not None:
+            raise ConfigError(
+                f"expected a model, got {path}, the folder of a run that is running: wait for it ({worker})"
+            )
         if (path / "checkpoints").is_dir():
             raise ConfigError(f"expected a model, got {path}, which is the folder of a run that is not over: resume it")
         raise ConfigError(f"model folder {path} has no config.json: is it a model in the transformers format?")
@@ -159,6 +164,8 @@ def _load_errors(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = _first_line(error)
+        if first.startswith("Unrecognized configuration class"):
+            raise ConfigError(f"the model in {source} is no causal language model that transformers knows") from error
         if Path(source).is_dir():
             fetched = Path(source).name if Path(source).name in KNOWN_MODELS else ""
             fix = f"; if it is damaged: delete the folder, then sparring model fetch {fetched}" if fetched else ""

@@ -201,8 +201,7 @@ def _offer(session: Session, spec: ToolSpec) -> types.Tool:
     from mcp import types
 
     toolbox = session.env.toolbox
-    disguise = toolbox.state.disguise
-    tool = toolbox.tools.get(spec.name if disguise is None else disguise.tools[spec.name])
+    tool = toolbox.tools.get(toolbox.true_name(spec.name))
     effect = tool is None or tool.effect
     hints = types.ToolAnnotations(
         read_only_hint=not effect, idempotent_hint=bool(tool and tool.idempotent) or not effect, open_world_hint=False

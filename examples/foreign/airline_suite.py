@@ -7,12 +7,36 @@ and `cancel` go, and `seat` comes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 CITIES = {"Oslo": "f1", "Rome": "f2", "Bern": "f3", "Graz": "f4", "Lyon": "f5"}
 PASSENGERS = ("Ada", "Ben", "Cora", "Dan", "Ella", "Finn", "Gus", "Hana")
 SEATS = ("window", "aisle")
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reads(method: F) -> F:
+    """Marks a tool that looks."""
+    setattr(method, "kind", "read")  # noqa: B010  # a function's type has no such attribute
+    return method
+
+
+def writes(method: F) -> F:
+    """Marks a tool that changes the world."""
+    setattr(method, "kind", "write")  # noqa: B010  # a function's type has no such attribute
+    return method
+
+
+def is_tool(method: object) -> bool:
+    return hasattr(method, "kind")
+
+
+def is_write(method: object) -> bool:
+    return getattr(method, "kind", "") == "write"
 
 
 class NoSuch(Exception):
@@ -39,6 +63,7 @@ class Desk:
     bookings: dict[str, Booking]
     log: list[str] = field(default_factory=list)
 
+    @reads
     def find_flight(self, city: str) -> dict[str, str]:
         """Find the flight to a city.
 
@@ -49,6 +74,7 @@ class Desk:
             raise NoSuch(f"no flight to {city}")
         return {"city": city, "flight": CITIES[city]}
 
+    @reads
     def find_booking(self, passenger: str) -> dict[str, Any]:
         """Find a passenger's booking."""
         for number, booking in self.bookings.items():
@@ -56,6 +82,7 @@ class Desk:
                 return {"passenger": passenger, "flight": booking.flight, "booking": number}
         raise NoSuch(f"no booking for {passenger}")
 
+    @writes
     def rebook(self, booking: str, flight: str) -> str:
         """Move a booking to another flight."""
         held = self._held(booking)
@@ -64,12 +91,14 @@ class Desk:
         held.flight = flight
         return "rebooked"
 
+    @writes
     def cancel(self, booking: str) -> str:
         """Cancel a booking."""
         self._held(booking)
         del self.bookings[booking]
         return "cancelled"
 
+    @writes
     def check_in(self, booking: str) -> str:
         """Check a passenger in, once the passport is confirmed."""
         held = self._held(booking)
@@ -79,6 +108,7 @@ class Desk:
         self.log.append(booking)
         return "checked in; the gate has taken over"
 
+    @writes
     def seat(self, booking: str, where: Literal["window", "aisle"]) -> str:
         """Give a passenger a seat."""
         self._held(booking).seat = where

@@ -13,35 +13,18 @@ from sparring.envs import Clock, Solution, Split, Task, ToolEnv, ToolRules, task
 from sparring.tools import NotFound, toolset
 
 
-def returned_error(value: Any) -> NotFound | None:
-    return NotFound(value["message"]) if isinstance(value, dict) and "error" in value else None
-
-
 class State(dict[str, Any]):  # what `deepcopy` cannot copy says how it is copied
     def __deepcopy__(self, memo: object) -> "State":
         return State(db=suite.clone(self["db"]), clock=Clock(self["clock"].now))
 
 
 class HelpDesk(ToolEnv):
-    """Escalate a ticket that has waited for too long, else raise its priority.
+    """Escalate a ticket that has waited for too long, else raise its priority."""
 
-    ## Tools
-    Those of the suite, which get its database and the clock.
-
-    ## Rewards
-    1 when exactly the right thing was done, once.
-
-    ## Episode End
-    A message without a call, or the turn limit.
-
-    ## Version History
-    v0: first.
-    """
-
-    reads = toolset(suite.READS, injects=("db", "clock"))
-    writes = toolset(suite.WRITES, injects=("db", "clock"), effect=True)
+    tools = toolset(suite.TOOLS, injects=("db", "clock"), effect=("set_priority", "escalate"))
     tool_rules = ToolRules(
-        is_error=returned_error,
+        fidelity="suite",
+        is_error=lambda value: NotFound() if isinstance(value, dict) and "error" in value else None,
         injected=lambda env: env.state,
         after_call=lambda env, call, result: env.state["clock"].advance(minutes=2),
     )

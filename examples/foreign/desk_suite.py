@@ -82,11 +82,9 @@ def _no(message: str) -> dict[str, str]:
     return {"error": "not found", "message": message}
 
 
-READS: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
+TOOLS: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
     ("list_tickets", list_tickets, ListTickets.model_json_schema()),
     ("get_ticket", get_ticket, GetTicket.model_json_schema()),
-]
-WRITES: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
     ("set_priority", set_priority, SetPriority.model_json_schema()),
     ("escalate", escalate, Escalate.model_json_schema()),
 ]

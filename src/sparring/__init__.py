@@ -7,8 +7,9 @@ Everything public is in `__all__`; each name is loaded from its home when it is 
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy_names import lazy
 
 __version__ = "0.1.0"
 
@@ -149,13 +150,4 @@ _HOMES: dict[str, str] = {
 """Public name -> the package that it comes from."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'sparring' has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value  # found at once from now on
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy(globals(), _HOMES)

@@ -1,7 +1,8 @@
 """`pytest --sparring mine.py:Kiosk`: each check of `sparring check` as a test with a name.
 
 A finding that is an error fails its test, a warning is a warning of pytest. A check that relies on one that failed is
-skipped. pytest finds this module by itself, so only pytest is imported at the top.
+skipped. `--tb=long` shows the traceback of what the environment raised. pytest finds this module by itself, so only
+pytest is imported at the top.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ class _Check(pytest.Item):
             pytest.skip("left out: a check that it relies on has failed")
         errors = [finding for finding in found if finding.severity == "error"]
         if errors:
-            raise _Failed("\n".join(f"{e.what}\n  fix: {e.how_to_fix}" for e in errors))
+            long = self.config.getoption("tbstyle") in ("long", "native")
+            traces = [f"\n{e.trace.rstrip()}" if long and e.trace else "" for e in errors]
+            told = [f"{e.what}\n  fix: {e.how_to_fix}{trace}" for e, trace in zip(errors, traces, strict=True)]
+            raise _Failed("\n".join(told))
         for finding in found:
             warnings.warn(f"{finding.what}; {finding.how_to_fix}", CheckWarning, stacklevel=1)
 

@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...trajectories.errors import ConfigError, MissingExtra
 from ...trajectories.messages import Json
 from ..definition import Tool
-from ..errors import BY_STATUS, Forbidden, InvalidArguments, RateLimited, ToolError, ToolTimeout, Unavailable
+from ..errors import (
+    BY_STATUS,
+    Forbidden,
+    InvalidArguments,
+    RateLimited,
+    ToolError,
+    ToolTimeout,
+    Unavailable,
+    refused,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -193,7 +202,10 @@ class _Client:
                     raise self._failed(error, call) from None
                 if not isinstance(outcome, str):
                     return outcome
-                target = self._target(str(target.join(outcome)), redirect=True)
+                try:
+                    target = self._target(str(target.join(outcome)), redirect=True)
+                except InvalidArguments as error:  # the server's doing
+                    raise refused(str(error)) from None
                 if call.method not in _SAFE:  # as browsers do; 307 and 308 never come here for such methods
                     call.method, body = "GET", b""
         raise ToolError(f"more than {MAX_REDIRECTS} redirects")
@@ -351,7 +363,7 @@ def _meaning(status: int, text: str, headers: Mapping[str, str], call: _Call) ->
             return Unavailable(told, hint="try again", took_effect=call.took_effect)
         case _ if status >= 500 or status < 400:
             return ToolError(told, took_effect=call.took_effect)
-    return BY_STATUS.get(status, InvalidArguments)(told)
+    return BY_STATUS.get(status, refused)(told)
 
 
 def _retry_after(text: str) -> int:

@@ -54,4 +54,4 @@ def python_tool(
             raise ToolTimeout(printed + result.error, hint="do less in one run", took_effect=False)
         raise ToolError(printed + result.error, hint=_HINTS[result.outcome])
 
-    return Tool.from_function(python, idempotent=True)
+    return Tool.from_function(python, idempotent=True, blocking=True)

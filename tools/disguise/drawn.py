@@ -311,14 +311,13 @@ class DrawnDisguise(Disguise):
 
     def shown_action(self, action: Action) -> Action:
         """What an agent that knows the true names does, as one would that sees the shown ones."""
-        return Action(self._met_text(action.content), tuple(self.call(call) for call in action.tool_calls))
+        calls = tuple(self.call(call) for call in action.tool_calls)
+        return Action(self._met_text(action.content), calls, self._met_text(action.thinking))
 
     def read_action(self, action: Action) -> Action:
         """What the agent does, in true names."""
-        content = action.content
-        if content and isinstance(content, str):
-            content = self._met_text(content)
-        return Action(content, tuple(map(self.read_call, action.tool_calls)))
+        content, thinking = map(self._read_words, (action.content, action.thinking))
+        return Action(content, tuple(map(self.read_call, action.tool_calls)), thinking)
 
     def read_call(self, call: ToolCall) -> ToolCall:
         """A call in true names. Never raises: what is no call is left as it is, for the toolbox to refuse."""
@@ -358,6 +357,10 @@ class DrawnDisguise(Disguise):
         if kind is str:
             return self.values.get(value) or self._read_text(value)
         return value
+
+    def _read_words(self, text: Any) -> Any:
+        """What an agent says; only code can say what is no text."""
+        return self._met_text(text) if text and isinstance(text, str) else text
 
     def _read_text(self, text: str) -> str:
         if len(text) > 12 and " " in text:  # a query, code: its results are to have its names
@@ -412,10 +415,12 @@ class DrawnDisguise(Disguise):
             if self._names:
                 self._name_key(key)
             name = self.keys[key]
-            if key == "error" and isinstance(value, str):
+            if key == "error" and type(value) is str and value in CODES:
                 value = self._code(value)
             elif type(value) is str:
                 value = self._shown_failure(value, code == Outcome.INVALID_ARGUMENTS.value and key == "message")
+            else:  # a suite tells more of its failures
+                value = self._met(value, key)
             shown[name] = value
         shown |= self._noise(content)
         return written(shown, found[1])

@@ -1,5 +1,6 @@
 """Tools from an OpenAPI 3.0 or 3.1 document: each operation of an HTTP service becomes one."""
 
-from .service import openapi_tools
+from .parts import LeftOut
+from .service import OpenAPITools, openapi_tools
 
-__all__ = ["openapi_tools"]
+__all__ = ["LeftOut", "OpenAPITools", "openapi_tools"]

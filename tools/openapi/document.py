@@ -1,44 +1,46 @@
-"""What an OpenAPI 3.0 or 3.1 document says: its operations, their parameters and schemas. Nothing is sent here."""
+"""What an OpenAPI 3 document says: its operations, their parameters and schemas. Nothing is sent here."""
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote
-
-import orjson
 
 from ...trajectories.errors import ConfigError, EnvError
 from ...trajectories.messages import Json, ToolSpec
+from ..names import MAX_NAME, apart
+from .dialect import Schemas
+from .parts import DocumentPart, Omissions, Sources, Wrong
+from .reading import kind_of, read_document, told
+from .servers import Servers
 
-__all__ = ["SAFE", "Document", "Operation", "Parameter", "is_json", "placeholders", "read_document"]
-
-_log = logging.getLogger(__name__)
+__all__ = [
+    "SAFE", "Document", "Encoding", "Named", "Operation", "Parameter", "is_form", "is_json", "is_multipart",
+    "placeholders",
+]  # fmt: skip
 
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
 SAFE = ("get", "head", "options")
+_OTHER_FIELDS = ("$ref", "summary", "description", "servers", "parameters")
+"""Of a path, next to its methods."""
 _PLACES = ("path", "query", "header", "cookie")
+_STYLES = {
+    "path": ("simple", "label", "matrix"),
+    "query": ("form", "spaceDelimited", "pipeDelimited", "deepObject"),
+    "header": ("simple",),
+    "cookie": ("form",),
+}
 _RESERVED_HEADERS = ("accept", "content-type", "authorization")
 """Header parameters of these names are to be ignored, says the specification."""
-_MAX_NAME = 64
-_MAX_NODES = 100_000
-"""Schema nodes of one tool. More is an error, or a document that was written to exhaust memory."""
-_MAX_DOCUMENT = 32 << 20
-
-_MAPS = ("properties", "patternProperties", "dependentSchemas")
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_SCHEMAS = (
-    "items", "additionalProperties", "not", "contains", "if", "then", "else", "propertyNames", "unevaluatedItems",
-    "unevaluatedProperties",
+_FLAT = (
+    "type", "properties", "required", "title", "description", "example", "examples", "additionalProperties", "xml",
+    "externalDocs", "deprecated", "discriminator", "default", "nullable", "$schema", "$id", "$defs", "definitions",
 )  # fmt: skip
-_PLAIN = (
-    "type", "enum", "const", "default", "description", "format", "pattern", "required", "minimum", "maximum",
-    "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "minItems", "maxItems",
-    "uniqueItems", "minProperties", "maxProperties", "minContains", "maxContains", "dependentRequired", "examples",
-)  # fmt: skip
-"""JSON Schema's keywords. Whatever else OpenAPI writes (xml, discriminator, example ...) is left out."""
+"""What a body may say whose properties are arguments of their own. Anything else is about the body as a whole."""
+_MAX_PREFIX = 40
+_LARGE = 300
+"""Nodes of the definitions of a tool's schema: its validator takes half a megabyte then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,20 @@ class Parameter:
     style: str = ""
     explode: bool = False
     as_json: bool = False
+    reserved: bool = False
+    """Characters such as `/` and `:` go as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How one property of a form is written."""
+
+    style: str = ""
+    """form, spaceDelimited, pipeDelimited, deepObject; empty for the content type's own way."""
+    explode: bool = True
+    media: str = ""
+    """Content type of its part; empty for the usual one."""
+    is_file: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,7 @@ class Operation:
     """One operation, ready to be sent."""
 
     name: str
+    """Of its tool, the prefix included."""
     method: str
     path: str
     parameters: dict[str, Parameter]
@@ -69,121 +86,164 @@ class Operation:
     """Content type of the body; empty for none."""
     security: tuple[str, ...] = ()
     """Schemes whose credentials are sent along."""
+    server: str = ""
+    """Address that the path is added to."""
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    """Property of a form -> how it is written."""
 
     @property
     def effect(self) -> bool:
         return self.method not in SAFE
 
 
-def read_document(document: Mapping[str, Json] | str | Path) -> dict[str, Json]:
-    if isinstance(document, Mapping):
-        return dict(document)
-    path = Path(document)
-    try:
-        if path.stat().st_size > _MAX_DOCUMENT:
-            raise ConfigError(f"{path} is larger than {_MAX_DOCUMENT >> 20} MiB: is it an OpenAPI document?")
-        text = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the OpenAPI document {path}: {error.strerror}") from None
-    try:
-        if path.suffix.lower() in (".yaml", ".yml"):
-            import yaml
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An operation of the document, and the name of its tool."""
 
-            try:
-                read = yaml.safe_load(text)
-            except (yaml.YAMLError, RecursionError) as error:
-                raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-        else:
-            read = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise ConfigError(f"{path} is no JSON: {error}; a YAML document ends in .yaml") from None
-    if not isinstance(read, dict):
-        raise EnvError(f"{path} holds no OpenAPI document, but a {type(read).__name__}")
-    return read
+    name: str
+    """With the prefix."""
+    given: str
+    """Its operationId, or empty."""
+    method: str
+    path: str
+    item: DocumentPart
+    part: DocumentPart
 
-
-class Unsupported(Exception):
-    """An operation needs what is not supported."""
+    @property
+    def what(self) -> str:
+        return f"operation {self.name!r}"
 
 
 class Document:
     """An OpenAPI document, and the tools in it."""
 
-    def __init__(self, root: dict[str, Json]) -> None:
-        version = str(root.get("openapi", ""))
-        if not version.startswith("3."):
-            found = f"Swagger {root['swagger']}" if "swagger" in root else f"openapi: {version or 'missing'}"
+    def __init__(self, document: Mapping[str, Json] | str | Path, report: Omissions) -> None:
+        root, path = read_document(
+            document, lambda key: report.add("#", f"the first {key!r} of an object", "it is twice")
+        )
+        version = told(root.get("openapi", ""))
+        if not re.match(r"3(\.|$)", version):
+            found = f"Swagger {told(root['swagger'])}" if "swagger" in root else f"openapi: {version or 'missing'}"
             raise EnvError(f"expected an OpenAPI 3 document, got {found}: convert it to OpenAPI 3 first")
-        self.root = root
-        self.old = version.startswith("3.0")
-        """3.0 writes null and exclusive bounds in a way of its own."""
-        components = root.get("components") or {}
-        self.schemes: dict[str, dict[str, Json]] = {
-            str(name): self.resolve(scheme) for name, scheme in (components.get("securitySchemes") or {}).items()
-        }
+        self.report = report
+        self.files = Sources(root, path, report)
+        self.root = self.files.root
+        dialect = told(root.get("jsonSchemaDialect", ""))
+        self.schemas = Schemas(
+            self.files, report, old=version.startswith("3.0") or re.search(r"draft-0[3-7]", dialect) is not None
+        )
 
-    def check_schemes(self, names: Collection[str]) -> None:
-        for name in names:
-            if name not in self.schemes:
-                known = ", ".join(self.schemes) or "none"
-                raise ConfigError(f"the document has no security scheme {name!r}; it has: {known}")
+    # ---- credentials -------------------------------------------------------------------------------------------------
 
-    def server(self) -> str:
-        servers = self.root.get("servers") or []
-        url = str(servers[0].get("url", "")) if servers else ""
-        for name, variable in (servers[0].get("variables") or {}).items() if servers else ():
-            url = url.replace("{" + str(name) + "}", str(variable.get("default", "")))
-        return url
+    def scheme(self, name: str) -> dict[str, Json]:
+        """A security scheme. Raises `ConfigError` for a name that the document does not have."""
+        try:
+            listed = self._components().get("securitySchemes")
+            known = dict(listed.members()) if listed is not None else {}
+            if name in known:
+                return self.files.follow(known[name]).fields()
+        except Wrong as wrong:
+            raise ConfigError(f"the document's security scheme {name!r} cannot be used: {wrong.why}") from None
+        raise ConfigError(f"the document has no security scheme {name!r}; it has: {', '.join(known) or 'none'}")
 
-    def names(self) -> list[str]:
-        return [_operation_name(method, path, operation) for path, method, _, operation in self._each()]
+    def _components(self) -> DocumentPart:
+        return self.root.get("components") or self.root.inner("components", {})
 
-    def _each(self) -> Iterator[tuple[str, str, dict[str, Json], dict[str, Json]]]:
-        for path, item in (self.root.get("paths") or {}).items():
-            item = self.resolve(item)
-            for method in _METHODS:
-                if isinstance(item.get(method), dict):
-                    yield str(path), method, item, item[method]
+    def _security(self, operation: DocumentPart, credentials: Collection[str], what: str) -> tuple[str, ...]:
+        """The schemes to send: the first alternative for which there are credentials."""
+        holder = operation if operation.fields().get("security") is not None else self.root
+        try:
+            listed = holder.get("security")
+            for alternative in listed.items() if listed is not None else ():
+                names = tuple(alternative.fields())
+                if names and all(name in credentials for name in names):
+                    return names
+        except Wrong as wrong:
+            self.report.add(wrong.where, "security" if holder is self.root else f"security of {what}", wrong.why)
+        return ()
 
-    def operations(
-        self, only: Collection[str] | None, credentials: Collection[str]
-    ) -> Iterator[tuple[Operation, ToolSpec]]:
-        for path, method, item, operation in self._each():
-            name = _operation_name(method, path, operation)
-            if only is not None and name not in only:
+    # ---- operations --------------------------------------------------------------------------------------------------
+
+    def named(self, prefix: str) -> list[Named]:
+        """All operations, with the names of their tools. Raises `ConfigError` for a prefix that no name may begin with,
+        `EnvError` where the document's paths are none."""
+        if len(prefix) > _MAX_PREFIX or re.fullmatch(r"[A-Za-z0-9_-]*", prefix) is None:
+            raise ConfigError(f"a prefix is at most {_MAX_PREFIX} ASCII letters, digits, _ and -, got {prefix!r:.80}")
+        found = list(self._each())
+        wanted = [given or _by_path(method, path) for given, method, path, _, _ in found]
+        order = [(path, _METHODS.index(method)) for _, method, path, _, _ in found]
+        names = apart(wanted, order, MAX_NAME - len(prefix))
+        return [Named(prefix + name, *one) for name, one in zip(names, found, strict=True)]
+
+    def _each(self) -> Iterator[tuple[str, str, str, DocumentPart, DocumentPart]]:
+        """(operationId, method, path, the path's part, the operation's part) of each operation."""
+        try:
+            paths = self.root.get("paths")
+            members = list(paths.members()) if paths is not None else []
+        except Wrong as wrong:
+            raise EnvError(f"the document's paths are {wrong.why}") from None
+        seen: set[str] = set()
+        for path, part in members:
+            if path.startswith("x-") or part.value is None:
                 continue
             try:
-                yield self._operation(name, path, method, item, operation, credentials)
-            except Unsupported as error:
-                if only is not None:
-                    raise EnvError(f"operation {name!r} cannot be a tool: {error}") from None
-                _log.warning("operation %r is left out: %s", name, error)
-            except RecursionError:
-                raise EnvError(f"operation {name!r} is nested too deep") from None
+                item = self._item(part)
+            except Wrong as wrong:
+                self.report.add(part.where, f"path {path!r}", wrong.why)
+                continue
+            for key in item.fields():
+                if key not in (*_METHODS, *_OTHER_FIELDS) and not key.startswith("x-"):
+                    self.report.add(item.where, f"{key!r} of path {path!r}", "it is no method that a tool can have")
+            for method in _METHODS:
+                operation = item.get(method)
+                if operation is None:
+                    continue
+                if not isinstance(operation.value, dict):
+                    why = f"{kind_of(operation.value)} where an object should be"
+                    self.report.add(operation.where, f"operation {method.upper()} {path}", why)
+                    continue
+                given = operation.value.get("operationId")
+                if given is not None and (not isinstance(given, str) or not re.search("[A-Za-z0-9]", given)):
+                    if not isinstance(given, str):
+                        self.report.add(operation.where, f"operationId of {method.upper()} {path}", "it is no text")
+                    given = None
+                if given in seen:
+                    self.report.add(operation.where, f"operationId {given!r}", "another operation has it: numbered")
+                seen.add(given or "")
+                yield given or "", method, path, item, operation
 
-    def _operation(
-        self,
-        name: str,
-        path: str,
-        method: str,
-        item: dict[str, Json],
-        operation: dict[str, Json],
-        credentials: Collection[str],
-    ) -> tuple[Operation, ToolSpec]:
-        schemas = Schemas(self)
-        found: dict[tuple[str, str], Parameter] = {}
-        for raw in (*(item.get("parameters") or ()), *(operation.get("parameters") or ())):
-            parameter = self._parameter(self.resolve(raw), schemas)
-            found[parameter.place, parameter.name] = parameter  # an operation's own replaces its path's
-        sent = self._security(operation, credentials)
-        for scheme in (self.schemes[s] for s in sent):
-            found.pop((str(scheme.get("in")), str(scheme.get("name"))), None)  # a credential is not the agent's affair
-        found = {key: p for key, p in found.items() if p.place != "header" or p.name.lower() not in _RESERVED_HEADERS}
-        media, body = self._body(operation, schemas)
-        parameters = _flat(name, [*found.values(), *body])
-        missing = [n for n in placeholders(path) if ("path", n) not in found]
+    def _item(self, part: DocumentPart) -> DocumentPart:
+        """A path's item: what its reference leads to, with what it says itself."""
+        own = part.fields()
+        if "$ref" not in own:
+            return part
+        target = self.files.follow(part)
+        further = {key: value for key, value in own.items() if key != "$ref"}
+        if further and target.file == part.file:
+            return DocumentPart({**target.fields(), **further}, part.file, part.pointer)
+        target.fields()
+        return target
+
+    def operation(
+        self, named: Named, servers: Servers, credentials: Collection[str]
+    ) -> tuple[Operation, ToolSpec, bool]:
+        """One operation, its tool, and whether its schema is large. Raises `Wrong` where it cannot be one."""
+        uses: set[str] = set()
+        part, what = named.part, repr(named.name)
+        if not named.path.startswith("/"):
+            raise Wrong(named.item.where, f"the path {named.path!r} does not begin with a slash")
+        server = servers.of(named.item, part)
+        found = self._parameters(named, uses)
+        sent = self._security(part, credentials, named.what)
+        for scheme in map(self.scheme, sent):
+            key = told(scheme.get("in")), told(scheme.get("name")).lower()
+            for place, name in [k for k in found if (k[0], k[1].lower()) == key]:
+                del found[place, name]  # a credential is not the agent's affair
+        media, body, encodings = self._body(part, uses, what)
+        missing = [name for name in placeholders(named.path) if ("path", name) not in found]
         if missing:
-            raise EnvError(f"operation {name!r}: the path {path!r} has no parameter for {missing[0]!r}")
+            raise Wrong(part.where, f"the path {named.path!r} has no parameter for {missing[0]!r}")
+        parameters = _flat([*found.values(), *body])
         schema: dict[str, Json] = {
             "type": "object",
             "properties": {argument: p.schema for argument, p in parameters.items()},
@@ -192,217 +252,258 @@ class Document:
         }
         if not schema["required"]:
             del schema["required"]
-        if schemas.definitions:
-            schema["$defs"] = schemas.definitions
-        said = [str(operation.get(key) or "").strip() for key in ("summary", "description")]
-        text = " ".join(dict.fromkeys(s for s in said if s)) or f"{method.upper()} {path}"
-        if operation.get("deprecated") is True:
-            text += " (deprecated)"
-        made = Operation(name, method, path, parameters, media, sent)
-        return made, ToolSpec(name, text, schema)
+        definitions, nodes = self.schemas.definitions(uses)
+        if definitions:
+            schema["$defs"] = definitions
+        made = Operation(named.name, named.method, named.path, parameters, media, sent, server, encodings)
+        return made, ToolSpec(named.name, self._description(named), schema), nodes > _LARGE
 
-    def _parameter(self, raw: dict[str, Json], schemas: Schemas) -> Parameter:
-        place, name = str(raw.get("in")), str(raw.get("name"))
+    def _description(self, named: Named) -> str:
+        said = []
+        for key in ("summary", "description"):
+            try:
+                said.append(named.part.text(key).strip())
+            except Wrong as wrong:
+                self.report.add(wrong.where, f"{key} of {named.what}", wrong.why)
+        text = " ".join(dict.fromkeys(s for s in said if s)) or f"{named.method.upper()} {named.path}"
+        return text + " (deprecated)" if named.part.flag("deprecated") else text
+
+    # ---- parameters --------------------------------------------------------------------------------------------------
+
+    def _parameters(self, named: Named, uses: set[str]) -> dict[tuple[str, str], Parameter]:
+        """(place, name) -> parameter; an operation's own replaces its path's."""
+        found: dict[tuple[str, str], Parameter] = {}
+        for holder in (named.item, named.part):
+            listed = holder.get("parameters")
+            for raw in listed.items() if listed is not None else ():
+                part = self.files.follow(raw)
+                fields = part.fields()
+                try:
+                    place, name = part.text("in"), part.text("name")
+                    if place in _PLACES and place == "header" and name.lower() in _RESERVED_HEADERS:
+                        continue
+                    made = self._parameter(part, place, name, uses)
+                except Wrong as wrong:
+                    if part.flag("required") or fields.get("in") in ("path", "body", "formData"):
+                        raise
+                    self.report.add(wrong.where, f"parameter {told(fields.get('name'))!r} of {named.what}", wrong.why)
+                    continue
+                if place == "path" and name not in placeholders(named.path):
+                    why = f"the path {named.path!r} has no place for it"
+                    self.report.add(part.where, f"parameter {name!r} of {named.what}", why)
+                    continue
+                found[place, name] = made
+        return found
+
+    def _parameter(self, part: DocumentPart, place: str, name: str, uses: set[str]) -> Parameter:
         if place not in _PLACES:
-            raise Unsupported(f"a parameter in {place!r}")
-        style = str(raw.get("style") or ("form" if place in ("query", "cookie") else "simple"))
-        supported = {
-            "query": ("form", "spaceDelimited", "pipeDelimited", "deepObject"),
-            "cookie": ("form",),
-        }.get(place, ("simple",))
-        if style not in supported:
-            raise Unsupported(f"parameter {name!r} in style {style!r}")
-        content = raw.get("content") or {}
-        as_json = bool(content)
-        if as_json and not is_json(next(iter(content))):
-            raise Unsupported(f"parameter {name!r} as {next(iter(content))}")
-        schema = next(iter(content.values())).get("schema") if as_json else raw.get("schema")
-        converted = schemas.convert(schema if schema is not None else {})
-        if not isinstance(converted, dict):
-            converted = {}
-        if raw.get("description") and "description" not in converted:
-            converted = {**converted, "description": str(raw["description"])}
+            raise Wrong(part.where, f"a parameter in {place!r}; known are {', '.join(_PLACES)}")
+        if not name:
+            raise Wrong(part.where, "a parameter without a name")
+        if place == "header" and re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) is None:
+            raise Wrong(part.where, f"{name!r:.80} is no name of a header")
+        style = part.text("style") or ("form" if place in ("query", "cookie") else "simple")
+        if style not in _STYLES[place]:
+            raise Wrong(part.where, f"parameter {name!r} in style {style!r}; known are {', '.join(_STYLES[place])}")
+        schema, as_json = part.get("schema"), False
+        content = part.get("content")
+        if content is not None and content.fields():
+            media, inner = next(iter(content.members()))
+            as_json = is_json(media)
+            if not as_json and not media.startswith("text/"):
+                raise Wrong(content.where, f"parameter {name!r} as {media}")
+            schema = inner.get("schema") if isinstance(inner.value, dict) else None
+        converted = self._schema(schema, uses)
+        try:
+            said = part.text("description")
+        except Wrong:
+            said = ""
+        if said and "description" not in converted:
+            converted = {**converted, "description": said}
+        explode = part.fields().get("explode")
         return Parameter(
             name,
             place,
             converted,
-            place == "path" or raw.get("required") is True,
+            place == "path" or part.flag("required"),
             style,
-            bool(raw.get("explode", style == "form")),
+            explode if isinstance(explode, bool) else style in ("form", "deepObject"),
             as_json,
+            part.flag("allowReserved"),
         )
 
-    def _body(self, operation: dict[str, Json], schemas: Schemas) -> tuple[str, list[Parameter]]:
-        """The body's content type, and its parameters: its properties, or all of it as `body`."""
-        if not operation.get("requestBody"):
-            return "", []
-        body = self.resolve(operation["requestBody"])
-        content = body.get("content") or {}
-        form = "application/x-www-form-urlencoded"
-        media = next((m for m in content if is_json(m)), None) or next(
-            (m for m in content if m.split(";")[0].strip() in (form, "text/plain")), None
-        )
+    def _schema(self, part: DocumentPart | None, uses: set[str]) -> dict[str, Json]:
+        if part is None:
+            return {}
+        converted, used = self.schemas.convert(part)
+        uses |= used
+        return converted if isinstance(converted, dict) else {}
+
+    # ---- bodies ------------------------------------------------------------------------------------------------------
+
+    def _body(
+        self, operation: DocumentPart, uses: set[str], what: str
+    ) -> tuple[str, list[Parameter], dict[str, Encoding]]:
+        """The body's content type, its parameters (its properties, or all of it as `body`), and how a form of it is
+        written. Raises `Wrong` for one that cannot be sent; if it may be left out, it is."""
+        raw = operation.get("requestBody")
+        if raw is None:
+            return "", [], {}
+        body = self.files.follow(raw)
+        required = body.flag("required")
+        content = body.get("content")
+        listed = dict(content.members()) if content is not None else {}
+        media = _best(listed)
         if media is None:
-            raise Unsupported(f"a body of type {', '.join(content) or 'nothing'}")
-        raw = (content[media] or {}).get("schema") or {}
-        required = body.get("required") is True
-        top = self.resolve(raw)
-        extra = top.get("additionalProperties")
-        flat = (
-            isinstance(top.get("properties"), dict)
-            and top.get("type", "object") == "object"
-            and not any(key in top for key in (*_LISTS, "not", "if", "patternProperties", "minProperties"))
-            and (extra is None or extra is False)
-            and top.get("nullable") is not True
-            and (required or not top.get("required"))
-        )
-        if not flat:
-            schema = schemas.convert(raw)
-            return media, [Parameter("body", "body", schema if isinstance(schema, dict) else {}, required)]
-        converted = schemas.convert(top)
-        assert isinstance(converted, dict)
+            why = f"a body of type {', '.join(listed) or 'nothing'}"
+            if required or listed:
+                raise Wrong(body.where, why)
+            return "", [], {}
+        holder = listed[media]
+        schema = holder.get("schema") if holder.value is not None else None
+        encodings = self._encodings(holder, schema, what) if is_form(media) or is_multipart(media) else {}
+        if schema is None:
+            return media, [Parameter("body", "body", {}, required)], encodings
+        top = schema
+        try:
+            top = self.files.follow(schema)
+        except Wrong as wrong:
+            self.report.add(wrong.where, "a schema", wrong.why)
+            return media, [Parameter("body", "body", {}, required)], encodings
+        if not _is_flat(top, required):
+            return media, [Parameter("body", "body", self._schema(schema, uses), required)], encodings
+        converted = self._schema(top, uses)
         needed = converted.get("required") or ()
-        return media, [
-            Parameter(name, "property", schema if isinstance(schema, dict) else {}, name in needed)
-            for name, schema in converted.get("properties", {}).items()
-        ]
+        return (
+            media,
+            [
+                Parameter(name, "property", inner if isinstance(inner, dict) else {}, name in needed)
+                for name, inner in converted.get("properties", {}).items()
+            ],
+            encodings,
+        )
 
-    def _security(self, operation: dict[str, Json], credentials: Collection[str]) -> tuple[str, ...]:
-        """The schemes to send: the first alternative for which there are credentials."""
-        wanted = operation.get("security", self.root.get("security")) or []
-        for alternative in wanted:
-            if all(str(name) in credentials for name in alternative):
-                return tuple(str(name) for name in alternative)
-        return ()
+    def _encodings(self, holder: DocumentPart, schema: DocumentPart | None, what: str) -> dict[str, Encoding]:
+        """How the properties of a form are written."""
+        found: dict[str, Encoding] = {}
+        try:
+            properties = self._properties(schema) if schema is not None else {}
+            found = {name: Encoding(is_file=True) for name, inner in properties.items() if self._is_file(inner)}
+            listed = holder.get("encoding")
+            for name, part in listed.members() if listed is not None else ():
+                fields = part.fields()
+                style, explode = part.text("style"), fields.get("explode")
+                if style not in ("", *_STYLES["query"]):
+                    raise Wrong(part.where, f"property {name!r} in style {style!r}")
+                if not style and isinstance(explode, bool):
+                    style = "form"
+                media = part.text("contentType").split(",")[0].strip()
+                binary = bool(media) and not is_json(media) and not media.startswith("text/plain")
+                found[name] = Encoding(
+                    style,
+                    explode if isinstance(explode, bool) else style in ("", "form", "deepObject"),
+                    "" if "*" in media or not (media.isascii() and media.isprintable()) else media,
+                    binary or (name in found and not media),
+                )
+        except Wrong as wrong:
+            self.report.add(wrong.where, f"encoding of the body of {what}", wrong.why)
+        return found
 
-    def resolve(self, node: Json) -> dict[str, Json]:
-        """What a node is, through its references. Raises `EnvError` for one that leads out of the document."""
-        for _ in range(32):
-            if not isinstance(node, dict):
-                raise EnvError(f"the document has a {type(node).__name__} where an object should be")
-            if "$ref" not in node:
-                return node
-            node = self.at(node["$ref"])
-        raise EnvError("the document's references go round in a circle")
+    def _properties(self, schema: DocumentPart) -> dict[str, DocumentPart]:
+        """The properties of a schema and of what it is put together from."""
+        found: dict[str, DocumentPart] = {}
+        todo, seen = [schema], set[int]()
+        while todo:
+            part = self.files.follow(todo.pop())
+            if not isinstance(part.value, dict) or id(part.value) in seen:
+                continue
+            seen.add(id(part.value))
+            if isinstance(part.value.get("properties"), dict):
+                found = dict(part.inner("properties", part.value["properties"]).members()) | found
+            for key in ("allOf", "anyOf", "oneOf"):
+                if isinstance(part.value.get(key), list):
+                    todo += part.inner(key, part.value[key]).items()
+        return found
 
-    def at(self, ref: Json) -> Json:
-        """What stands at a reference."""
-        if not isinstance(ref, str) or not ref.startswith("#/"):
-            raise EnvError(f"reference {ref!r} leads out of the document: bundle it into one file first")
-        node: Json = self.root
-        for part in ref[2:].split("/"):
-            key = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(node, list) and key.isdigit() and int(key) < len(node):
-                node = node[int(key)]
-            elif isinstance(node, dict) and key in node:
-                node = node[key]
-            else:
-                raise EnvError(f"reference {ref!r} leads nowhere in the document")
-        return node
-
-
-class Schemas:
-    """The schemas of one tool, as JSON Schema with local definitions."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.definitions: dict[str, Json] = {}
-        self._names: dict[str, str] = {}
-        self._nodes = 0
-
-    def convert(self, node: Json) -> Json:
-        """OpenAPI's dialect as JSON Schema 2020-12."""
-        self._nodes += 1
-        if self._nodes > _MAX_NODES:
-            raise EnvError(f"a tool's schema has more than {_MAX_NODES} parts")
-        if isinstance(node, bool):
-            return node
-        if not isinstance(node, dict):
-            raise EnvError(f"the document has a {type(node).__name__} where a schema should be")
-        out: dict[str, Json] = {key: node[key] for key in _PLAIN if key in node}
-        if "$ref" in node:
-            ref = {"$ref": f"#/$defs/{self._define(node['$ref'])}"}
-            if self.document.old:
-                return ref  # in 3.0 what stands next to a reference has no meaning
-            out.update(ref)
-        for key in _MAPS:
-            if isinstance(node.get(key), dict):
-                out[key] = {str(name): self.convert(value) for name, value in node[key].items() if not _given(value)}
-        for key in _LISTS:
-            if isinstance(node.get(key), list):
-                out[key] = [self.convert(value) for value in node[key]]
-        for key in _SCHEMAS:
-            if key in node:
-                out[key] = self.convert(node[key])
-        if "required" in out:
-            kept = [name for name in out["required"] if not _given((node.get("properties") or {}).get(name))]
-            out.pop("required")
-            if kept:
-                out["required"] = kept
-        return self._modern(out, node) if self.document.old else out
-
-    def _modern(self, out: dict[str, Json], node: dict[str, Json]) -> dict[str, Json]:
-        """What 3.0 writes in its own way."""
-        for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-            if isinstance(out.get(exclusive), bool) and out.pop(exclusive) and bound in out:
-                out[exclusive] = out.pop(bound)
-        if node.get("nullable") is True:
-            if isinstance(out.get("type"), str) and not any(key in out for key in (*_LISTS, "not")):
-                out["type"] = [out["type"], "null"]
-                if "enum" in out and None not in out["enum"]:
-                    out["enum"] = [*out["enum"], None]
-            else:
-                out = {"anyOf": [out, {"type": "null"}]}
-        return out
-
-    def _define(self, ref: Json) -> str:
-        """The name under which what a reference points to is in `$defs`."""
-        target = self.document.at(ref)
-        if ref not in self._names:
-            stem = _clean(unquote(ref.rsplit("/", 1)[-1])) or "schema"
-            name, number = stem, 2
-            while name in self.definitions:
-                name, number = f"{stem}_{number}", number + 1
-            self._names[ref] = name
-            self.definitions[name] = True  # taken, and where a schema refers to itself, there already
-            self.definitions[name] = self.convert(target)
-        return self._names[ref]
-
-
-def _given(schema: Json) -> bool:
-    """Whether a property is set by the service alone."""
-    return isinstance(schema, dict) and schema.get("readOnly") is True
+    def _is_file(self, part: DocumentPart) -> bool:
+        """Whether a property is a file: binary in 3.0, of a content type of its own in 3.1; or a list of these."""
+        for _ in range(2):
+            part = self.files.follow(part)
+            node = part.value if isinstance(part.value, dict) else {}
+            if node.get("format") == "binary" or (
+                isinstance(node.get("contentMediaType"), str) and "contentEncoding" not in node
+            ):
+                return True
+            if not isinstance(node.get("items"), dict):
+                return False
+            part = part.inner("items", node["items"])
+        return False
 
 
 def is_json(media: str) -> bool:
-    kind = media.split(";")[0].strip().lower()
-    return kind == "application/json" or kind.endswith("+json") or kind == "*/*"
+    kind = _kind(media)
+    return kind in ("application/json", "text/json", "*/*", "application/*") or kind.endswith("+json")
 
 
-def _clean(text: str) -> str:
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in text)
+def is_form(media: str) -> bool:
+    return _kind(media) == "application/x-www-form-urlencoded"
 
 
-def _operation_name(method: str, path: str, operation: dict[str, Json]) -> str:
-    given = operation.get("operationId")
-    if given:
-        return _clean(str(given))[:_MAX_NAME]
-    parts = [f"by_{part[1:-1]}" if part.startswith("{") else part for part in path.split("/") if part]
-    return _clean("_".join([method, *parts]))[:_MAX_NAME]
+def is_multipart(media: str) -> bool:
+    return _kind(media) == "multipart/form-data"
+
+
+def _kind(media: str) -> str:
+    return media.split(";")[0].strip().lower()
+
+
+def _best(content: Mapping[str, DocumentPart]) -> str | None:
+    """The content type to send: JSON before forms before text. None where none can be written."""
+    ways = (
+        lambda m: _kind(m) == "application/json",
+        lambda m: _kind(m).endswith("merge-patch+json"),
+        is_json,
+        is_form,
+        is_multipart,
+        lambda m: _kind(m).startswith("text/") or _kind(m) == "application/octet-stream",
+    )
+    usable = [m for m, part in content.items() if m.isascii() and m.isprintable()
+              and (part.value is None or isinstance(part.value, dict))]  # fmt: skip
+    return next((m for way in ways for m in usable if way(m)), None)
+
+
+def _is_flat(part: DocumentPart, required: bool) -> bool:
+    """Whether a body's properties can be arguments of their own, with nothing lost."""
+    node = part.value if isinstance(part.value, dict) else {}
+    kinds = node.get("type", "object")
+    extra = node.get("additionalProperties")
+    return (
+        isinstance(node.get("properties"), dict)
+        and bool(node["properties"])
+        and kinds in ("object", ["object"])
+        and all(key in _FLAT or key.startswith("x-") or node[key] is None for key in node)
+        and (extra is None or extra is False)
+        and node.get("nullable") is not True
+        and (required or not node.get("required"))
+    )
+
+
+def _by_path(method: str, path: str) -> str:
+    parts = [
+        f"by_{part[1:-1]}" if part.startswith("{") and part.endswith("}") else part for part in path.split("/") if part
+    ]
+    return "_".join([method, *parts])
 
 
 def placeholders(path: str) -> list[str]:
     return [part.split("}")[0] for part in path.split("{")[1:] if "}" in part]
 
 
-def _flat(operation: str, parameters: list[Parameter]) -> dict[str, Parameter]:
-    """Argument name -> parameter; clashing names get their place in front."""
-    names = [_clean(p.name) for p in parameters]
-    flat: dict[str, Parameter] = {}
-    for name, parameter in zip(names, parameters, strict=True):
+def _flat(parameters: list[Parameter]) -> dict[str, Parameter]:
+    """Argument name -> parameter; clashing names get their place in front, and are numbered if that is not enough."""
+    names = [p.name for p in parameters]
+    wanted = []
+    for parameter in parameters:
         place = "body" if parameter.place == "property" else parameter.place
-        argument = f"{place}_{name}" if names.count(name) > 1 else name
-        if argument in flat:
-            raise EnvError(f"operation {operation!r} has two parameters that come to the name {argument!r}")
-        flat[argument] = parameter
-    return flat
+        wanted.append(f"{place}_{parameter.name}" if names.count(parameter.name) > 1 else parameter.name or "_")
+    return dict(zip(apart(wanted, range(len(wanted))), parameters, strict=True))

@@ -6,7 +6,10 @@
 An operation's parameters (path, query, header, cookie) and the properties of its body form one flat schema; names that
 clash get their place in front (`path_id`, `body_id`). GET, HEAD and OPTIONS have no effect; PUT and DELETE are
 idempotent. No request is ever sent twice and no redirect is followed. Credentials are added below everything that logs
-or records, and struck out of whatever comes back.
+or records, go to no server that the document or the user does not name, and are struck out of all that comes back.
+
+Documents are large and seldom right in all parts. A part that cannot be used is left out by itself, with one warning in
+the log and an entry in `tools.left_out`; the rest is there.
 
     400 422         InvalidArguments        409 412         Conflict
     401             Unauthenticated         410             Gone
@@ -24,28 +27,32 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote
 
-import orjson
 from pydantic import SecretStr
 
 from ...trajectories.errors import ConfigError, EnvError, InfrastructureError, MissingExtra
-from ...trajectories.messages import Json, ToolSpec
+from ...trajectories.messages import Json
 from ..background import Background
 from ..definition import Tool
+from ..digits import read_json
 from ..errors import BY_STATUS, InvalidArguments, RateLimited, ToolError, ToolTimeout, Unavailable
-from .document import SAFE, Document, Operation, is_json, read_document
+from .document import SAFE, Document, Named, Operation, is_json
 from .encoding import Request, request_of, scalar
+from .parts import LeftOut, Omissions, Wrong
+from .reading import told
+from .servers import Servers
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["openapi_tools"]
+__all__ = ["OpenAPITools", "openapi_tools"]
 
 _IDEMPOTENT = (*SAFE, "put", "delete")
 _SNIPPET = 500
@@ -54,79 +61,133 @@ _CONNECT_S = 10.0
 _STRUCK = "***"
 
 
+class OpenAPITools(tuple[Tool, ...]):
+    """The tools of one document, and what of it they do without."""
+
+    left_out: tuple[LeftOut, ...]
+    """Parts of the document that are in no tool: operations, parameters, keywords of schemas. Each with its place and
+    the reason, in the order in which they were found."""
+
+    def __new__(cls, tools: Iterable[Tool], left_out: Iterable[LeftOut] = ()) -> OpenAPITools:
+        made = super().__new__(cls, tools)
+        made.left_out = tuple(left_out)
+        return made
+
+
 @contextmanager
 def openapi_tools(
     document: Mapping[str, Json] | str | Path,
     *,
-    base_url: str = "",
+    base_url: str | Mapping[str, str] = "",
+    variables: Mapping[str, str] | None = None,
     auth: Mapping[str, str | SecretStr] | None = None,
     headers: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
     prefix: str = "",
     timeout: float = 30.0,
     max_bytes: int = 1 << 20,
-) -> Iterator[tuple[Tool, ...]]:
+) -> Iterator[OpenAPITools]:
     """The tools of one HTTP service, while its connections are open.
 
     Args:
-        document: The OpenAPI document, or its file (JSON or YAML). Its references must stay inside it.
-        base_url: Where the service is; the document's first server by default.
+        document: The OpenAPI document, or its file (JSON or YAML). Its references lead into it, or into files of its
+            folder.
+        base_url: Where the service is; by default the first server that the document names, for all or for a path or
+            an operation. An operation with a server of its own elsewhere is then left out. For a document of several
+            servers: server, as in the document -> address.
+        variables: Values for the variables in the servers' addresses; by default the document's defaults.
         auth: Security scheme of the document -> credential: a token, an API key, or `user:password` for basic. Appears
             in no result, error or log; a service that sends it back finds it struck out.
         headers: Sent with each request; treated like credentials.
-        only: Names of the tools to take (before the prefix); all by default.
-        prefix: Put before each tool's name.
+        only: Names of the tools to take (before the prefix), or their operationIds; all by default.
+        prefix: Put before each tool's name; at most 40 characters.
         timeout: Seconds for one call, from the connection to the last byte of the answer.
         max_bytes: A larger answer is an error.
 
     Raises:
-        ConfigError: No such file, no address, a scheme that the document does not name.
-        EnvError: The document is not OpenAPI 3, or has an operation that cannot be described. Of operations that need
-            something unsupported (a file upload, say) only those named in `only` raise; others are left out, with a
-            warning in the log.
+        ConfigError: No such file, no address, a scheme, server or variable that the document does not name.
+        EnvError: The document is not OpenAPI 3, or none of its operations can be a tool. Of operations that cannot be
+            one, only those named in `only` raise; the others are in `left_out`.
         MissingExtra: A package is missing.
     """
     try:
         import httpx  # noqa: F401  # only whether it is there
     except ImportError as error:
         raise MissingExtra("httpx", "openapi") from error
-    api = Document(read_document(document))
+    report = Omissions()
+    api = Document(document, report)
     secrets = {name: _reveal(value) for name, value in (auth or {}).items()}
-    api.check_schemes(secrets)
+    servers = Servers(api.root, base_url, variables or {}, report)
     service = Service(
-        base_url or api.server(),
-        {name: (api.schemes[name], secret) for name, secret in secrets.items()},
-        dict(headers or {}),
-        timeout,
-        max_bytes,
+        {name: (api.scheme(name), secret) for name, secret in secrets.items()}, dict(headers or {}), timeout, max_bytes
     )
     try:
-        tools: dict[str, Tool] = {}
-        for made in api.operations(only, frozenset(secrets)):
-            operation, spec = made
-            if operation.name in tools:
-                raise EnvError(f"two operations come to the name {operation.name!r}: give them different operationIds")
-            tools[operation.name] = _tool(service, operation, spec, prefix)
-        for wanted in only or ():
-            if wanted not in tools:
-                raise ConfigError(
-                    f"the document has no operation {wanted!r}; it has: {', '.join(api.names()) or 'none'}"
-                )
-        yield tuple(tools.values())
+        named = api.named(prefix)
+        if not servers.main and not any(part.fields().get("servers") for one in named for part in (one.item, one.part)):
+            raise ConfigError(f"base_url has to be an http or https address: {servers.why}")
+        tools = [
+            tool
+            for one in _wanted(named, only, prefix)
+            if (tool := _tool(service, api, one, servers, frozenset(secrets), raising=only is not None)) is not None
+        ]
+        if only is None:
+            servers.check()
+            if not tools:
+                _refuse(report)
+        yield OpenAPITools(tools, report.found.values())
     finally:
         service.close()
 
 
-def _tool(service: Service, operation: Operation, spec: ToolSpec, prefix: str) -> Tool:
-    def run(**arguments: Json) -> Json:
-        return service.call(operation, arguments)
+def _wanted(named: list[Named], only: Collection[str] | None, prefix: str) -> list[Named]:
+    """The operations to take. Raises `ConfigError` for a name that is none."""
+    if only is None:
+        return named
+    known = [one.name.removeprefix(prefix) for one in named]
+    for wanted in only:
+        if wanted not in known and all(one.given != wanted for one in named):
+            raise ConfigError(f"the document has no operation {wanted!r}; it has: {', '.join(known) or 'none'}")
+    return [one for one, name in zip(named, known, strict=True) if name in only or (one.given and one.given in only)]
 
-    named = ToolSpec(prefix + spec.name, spec.description, spec.parameters)
+
+def _refuse(report: Omissions) -> None:
+    """Says why a document has no tool at all. One without operations has none."""
+    first = next((told for told in report.found.values() if told.what.startswith(("operation ", "path "))), None)
+    if first is not None:
+        raise EnvError(f"no operation of the document can be a tool; the first of {len(report.found)} reasons: {first}")
+
+
+def _tool(
+    service: Service, api: Document, named: Named, servers: Servers, credentials: frozenset[str], *, raising: bool
+) -> Tool | None:
+    """The tool of an operation; None, and an entry in the report, where it cannot be one.
+
+    Args:
+        service: What sends its requests.
+        api: The document.
+        named: The operation.
+        servers: Where it is served.
+        credentials: Security schemes that there are credentials for.
+        raising: Raise `EnvError` instead: it was asked for by name.
+    """
     try:
+        operation, spec, large = api.operation(named, servers, credentials)
+
+        def run(**arguments: Json) -> Json:
+            return service.call(operation, arguments)
+
         idempotent = operation.method in _IDEMPOTENT
-        return Tool(named, run, effect=operation.effect, idempotent=idempotent, blocking=True)
-    except (ValueError, RecursionError) as error:  # what the fast validator refuses and the reference does not
-        raise EnvError(f"tool {named.name!r} has a wrong JSON Schema: {error}") from None
+        return Tool(spec, run, effect=operation.effect, idempotent=idempotent, blocking=True, proven=large)
+    except Wrong as wrong:
+        where, why = wrong.where, wrong.why
+    except EnvError as error:  # what the validator refuses all the same
+        where, why = named.part.where, str(error)
+    except (ValueError, RecursionError) as error:
+        where, why = named.part.where, f"it has a wrong JSON Schema: {type(error).__name__}"
+    if raising:
+        raise EnvError(f"operation {named.name!r} cannot be a tool: {why} ({where})")
+    api.report.add(where, named.what, why)
+    return None
 
 
 def _reveal(value: str | SecretStr) -> str:
@@ -137,22 +198,11 @@ def _reveal(value: str | SecretStr) -> str:
 
 
 class Service:
-    """An HTTP service: its address, credentials and connections."""
+    """An HTTP service: its credentials and connections."""
 
     def __init__(
-        self,
-        base_url: str,
-        auth: dict[str, tuple[dict[str, Json], str]],
-        headers: dict[str, str],
-        timeout: float,
-        max_bytes: int,
+        self, auth: dict[str, tuple[dict[str, Json], str]], headers: dict[str, str], timeout: float, max_bytes: int
     ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"base_url has to be an http or https address, got {base_url!r}")
-        if parts.username or parts.password or parts.query:
-            raise ConfigError("base_url holds credentials or a query: give credentials by `auth`")
-        self.base = base_url.rstrip("/")
         self.auth = {name: _credential(scheme, name, secret) for name, (scheme, secret) in auth.items()}
         self.headers, self.timeout, self.max_bytes = headers, timeout, max_bytes
         self.secrets = _spellings([*(secret for _, secret in auth.values()), *headers.values()])
@@ -197,7 +247,7 @@ class Service:
         headers = {"accept": "application/json, */*;q=0.5", "accept-encoding": "identity", **request.headers}
         if request.cookies:
             headers["cookie"] = "; ".join(request.cookies)
-        url = self.base + request.path + (f"?{urlencode(request.query, quote_via=quote)}" if request.query else "")
+        url = operation.server + request.target
         secret = [("header", name, value) for name, value in self.headers.items()]
         secret += [self.auth[name] for name in operation.security]
         maybe = None if operation.effect else False
@@ -249,9 +299,9 @@ class Service:
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if kind and is_json(kind):
             try:
-                value = orjson.loads(body)
+                value = read_json(body)
                 return self._strike_json(value) if self.secrets else value
-            except (orjson.JSONDecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 raise ToolError("the answer is no valid JSON", took_effect=operation.effect) from None
         if kind and not kind.startswith("text/") and b"\0" in body[:1024]:
             return f"[{kind}, {len(body)} bytes]"
@@ -263,8 +313,8 @@ class Service:
         if "html" in kind:
             return ""  # markup tells an agent nothing
         if kind and is_json(kind):
-            with suppress(orjson.JSONDecodeError):
-                told = orjson.loads(body)
+            with suppress(ValueError):
+                told = read_json(body)
                 for key in ("message", "detail", "error_description", "error", "title"):
                     if isinstance(told, dict) and told.get(key):
                         text = scalar(told[key])
@@ -283,7 +333,7 @@ class Service:
             return [self._strike_json(v) for v in value]
         if isinstance(value, dict):
             return {self._strike(k): self._strike_json(v) for k, v in value.items()}
-        if isinstance(value, int | float) and not isinstance(value, bool) and str(value) in self.secrets:
+        if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and scalar(value) in self.secrets:
             return _STRUCK
         return value
 
@@ -315,11 +365,18 @@ def _signing_transport() -> httpx.AsyncBaseTransport:
 
 def _credential(scheme: dict[str, Json], name: str, secret: str) -> tuple[str, str, str]:
     """(header | query | cookie, name, value) by which a security scheme sends a credential."""
-    kind, http = str(scheme.get("type")), str(scheme.get("scheme", "")).lower()
+    kind, http = told(scheme.get("type")), told(scheme.get("scheme", "")).lower()
     if not secret.isprintable():
         raise ConfigError(f"the credential for {name!r} holds a line break or a control character")
     if kind == "apiKey":
-        return str(scheme.get("in")), str(scheme.get("name")), secret
+        place, key = scheme.get("in"), scheme.get("name")
+        if place not in ("header", "query", "cookie") or not isinstance(key, str) or not key:
+            raise ConfigError(
+                f"security scheme {name!r} is sent in {told(place)!r} under {told(key)!r}, which is not supported"
+            )
+        if place == "header" and not secret.isascii():
+            raise ConfigError(f"the credential for {name!r} is sent in a header: it is ASCII only")
+        return place, key, secret
     if kind == "http" and http == "basic":
         if ":" not in secret:
             raise ConfigError(f"the credential for {name!r} is for basic authentication: write user:password")

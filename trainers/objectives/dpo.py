@@ -22,10 +22,18 @@ from ..losses import DpoVariant, Loss, dpo_loss, sequence_sums
 from ..model import Policy
 from ..objective import OBJECTIVES, Data, Drawn, Needs
 from ..run import Run
-from ..samples import Replay, epoch_indices
+from ..samples import Replay, epoch_indices, say_rendered_anew
 from ..settings import Optim, TrainSettings
 
-__all__ = ["Dpo", "DpoSettings", "StepPairs"]
+__all__ = ["WAYS_TO_PAIRS", "Dpo", "DpoSettings", "StepPairs"]
+
+
+WAYS_TO_PAIRS = (
+    "more episodes of each task (sparring rollout ENV --model MODEL --group 8), a higher --temperature, tasks or "
+    "--faults that the model sometimes fails, or the expert's corrections (sparring curate FILE --rule "
+    "'pairs by=correction' --out pairs.jsonl)"
+)
+"""What gives pairs where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,15 @@ class DpoSettings(TrainSettings):
     """Weight of their cross-entropy."""
     optim: Optim = field(default_factory=lambda: Optim(lr=3e-6))
     """Optimiser and schedule."""
+
+    at_least: ClassVar[dict[str, float]] = TrainSettings.at_least | {
+        "batch": 1,
+        "nll": 0,
+        "replay": 0,
+        "replay_weight": 0,
+    }
+    above: ClassVar[dict[str, float]] = {"beta": 0}
+    endless: ClassVar[str] = "min_chosen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +95,14 @@ class Dpo:
 
     def prepare(self, policy: Policy) -> None:
         s = self.settings
-        sides = [_sides(policy, pair, s.max_context) for pair in self.data.pairs]
+        say_rendered_anew(policy.chat, (side for pair in self.data.pairs for side in (pair.chosen, pair.rejected)))
+        sides = [_sides(policy, pair, policy.room(s.max_context)) for pair in self.data.pairs]
         self._sides = sides = [both for both in sides if both[0].weight and both[1].weight]
         if not sides:
-            raise DataError(f"none of {len(self.data.pairs)} pairs has a divergent turn on both sides")
+            raise DataError(
+                f"none of {len(self.data.pairs)} pairs has a divergent turn on both sides: make pairs of episodes that "
+                f"went differently; {WAYS_TO_PAIRS}"
+            )
         for indices in _micro(sides, range(len(sides)), s.optim.micro_tokens):
             with torch.no_grad():
                 self._reference |= zip(indices, _sums(policy, sides, indices)[0].T, strict=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ...agents.chat_format import ChatFormat, sampled_tokens
 from ...agents.evaluation import seed_of
 from ...trajectories.errors import ConfigError
 from ...trajectories.trajectory import Trajectory, TrajectoryGroup, dump_jsonl
@@ -57,7 +58,7 @@ class GrpoSettings(TrainSettings):
     optim: Optim = field(default_factory=lambda: Optim(lr=5e-6, warmup=1))
     """Optimiser and schedule."""
     temperature: float = 1.0
-    """Of sampling."""
+    """Of sampling, above 0. The policy, its KL and its entropy are those of this temperature."""
     max_turn_tokens: int = 64
     """Tokens that the policy may say in one turn."""
     parallel: int = 64
@@ -65,9 +66,26 @@ class GrpoSettings(TrainSettings):
     save_every: int = 5
     """Steps between checkpoints; 0: only when the run is interrupted."""
 
+    at_least: ClassVar[dict[str, float]] = TrainSettings.at_least | {
+        "groups": 1,
+        "redraws": 0,
+        "kl": 0,
+        "replay": 0,
+        "replay_weight": 0,
+        "max_turn_tokens": 1,
+        "parallel": 1,
+    }
+    above: ClassVar[dict[str, float]] = {"temperature": 0, "constant": 0}
+
     def __post_init__(self) -> None:
         if self.group < 2:
             raise ConfigError(f"a group needs two episodes or more to compare, got {self.group}")
+        if self.temperature == 0:
+            raise ConfigError(
+                "at temperature 0 all episodes of a group are the same, and nothing can be learned from how they "
+                "differ: sample above 0, such as at 1"
+            )
+        TrainSettings.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +147,7 @@ class Grpo:
 
     def losses(self, policy: Policy, batch: StepGroups) -> Iterable[Callable[[], Loss]]:
         s = self.settings
-        samples = _samples(batch.groups, s.estimator)
+        samples = _samples(policy.chat, batch.groups, s.estimator)
         total = sum(sample.weight for sample in samples)
         divisor = {
             "token-mean": total,
@@ -161,15 +179,17 @@ class Grpo:
         yield from self._replay.losses(policy, batch.step, s.optim.micro_tokens)
 
 
-def _samples(groups: Sequence[TrajectoryGroup], estimator: Estimator) -> list[Sample]:
-    """Each episode's sampled tokens, with its advantage on every one."""
+def _samples(chat: ChatFormat, groups: Sequence[TrajectoryGroup], estimator: Estimator) -> list[Sample]:
+    """Each episode's sampled tokens at the temperature that sampled them, with its advantage on every one.
+
+    Raises `ConfigError` for tokens of another encoding.
+    """
     samples = []
     for group in groups:
         advantages = group_advantages(group.rewards(), estimator)
         for trajectory, advantage in zip(group.trajectories, advantages, strict=True):
-            if trajectory.tokens is None:
-                raise ConfigError(f"trajectory {trajectory.id} has no sampled tokens: RL needs a model's own episodes")
-            samples.append(Sample.of(trajectory.tokens, advantages=advantage))
+            tokens = sampled_tokens(chat, trajectory)
+            samples.append(Sample.of(tokens, temperature=trajectory.temperature, advantages=advantage))
     return samples
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
+
+from ...trajectories.errors import ConfigError, DataError
+from ...trajectories.trajectory import Trajectory
 from ..batch import Sample
-from ..losses import Loss
+from ..losses import Loss, merge_logs
 from ..model import Policy
 from ..objective import OBJECTIVES, Data, Drawn, Needs
 from ..run import Run
@@ -29,11 +34,29 @@ class SftSettings(TrainSettings):
     """Optimiser and schedule."""
     save_every: int = 20
     """Steps between checkpoints; 0: only when the run is interrupted."""
+    validation_share: float = 0.0
+    """Share of the tasks, from 0 to below 1, that are not trained on: the loss of their episodes is measured."""
+    validate_every: int = 10
+    """Steps between measurements of the held-out loss, where there are held-out episodes; the last step has one too."""
+
+    at_least: ClassVar[dict[str, float]] = TrainSettings.at_least | {
+        "batch": 1,
+        "validation_share": 0,
+        "validate_every": 1,
+    }
+
+    def __post_init__(self) -> None:
+        if self.validation_share >= 1:
+            raise ConfigError(f"validation_share is below 1: something is trained on; got {self.validation_share}")
+        TrainSettings.__post_init__(self)
 
 
 @OBJECTIVES.register("sft")
 class Sft:
-    """Learns `data.episodes` as they are: curate them first (`gold`, `successes`, ...)."""
+    """Learns `data.episodes` as they are: curate them first (`gold`, `successes`, ...).
+
+    Measures the loss of `data.held_out`, or of a share of the tasks of `data.episodes`, which then are not learned.
+    """
 
     Settings: ClassVar[type[TrainSettings]] = SftSettings
     needs: ClassVar[Needs] = "episodes"
@@ -42,9 +65,18 @@ class Sft:
     def __init__(self, settings: SftSettings, data: Data) -> None:
         self.settings, self.data = settings, data
         self._samples: list[Sample] = []
+        self._held_out: list[Sample] = []
 
     def prepare(self, policy: Policy) -> None:
-        self._samples = samples_of(policy.chat, self.data.episodes, self.settings.max_context)
+        s = self.settings
+        learned, held_out = self.data.episodes, self.data.held_out
+        if s.validation_share:
+            if held_out:
+                raise ConfigError("give episodes to validate on, or a validation_share of those that are trained on")
+            learned, held_out = _split(learned, s.validation_share, s.seed)
+        room = policy.room(s.max_context)
+        self._samples = samples_of(policy.chat, learned, room)
+        self._held_out = samples_of(policy.chat, held_out, room) if held_out else []
 
     def sample(self, run: Run, step: int) -> Drawn[list[Sample]]:
         s = self.settings
@@ -52,3 +84,27 @@ class Sft:
 
     def losses(self, policy: Policy, batch: list[Sample]) -> Iterable[Callable[[], Loss]]:
         return likelihood_losses(policy, batch, self.settings.optim.micro_tokens)
+
+    def measure(self, policy: Policy, step: int) -> Mapping[str, float]:
+        """`held_out_nll`, in nats per token, where it is due; nothing where nothing is held out."""
+        s = self.settings
+        if not self._held_out or (step % s.validate_every and step < s.steps):
+            return {}
+        with torch.no_grad():
+            losses = [compute() for compute in likelihood_losses(policy, self._held_out, s.optim.micro_tokens)]
+        return {"held_out_nll": merge_logs(losses)["nll"]}
+
+
+def _split(
+    episodes: Sequence[Trajectory], share: float, seed: int
+) -> tuple[Sequence[Trajectory], Sequence[Trajectory]]:
+    """Episodes to learn, and to hold out: whole tasks, so that none is on both sides."""
+    tasks = sorted({(t.env, t.task.id) for t in episodes})
+    n = max(1, round(share * len(tasks)))
+    if n >= len(tasks):
+        raise DataError(f"{len(tasks)} tasks cannot be split: a validation_share of {share:g} leaves none to train on")
+    chosen = set(random.Random(f"validation/{seed}").sample(tasks, n))
+    sides: tuple[list[Trajectory], list[Trajectory]] = ([], [])
+    for t in episodes:
+        sides[(t.env, t.task.id) in chosen].append(t)
+    return sides

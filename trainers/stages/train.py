@@ -64,6 +64,7 @@ class Train:
             work.folder,
             on_step=work.training(kind.metric),
             on_episode=playing,
+            on_note=lambda note: work.watcher.say(f"warning: {work.name}: {note}"),
         )
 
     def _episodes(self, work: Work, settings: Any) -> Sequence[Trajectory]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ConfigError, UnknownName
-from ..messages import Action, Cause, Outcome, ToolResult
+from ..messages import Cause, Outcome, ToolResult
 from ..trajectory import Trajectory, TrajectoryGroup
 from .card import Curated, draw_key, not_successful, reward_of, with_card
 from .equality import same_turns
@@ -265,7 +265,7 @@ def _in_no_vocabulary(t: Trajectory) -> Trajectory:
     turns = []
     for turn in t.turns:
         calls = tuple(replace(c, raw="") if c.arguments is not None else c for c in turn.action.tool_calls)
-        turns.append(replace(turn, action=Action(turn.action.content, calls), span=None))
+        turns.append(replace(turn, action=replace(turn.action, tool_calls=calls), span=None))
     return replace(t, turns=tuple(turns), tokens=None)
 
 

@@ -39,7 +39,7 @@ def visible_turn(turn: Turn) -> object:
     calls = [(call.name, call.arguments, call.raw) for call in turn.action.tool_calls]
     results = [(result.tool, result.outcome, result.content) for result in turn.results]
     said = [(message.role, message.content) for message in turn.messages]
-    return turn.action.content, calls, results, said
+    return turn.action.shown, calls, results, said
 
 
 def same_turns(a: Trajectory, b: Trajectory) -> bool:

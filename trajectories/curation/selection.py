@@ -223,7 +223,8 @@ class Quality:
     length: float | None
     """The expert's turns over the agent's, at most 1; 0 without success; None where the expert_turns is not known."""
     thrift: float | None
-    """Share of the calls that were not wasted: neither a mistake nor asking again for what was known. None: no call."""
+    """Share of the calls that were not wasted: neither a mistake nor asking again for what was known. None: no call, or
+    the record does not say how they ended."""
     margin: float | None
     """Share of its group's other episodes that have a lower reward, ties half; None where it is alone."""
 
@@ -238,7 +239,7 @@ def quality_of(t: Trajectory, rivals: Sequence[Trajectory] = (), *, patience: in
     """Of one judged episode; `rivals` are the other judged ones of its task and faults."""
     length = (min(1.0, t.expert_turns / len(t.turns)) if t.success else 0.0) if t.expert_turns and t.turns else None
     calls = sum(len(turn.results) for turn in t.turns)
-    thrift = 1 - wasted_calls(t, patience=patience) / calls if calls else None
+    thrift = 1 - wasted_calls(t, patience=patience) / calls if calls and t.outcomes_known else None
     others = [reward_of(other) for other in rivals]
     mine = reward_of(t)
     margin = math.fsum((mine > r) + 0.5 * (mine == r) for r in others) / len(others) if others else None

@@ -9,14 +9,17 @@
 """
 
 from ..files import write_lines
+from ._failures import Failures
 from ._form import FORMS, ExchangeReport, Exported, ForeignForm, Row, Writer, readable, writer_for, writers
-from ._reading import Imported, SourceEpisode, SourceMessage, chat_message, read, tool_call, tool_specs
+from ._messages import SourceEpisode, SourceMessage, chat_message, tool_call, tool_specs
+from ._reading import Imported, read
 from ._writing import to_dataset, write_jsonl
 
 __all__ = [
     "FORMS",
     "ExchangeReport",
     "Exported",
+    "Failures",
     "ForeignForm",
     "Imported",
     "Row",

@@ -19,7 +19,7 @@ from ..messages import Json
 from ..registry import Registry
 
 if TYPE_CHECKING:
-    from ._reading import SourceEpisode
+    from ._messages import SourceEpisode
 
 __all__ = [
     "FORMS",
@@ -51,16 +51,35 @@ class ExchangeReport:
     """Why an item made nothing -> number of items."""
     inferred: dict[str, int] = field(default_factory=dict)
     """Of an import: what its source did not say and was guessed -> number of episodes."""
+    warnings: tuple[str, ...] = ()
+    """Of an import: what a reader of its numbers has to know, a sentence each."""
+    refused: dict[str, list[int]] = field(default_factory=dict)
+    """Of an export: why a service refuses a row that was written -> numbers of the rows, from 1."""
 
     def __str__(self) -> str:
         parts = [f"{self.form}: {self.wrote} {self.unit} from {self.came_in}"]
         if self.left_out:
             parts.append("left out: " + ", ".join(f"{n} with {why}" for why, n in self.left_out.items()))
-        if self.lost:
-            parts.append("not held: " + ", ".join(f"{what} ({n})" for what, n in self.lost.items()))
-        if self.inferred:
-            parts.append("inferred: " + ", ".join(f"{what} ({n})" for what, n in self.inferred.items()))
+        for what, counts in (("not held", self.lost), ("inferred", self.inferred)):
+            if counts:
+                parts.append(f"{what}: {_listed({name: str(n) for name, n in counts.items()})}")
+        if self.refused:
+            parts.append(f"an upload is refused for: {_listed({why: _rows(at) for why, at in self.refused.items()})}")
         return "; ".join(parts)
+
+
+_MOST = 24
+"""Entries of one kind that a report's line shows."""
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    some = ", ".join(map(str, numbers[:3])) + ", ..." * (len(numbers) > 3)
+    return f"row {some}" if len(numbers) == 1 else f"{len(numbers)} rows: {some}"
+
+
+def _listed(counts: Mapping[str, str]) -> str:
+    shown = [f"{what} ({n})" for what, n in list(counts.items())[:_MOST]]
+    return ", ".join(shown) + (f", and {len(counts) - _MOST} more" if len(counts) > _MOST else "")
 
 
 @dataclass(frozen=True, slots=True)

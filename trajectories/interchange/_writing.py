@@ -1,7 +1,7 @@
 """What the writers of all forms share: messages as objects, what a form cannot hold, and files.
 
-Defines `exported`, `EVERYWHERE`, `NOT_IN_MESSAGES`; `turn_messages`, `all_messages`, `message_objects`, `with_tools`,
-`tools_text`; `write_jsonl`, `to_dataset`.
+Defines `exported`, `without_turn`, `EVERYWHERE`, `NOT_IN_MESSAGES`; `turn_messages`, `all_messages`,
+`message_objects`, `with_tools`, `tools_text`; `write_jsonl`, `to_dataset`.
 
 No other form holds all of a trajectory. What is lost is in the report, counted by episode, and is never lost in
 silence: an episode that a form cannot take at all is left out with the reason.
@@ -13,8 +13,7 @@ a column of objects would give each call the keys of all others, with nulls.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,13 +39,24 @@ _FACTS: dict[str, Callable[[Trajectory], bool]] = {
     "rewards": lambda t: bool(t.reward or t.reward_parts or any(turn.reward for turn in t.turns)),
     "success": lambda t: t.success is not None,
     "stop reason": lambda t: True,
+    "thinking": lambda t: any(turn.action.thinking for turn in t.turns),
+    "sampling temperature": lambda t: t.temperature != 1,
     "turn weights": lambda t: any(turn.weight != 1 for turn in t.turns),
     "turn weights between 0 and 1": lambda t: any(turn.weight not in (0, 1) for turn in t.turns),
+    "task, environment, agent and attempt": lambda t: True,
+    "seeds, expert's turns and policy version": lambda t: bool(
+        t.seed or t.task.seed or t.policy_version or t.expert_turns is not None
+    ),
+    "instruction (no message says it)": lambda t: t.task.instruction != _first_words(t),
     "task data": lambda t: bool(t.task.data),
+    "error that ended the episode": lambda t: t.error is not None,
+    "notes (meta)": lambda t: bool(t.meta),
+    "that messages of the agent are the prompt's": lambda t: any(m.role == "assistant" for m in t.prompt),
     "lineage": lambda t: t.forked_from is not None,
     "well-formed calls' sampled text": lambda t: any(c.raw and c.arguments is not None for c in calls_of(t)),
     "call ids": lambda t: any(c.id for c in calls_of(t)),
     "speakers' names": lambda t: any(m.name for m in _others(t)),
+    "why calls are malformed": lambda t: any(c.arguments is None and c.error for c in calls_of(t)),
     "that a call is malformed (its text reads as arguments)": lambda t: any(map(_passes_for_arguments, calls_of(t))),
 }
 
@@ -60,6 +70,10 @@ NOT_IN_MESSAGES = EVERYWHERE - {"call ids", "speakers' names"}
 def calls_of(t: Trajectory) -> Iterable[ToolCall]:
     """All calls of an episode, in order."""
     return (call for turn in t.turns for call in turn.action.tool_calls)
+
+
+def _first_words(t: Trajectory) -> str:
+    return next((m.content for m in t.prompt if m.role == "user"), "")
 
 
 def _others(t: Trajectory) -> Iterable[Message]:
@@ -82,7 +96,12 @@ def _lost(trajectories: Iterable[Trajectory], names: Iterable[str]) -> dict[str,
 
 
 def exported(
-    form: str, rows: list[Row], held: Sequence[Trajectory], names: Iterable[str], left_out: Counter[str] | None = None
+    form: str,
+    rows: list[Row],
+    held: Sequence[Trajectory],
+    names: Iterable[str],
+    left_out: Mapping[str, int] | None = None,
+    lost: Mapping[str, int] | None = None,
 ) -> Exported:
     """Rows with their report.
 
@@ -92,10 +111,16 @@ def exported(
         held: The episodes that came in; those that have a fact named in `names` are counted as losing it.
         names: Facts that this form cannot hold: of `EVERYWHERE`.
         left_out: Why an episode made no row -> number of episodes.
+        lost: What else this way of writing loses -> number of episodes.
     """
-    return Exported(
-        tuple(rows), ExchangeReport(form, len(held), len(rows), "rows", _lost(held, names), dict(left_out or {}))
-    )
+    of_form = {what: n for what, n in (lost or {}).items() if n} | _lost(held, names)
+    return Exported(tuple(rows), ExchangeReport(form, len(held), len(rows), "rows", of_form, dict(left_out or {})))
+
+
+def without_turn(held: Iterable[Trajectory]) -> dict[str, int]:
+    """Episodes in which nothing was done: there is nothing to write of them."""
+    n = sum(not t.turns for t in held)
+    return {"no turn": n} if n else {}
 
 
 # --- messages ----------------------------------------------------------------------------------------------------
@@ -110,7 +135,7 @@ def turn_messages(t: Trajectory) -> list[list[Message]]:
         for call in turn.action.tool_calls:
             n += 1
             calls.append(call if call.id else replace(call, id=f"call-{n}"))
-        of_turn = [Message("assistant", turn.action.content, tuple(calls))]
+        of_turn = [replace(turn.action.message, tool_calls=tuple(calls))]
         for i, r in enumerate(turn.results):
             of_turn.append(Message("tool", r.content, tool_call_id=r.call_id or calls[i].id, name=r.tool))
         out.append([*of_turn, *turn.messages])

@@ -21,15 +21,15 @@ from ..errors import DataError, MissingExtra
 from ..messages import Cause, Json, Outcome, ToolCall
 from ..trajectory import StopReason
 from ._form import FORMS, ForeignForm, SourceRecord
-from ._reading import (
+from ._messages import (
     SourceEpisode,
     SourceMessage,
     as_list,
     as_object,
     chat_message,
     dumped,
-    kind_of_part,
     need,
+    not_read,
     shown,
     tool_call,
     tool_specs,
@@ -64,6 +64,14 @@ _LIMITS = {
     "operator": StopReason.CANCELLED,
 }  # fmt: skip
 
+_CALL = ("id", "function", "arguments", "parse_error", "view")
+
+_SAMPLE = frozenset(
+    """epoch input choices target sandbox files setup messages output scores events attachments model_usage role_usage
+    uuid error error_retries limit started_at completed_at working_time total_time timelines invalidation""".split()
+)
+"""Fields of a sample that are read, or say nothing of the conversation."""
+
 _GRADES = {"c": 1.0, "p": 0.5, "i": 0.0, "n": 0.0, "true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
@@ -73,23 +81,20 @@ def episodes(record: Json) -> list[SourceEpisode]:
     sample = as_object(sample, "a sample")
     about = log["eval"]
     attached = as_object(sample.get("attachments") or {}, "attachments")
-    lost: set[str] = set()
+    lost = not_read(sample, _SAMPLE, "sample field")
     events = [as_object(e, "an event") for e in as_list(sample.get("events") or [], "events")]
-    tools = tool_specs(next((e["tools"] for e in events if e.get("event") == "model" and e.get("tools")), None))
+    tools = tool_specs(next((e["tools"] for e in events if e.get("event") == "model" and e.get("tools")), None), lost)
     offered = {spec.name for spec in tools}
     messages: list[SourceMessage] = []
     calls: dict[str, ToolCall] = {}
     for raw in as_list(sample.get("messages"), "messages"):
         raw = dict(as_object(raw, "a message"))
         raw["content"] = _attached(raw.get("content"), attached)
-        if isinstance(raw["content"], list) and any(kind_of_part(p) == "reasoning" for p in raw["content"]):
-            raw["content"] = [p for p in raw["content"] if kind_of_part(p) != "reasoning"]
-            lost.add("reasoning")
         if raw.get("role") == "user":
             raw.pop("tool_call_id", None)  # which calls a message is about; no answer to them
         if raw.get("role") == "tool":
             error = raw.get("error")
-            source = chat_message(raw | {"name": raw.get("function")})
+            source = chat_message({k: v for k, v in raw.items() if k != "function"} | {"name": raw.get("function")})
             if error:
                 error = as_object(error, "a result's error")
                 source = replace(
@@ -105,6 +110,7 @@ def episodes(record: Json) -> list[SourceEpisode]:
         for c in sent:
             c = as_object(c, "a tool call")
             need(isinstance(c.get("function"), str), f"a call names its function, got {shown(c.get('function'))}")
+            lost |= not_read(c, _CALL, "call field")
             call = tool_call(c["function"], _attached(c.get("arguments"), attached), str(c.get("id") or ""))
             if c.get("parse_error"):
                 call = ToolCall(call.name, None, call.raw or dumped(c.get("arguments")), call.id, str(c["parse_error"]))
@@ -112,7 +118,7 @@ def episodes(record: Json) -> list[SourceEpisode]:
             calls[call.id] = call
         messages.append(replace(source, message=replace(source.message, tool_calls=tuple(made))))
     episode = SourceEpisode(
-        messages, tools, f"{about.get('run_id', '')}/{sample.get('id')}/{sample.get('epoch')}", lost=lost
+        messages, tools, f"{about.get('run_id', '')}/{sample.get('id')}/{sample.get('epoch')}", lost=lost, record=sample
     )
     episode.env, episode.agent = f"inspect/{about.get('task', 'task')}", str(about.get("model") or "")
     asked = _attached(sample.get("input"), attached)

@@ -20,21 +20,28 @@ from ..files import write_whole
 from ..messages import Json, Message, Role, ToolCall
 from ..trajectory import Trajectory
 from ._form import FORMS, Exported, ForeignForm, Row, Writer
-from ._reading import (
+from ._messages import (
+    REASONING,
     SourceEpisode,
     SourceMessage,
     as_list,
     as_object,
     as_text,
+    both_sides,
+    called_with,
     columns_next_to,
+    masked,
     named,
     need,
+    not_read,
     parsed,
+    reasoning_of,
     shown,
     tool_call,
-    tool_specs,
+    tools_of,
+    weight_of,
 )
-from ._writing import EVERYWHERE, all_messages, exported, tools_text, write_jsonl
+from ._writing import EVERYWHERE, all_messages, exported, tools_text, without_turn, write_jsonl
 
 __all__ = ["episodes", "export", "llama_factory", "write_llama_factory"]
 
@@ -55,8 +62,10 @@ def export(trajectories: Iterable[Trajectory]) -> Exported:
     function_call is one call or a list of calls; arguments that are text are a malformed call's, verbatim.
     """
     held = list(trajectories)
-    rows = [{"conversations": _conversation(all_messages(t)), "tools": tools_text(t.tools)} for t in held]
-    return exported("sharegpt", rows, held, EVERYWHERE)
+    rows: list[Row] = [
+        {"conversations": _conversation(all_messages(t)), "tools": tools_text(t.tools)} for t in held if t.turns
+    ]
+    return exported("sharegpt", rows, held, EVERYWHERE, without_turn(held))
 
 
 def llama_factory(trajectories: Iterable[Trajectory]) -> Exported:
@@ -70,19 +79,17 @@ def llama_factory(trajectories: Iterable[Trajectory]) -> Exported:
     held = list(trajectories)
     rows: list[Row] = []
     left_out: Counter[str] = Counter()
-    texts = 0
+    lost: Counter[str] = Counter()
     for t in held:
         try:
             entries, dropped = _alternating(t)
         except ValueError as why:
             left_out[str(why)] += 1
             continue
-        texts += dropped
+        lost.update(dropped)
         system = "\n".join(m.content for m in t.prompt if m.role == "system")
         rows.append({"conversations": entries, "system": system, "tools": tools_text(t.tools)})
-    done = exported("llama-factory", rows, held, EVERYWHERE, left_out)
-    lost = {"text next to calls": texts} if texts else {}
-    return Exported(done.rows, replace(done.report, lost=lost | done.report.lost))
+    return exported("llama-factory", rows, held, EVERYWHERE, left_out, lost)
 
 
 def write_llama_factory(rows: Sequence[Row], folder: Path, name: str = "sparring") -> None:
@@ -137,17 +144,22 @@ def _function_call(calls: Sequence[ToolCall]) -> str:
     return json.dumps(sent[0] if len(sent) == 1 else sent, ensure_ascii=False)
 
 
-def _alternating(t: Trajectory) -> tuple[list[Row], bool]:
-    """Entries that alternate, and whether text next to calls was lost. Raises `ValueError` with why there are none."""
+def _alternating(t: Trajectory) -> tuple[list[Row], set[str]]:
+    """Entries that alternate, and what was lost for that. Raises `ValueError` with why there are none."""
     messages = all_messages(t)
+    lost: set[str] = set()
     while messages and messages[-1].role != "assistant":
         messages.pop()
+        lost.add("what came after the last action")
+    systems = 0
     while messages and messages[0].role == "system":
         messages.pop(0)
+        systems += 1
+    if systems > 1:
+        lost.add("where one joined message ends and the next begins")
     if not messages:
         raise ValueError("no turn")
     out: list[Row] = []
-    lost = False
     sides: list[bool] = []  # True: the agent's
     for message in messages:
         agent = message.role == "assistant"
@@ -158,12 +170,15 @@ def _alternating(t: Trajectory) -> tuple[list[Row], bool]:
         if agent and (not sides or sides[-1]):
             raise ValueError("an action that follows no message")
         if message.tool_calls:
-            lost = lost or bool(message.content)
+            if message.content:
+                lost.add("text next to calls")
             out.append(_entry("function_call", _function_call(message.tool_calls)))
         elif agent or not sides or sides[-1]:
             out.append(_entry(_FROM[message.role], message.content))
         else:
             out[-1]["value"] += (_JOINT if message.role == "tool" else "\n\n") + message.content
+            if message.role != "tool":
+                lost.add("where one joined message ends and the next begins")
             continue
         sides.append(agent)
     return out, lost
@@ -175,37 +190,83 @@ _SPEAKERS: dict[str, Role] = {"system": "system", "human": "user", "user": "user
     "assistant": "assistant", "observation": "tool", "tool": "tool"}  # fmt: skip
 
 
+_ENTRY = {"from", "value", "weight", "train", "training", "loss", "loss_mask", "name", *REASONING}
+_AGENT = ("gpt", "assistant", "function_call")
+
+
 def episodes(row: Json) -> list[SourceEpisode]:
     """`conversations` of `from` and `value`, `system` and `tools` next to it. Text right before a function_call is the
-    text of the same message. An observation answers the next open call."""
+    text of the same message. An observation answers the next open call. With `chosen` and `rejected`: a preference."""
     row = as_object(row, "a record")
     need("conversations" in row, 'expected "conversations", got ' + named(row))
-    messages: list[SourceMessage] = []
+    lost: set[str] = set()
+    entries = as_list(row["conversations"], "conversations")
+    agent = [isinstance(e, dict) and e.get("from") in _AGENT for e in entries]
+    messages = _messages(masked(entries, row, agent, lost), lost)
     if isinstance(row.get("system"), str) and row["system"]:
-        messages.append(SourceMessage(Message("system", row["system"])))
+        messages.insert(0, SourceMessage(Message("system", row["system"])))
+    known = {"conversations", "system"}
+    tools = tools_of(row, lost=lost)
+    if row.get("chosen") is None and row.get("rejected") is None:
+        made = [SourceEpisode(messages, tools, **columns_next_to(row, known, lost))]
+    else:
+        sides = {side: _messages(_side(row.get(side), side), lost) for side in ("chosen", "rejected")}
+        made = both_sides(messages, sides, tools, columns_next_to(row, known | {"chosen", "rejected"}, lost))
+    for episode in made:
+        episode.in_order = True
+    return made
+
+
+def _side(value: Json, side: str) -> list[Json]:
+    """The entries of one side of a preference: a list, one entry, or its text."""
+    if isinstance(value, str):
+        return [{"from": "gpt", "value": value}]
+    return [value] if isinstance(value, dict) else as_list(value, side)
+
+
+def _messages(entries: Sequence[Json], lost: set[str]) -> list[SourceMessage]:
+    messages: list[SourceMessage] = []
     joins = False  # the last entry is text that a function_call may belong to
     calls: tuple[ToolCall, ...] = ()  # of the last function_call
-    for entry in as_list(row["conversations"], "conversations"):
-        entry = as_object(entry, "an entry")
+    for raw in entries:
+        entry = as_object(raw, "an entry")
         who, value = as_text(entry.get("from"), "from"), as_text(entry.get("value"), "value")
-        if who == "function_call":
-            calls = _function_calls(value)
-            if joins:
-                messages[-1] = SourceMessage(replace(messages[-1].message, tool_calls=calls))
-            else:
-                messages.append(SourceMessage(Message("assistant", "", calls)))
-            joins = False
-            continue
         need(
-            who in _SPEAKERS,
+            who in _SPEAKERS or who == "function_call",
             f"unknown speaker {shown(who)}: expected one of {', '.join([*_SPEAKERS, 'function_call'])}",
         )
+        own = not_read(entry, _ENTRY, "entry field")
+        weight = weight_of(entry, who in _AGENT, own)
+        thought = reasoning_of(entry) if who in _AGENT else ""
+        if who not in _AGENT and reasoning_of(entry):
+            own.add("reasoning")
+        if who == "function_call":
+            calls = _function_calls(value)
+            before = messages.pop() if joins else SourceMessage(Message("assistant", ""), weight)
+            if before.weight != weight:
+                lost.add("a weight of its own of the text next to a call")
+            made = SourceMessage(
+                replace(before.message, tool_calls=calls),
+                weight,
+                reasoning="\n".join(text for text in (before.reasoning, thought) if text),
+                fields=entry,
+                lost=before.lost | own,
+            )
+            messages.append(made)
+            joins = False
+            continue
         role = _SPEAKERS[who]
+        name = entry.get("name") if role == "tool" and isinstance(entry.get("name"), str) else None
+        if entry.get("name") and name is None:
+            lost.add("speakers' names")
         parts = value.split(_JOINT) if role == "tool" else []
         several = len(calls) > 1 and len(parts) == len(calls) and messages[-1].message.role == "assistant"
-        messages += [SourceMessage(Message(role, part)) for part in (parts if several else [value])]
+        messages += [
+            SourceMessage(Message(role, part, name=name), weight, reasoning=thought, fields=entry, lost=frozenset(own))
+            for part in (parts if several else [value])
+        ]
         joins = role == "assistant"
-    return [SourceEpisode(messages, tool_specs(row.get("tools")), **columns_next_to(row))]
+    return messages
 
 
 def _function_calls(value: str) -> tuple[ToolCall, ...]:
@@ -217,7 +278,7 @@ def _function_calls(value: str) -> tuple[ToolCall, ...]:
     )
     if not fits:
         return (ToolCall("", None, value, error="not a call, nor a list of calls"),)
-    return tuple(tool_call(c["name"], c.get("arguments", {})) for c in calls)
+    return tuple(tool_call(c["name"], called_with(c), str(c.get("id") or "")) for c in calls)
 
 
 FORM = FORMS.register("sharegpt")(

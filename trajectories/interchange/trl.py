@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Literal
 from ..messages import Json
 from ..trajectory import Trajectory
 from ._form import FORMS, Exported, ForeignForm, Row, Writer
-from ._reading import (
+from ._messages import (
     SourceEpisode,
     as_list,
     as_object,
-    chat_message,
+    both_sides,
     columns_next_to,
     messages_or_text,
     named,
     need,
     shown,
-    tool_specs,
+    system_of,
+    tools_of,
+    weighted,
 )
 from ._writing import (
     NOT_IN_MESSAGES,
@@ -33,6 +35,7 @@ from ._writing import (
     message_objects,
     turn_messages,
     with_tools,
+    without_turn,
     write_jsonl,
 )
 
@@ -52,8 +55,8 @@ def sft(trajectories: Iterable[Trajectory], *, arguments: Arguments = "object") 
     them is `prompt_completion`.
     """
     held = list(trajectories)
-    rows = [with_tools({"messages": message_objects(all_messages(t), arguments)}, t) for t in held]
-    return exported("trl-sft", rows, held, NOT_IN_MESSAGES)
+    rows = [with_tools({"messages": message_objects(all_messages(t), arguments)}, t) for t in held if t.turns]
+    return exported("trl-sft", rows, held, NOT_IN_MESSAGES, without_turn(held))
 
 
 def prompt_completion(trajectories: Iterable[Trajectory], *, arguments: Arguments = "object") -> Exported:
@@ -65,9 +68,14 @@ def prompt_completion(trajectories: Iterable[Trajectory], *, arguments: Argument
     held = list(trajectories)
     rows: list[Row] = []
     left_out: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     for t in held:
-        if not any(turn.weight for turn in t.turns):
+        trained = [turn for turn in t.turns if turn.weight]
+        if not trained:
             left_out["no turn that has weight"] += 1
+            continue
+        lost["which rows are of one episode"] += len(trained) > 1
+        lost["what came after the last trained turn"] += trained[-1] is not t.turns[-1] or bool(trained[-1].observation)
         before = message_objects(list(t.prompt), arguments)
         for turn, of_turn in zip(t.turns, turn_messages(t), strict=True):
             objects = message_objects(of_turn, arguments)
@@ -75,7 +83,7 @@ def prompt_completion(trajectories: Iterable[Trajectory], *, arguments: Argument
                 rows.append(with_tools({"prompt": list(before), "completion": objects[:1]}, t))
             before += objects
     names = (NOT_IN_MESSAGES - {"turn weights"}) | {"turn weights between 0 and 1"}
-    return exported("trl-prompt-completion", rows, held, names, left_out)
+    return exported("trl-prompt-completion", rows, held, names, left_out, lost)
 
 
 def preference(pairs: Iterable[Pair], *, span: Span = "episode", arguments: Arguments = "object") -> Exported:
@@ -86,7 +94,7 @@ def preference(pairs: Iterable[Pair], *, span: Span = "episode", arguments: Argu
     """
     held = list(pairs)
     rows: list[Row] = []
-    concerned = 0
+    lost: Counter[str] = Counter()
     for pair in held:
         chosen, rejected = turn_messages(pair.chosen), turn_messages(pair.rejected)
         shared = [m for of_turn in chosen[: pair.fork] for m in of_turn]
@@ -94,7 +102,11 @@ def preference(pairs: Iterable[Pair], *, span: Span = "episode", arguments: Argu
         for turns in (chosen, rejected):
             rest = [m for of_turn in turns[pair.fork :] for m in of_turn]
             sides.append(rest[:1] if span == "turn" else rest)
-        concerned += any(m.role != "assistant" for side in sides for m in side)
+            lost["what came after the first action that differs"] += len(rest) > len(sides[-1])
+        lost["which tokens the policy wrote (tool results inside a side are trained)"] += any(
+            m.role != "assistant" for side in sides for m in side
+        )
+        lost["tools of the rejected side"] += pair.rejected.tools != pair.chosen.tools
         row = {
             "prompt": message_objects([*pair.chosen.prompt, *shared], arguments),
             "chosen": message_objects(sides[0], arguments),
@@ -102,9 +114,8 @@ def preference(pairs: Iterable[Pair], *, span: Span = "episode", arguments: Argu
         }
         rows.append(with_tools(row, pair.chosen))
     both = [t for pair in held for t in (pair.chosen, pair.rejected)]
-    done = exported("trl-preference", rows, both, NOT_IN_MESSAGES)
-    lost = {"which tokens the policy wrote (tool results inside a side are trained)": concerned} if concerned else {}
-    return Exported(done.rows, replace(done.report, came_in=len(held), lost=lost | done.report.lost))
+    done = exported("trl-preference", rows, both, NOT_IN_MESSAGES, lost=lost)
+    return Exported(done.rows, replace(done.report, came_in=len(held)))
 
 
 def unpaired(trajectories: Iterable[Trajectory], *, arguments: Arguments = "object") -> Exported:
@@ -130,32 +141,27 @@ def episodes(row: Json) -> list[SourceEpisode]:
     """`messages`; `prompt` with `completion` (and `label`); `prompt` with `chosen` and `rejected`. Turns of a prompt
     weigh 0. A preference gives two episodes: reward 1 and 0."""
     row = as_object(row, "a record")
-    tools = tool_specs(row.get("tools"))
-    about = columns_next_to(row)
+    lost: set[str] = set()
+    tools = tools_of(row, lost=lost)
     if row.get("messages") is not None:
-        return [SourceEpisode([chat_message(m) for m in as_list(row["messages"], "messages")], tools, **about)]
+        about = columns_next_to(row, {"messages", "system"}, lost)
+        entries = as_list(row["messages"], "messages")
+        return [SourceEpisode([*system_of(row, entries), *weighted(entries, row, lost)], tools, **about)]
     before = [replace(h, weight=0.0) for h in messages_or_text(row.get("prompt"), "user", "prompt")]
     if row.get("completion") is not None:
+        about = columns_next_to(row, {"prompt", "completion"}, lost)
         label = row.get("label")
         need(label is None or isinstance(label, bool), f"expected a label of true or false, got {shown(label)}")
-        episode = SourceEpisode(
-            [*before, *messages_or_text(row["completion"], "assistant", "completion")], tools, **about
-        )
-        episode.success = label if label is not None else episode.success
-        return [episode]
+        after = row["completion"]
+        after = weighted(after, row, lost) if isinstance(after, list) else messages_or_text(after, "assistant", "")
+        return [SourceEpisode([*before, *after], tools, **about)]
     need(
         "chosen" in row and "rejected" in row,
         "expected messages, completion, or chosen and rejected, got " + named(row),
     )
-    out = []
-    for side, reward in (("chosen", 1.0), ("rejected", 0.0)):
-        messages = messages_or_text(row[side], "assistant", side)
-        if not before or [h.message for h in messages[: len(before)]] != [h.message for h in before]:
-            messages = [*before, *messages]  # else the implicit-prompt form, where both sides begin with the prompt
-        episode = SourceEpisode(messages, tools, reward=reward, inferred=["reward"])
-        episode.meta["preference"] = side
-        out.append(episode)
-    return out
+    about = columns_next_to(row, {"prompt", "chosen", "rejected"}, lost)
+    sides = {side: messages_or_text(row[side], "assistant", side) for side in ("chosen", "rejected")}
+    return both_sides(before, sides, tools, about)
 
 
 FORM = FORMS.register("trl")(

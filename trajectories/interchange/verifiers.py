@@ -11,7 +11,8 @@ from dataclasses import replace
 from ..messages import Json
 from ..trajectory import StopReason
 from ._form import FORMS, ForeignForm, Row
-from ._reading import (
+from ._messages import (
+    MASKS,
     SourceEpisode,
     as_list,
     as_number,
@@ -20,8 +21,11 @@ from ._reading import (
     messages_or_text,
     named,
     need,
+    not_read,
     shown,
     tool_specs,
+    tools_of,
+    weighted,
 )
 
 __all__ = ["episodes"]
@@ -33,6 +37,8 @@ _STOPS = {
 }  # fmt: skip
 
 
+_READ = MASKS | {"prompt", "completion", "tool_defs", "tools", "functions", "info", "task", "answer", "example_id",
+    "error", "stop_condition", "timing"}  # fmt: skip
 _COLUMNS = {"example_id", "generation_ms", "scoring_ms", "total_ms", "reward", "id", "seed"}
 
 
@@ -48,8 +54,12 @@ def episodes(row: Json) -> list[SourceEpisode]:
     before = [replace(h, weight=0.0) for h in messages_or_text(row.get("prompt"), "user", "prompt")]
     info = row.get("info")
     told = as_object(info if isinstance(info, dict) else {}, "info")
-    tools = tool_specs(row.get("tool_defs") or told.get("oai_tools"))
-    episode = SourceEpisode([*before, *messages_or_text(row["completion"], "assistant", "completion")], tools)
+    lost: set[str] = set()
+    tools = tool_specs(row.get("tool_defs") or told.get("oai_tools"), lost) or tools_of(row, told, lost=lost)
+    after = row["completion"]
+    after = weighted(after, row, lost) if isinstance(after, list) else messages_or_text(after, "assistant", "")
+    episode = SourceEpisode([*before, *after], tools, lost=lost)
+    lost |= not_read({k: v for k, v in row.items() if isinstance(v, str | list | dict)}, _READ, "column")
     episode.env = f"verifiers/{row['task']}" if isinstance(row.get("task"), str) else "verifiers"
     episode.data = {"answer": row.get("answer"), "info": info}
     if row.get("example_id") is not None:
@@ -67,6 +77,13 @@ def episodes(row: Json) -> list[SourceEpisode]:
     return [episode]
 
 
+_NODE = {"parent", "message", "sampled", "token_ids", "mask", "logprobs", "tools", "functions"}
+
+
+_TRACE = {"nodes", "task", "ok", "rewards", "stop_condition", "agent", "tools", "functions", "is_timeout",
+    "errors", "timing", "is_completed"}  # fmt: skip
+
+
 def _trace(trace: Row, env: str) -> SourceEpisode:
     """The longest path of a trace's message graph, with its tokens where each message has them."""
     nodes = [as_object(n, "a node") for n in as_list(trace.get("nodes"), "nodes")]
@@ -81,11 +98,11 @@ def _trace(trace: Row, env: str) -> SourceEpisode:
     leaves = [path for i, path in enumerate(paths) if i not in parents]
     path = max(leaves, key=len)
     lost = {"branches of the message graph but the longest"} if len(leaves) > 1 else set()
+    lost |= not_read(trace, _TRACE, "trace field")
     messages = []
     for i in path:
         raw = as_object(nodes[i].get("message"), "a node's message")
-        if raw.get("reasoning_content"):
-            lost.add("reasoning")
+        lost |= not_read(nodes[i], _NODE, "node field")
         source = chat_message(raw)
         ids, mask, logprobs = (
             [as_number(x) for x in as_list(nodes[i].get(name) or [], name)]
@@ -95,11 +112,11 @@ def _trace(trace: Row, env: str) -> SourceEpisode:
             source = replace(
                 source, ids=tuple(map(int, ids)), mask=tuple(int(m != 0) for m in mask), logprobs=tuple(logprobs)
             )
-        messages.append(replace(source, weight=1.0 if nodes[i].get("sampled", True) else 0.0))
+        messages.append(replace(source, weight=source.weight if nodes[i].get("sampled", True) else 0.0))
     task = as_object(trace.get("task") or {}, "task")
     data = as_object(task.get("data") or {}, "task data")
     episode = SourceEpisode(
-        messages, tool_specs(trace.get("tools") or nodes[path[0]].get("tools")), str(trace.get("id") or "")
+        messages, tools_of(trace, nodes[path[0]], lost=lost), str(trace.get("id") or ""), record=trace
     )
     episode.lost = lost
     episode.env = f"verifiers/{env}"

@@ -8,7 +8,8 @@
     compare     two agents on the same tasks, with a verdict in words
 
 One rule holds everywhere: only `Trajectory.judged` episodes enter a denominator; the others (infrastructure failure,
-cancelled, not judged) are counted as excluded, never as failures. What nothing was measured of is None, never 0 or NaN.
+cancelled, not judged) are counted as excluded, never as failures. What nothing was measured of is None, never 0 or NaN;
+an outcome that was inferred at import is not measured.
 """
 
 from .behaviour import (
@@ -48,6 +49,7 @@ from .rates import (
     Rate,
     across_seeds,
     excluded,
+    not_struck,
     pass_at_k,
     pass_hat_k,
     rate,
@@ -77,7 +79,7 @@ from .recovery import (
     turns_to_recovery,
     unresolved,
 )
-from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, summary
+from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, not_measured, summary, untold_calls
 
 __all__ = [
     "ACTIONS",
@@ -121,6 +123,8 @@ __all__ = [
     "mcnemar_exact",
     "measure",
     "newcombe_paired",
+    "not_measured",
+    "not_struck",
     "outcome_mix",
     "paired_difference",
     "pass_at_k",
@@ -145,6 +149,7 @@ __all__ = [
     "tokens_to_recovery",
     "turns_to_recovery",
     "unresolved",
+    "untold_calls",
     "wasted_calls",
     "wilson",
 ]

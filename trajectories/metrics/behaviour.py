@@ -165,8 +165,9 @@ def duplicate_effects(trajectory: Trajectory) -> int:
 
 
 def outcome_mix(trajectories: Iterable[Trajectory]) -> dict[Outcome, float]:
-    """Each outcome's number per 100 calls of judged episodes, in the order of `Outcome`; absent ones are left out."""
-    counts = Counter(r.outcome for t in split(trajectories)[0] for r in t.results())
+    """Each outcome's number per 100 calls of judged episodes, in the order of `Outcome`; absent ones are left out. Only
+    calls whose record says how they ended: what was inferred is in no share."""
+    counts = Counter(r.outcome for t in split(trajectories)[0] for r in t.results() if not r.inferred)
     return {outcome: 100 * counts[outcome] / counts.total() for outcome in Outcome if counts[outcome]}
 
 
@@ -219,6 +220,7 @@ def precedence(reference: Trajectory) -> list[Edge]:
 
     Steps name all their arguments, so edges hold for the same task (and its world), not for another.
     """
+    reference = reference.undisguised
     said = "\n".join(message.content for message in reference.prompt) or reference.task.instruction
     edges: list[Edge] = []
     done: list[tuple[ToolCall, ToolResult]] = []
@@ -257,7 +259,7 @@ def plan_order(trajectories: Iterable[Trajectory], edges: Callable[[Trajectory],
 
 def _first(t: Trajectory, planned: PlannedCall) -> int | None:
     """The turn in which a step was first carried out."""
-    for i, turn in enumerate(t.turns):
+    for i, turn in enumerate(t.undisguised.turns):
         for call, result in zip(turn.action.tool_calls, turn.results, strict=False):
             if result.ok and planned.matches(call):
                 return i
@@ -318,8 +320,9 @@ def kl_from_base(base: Sequence[Trajectory], logprobs: Sequence[Sequence[float]]
     """KL(π_0 ‖ π) per sampled token, in nats: mean of log π_0 - log π over the tokens that π_0 sampled.
 
     `base` are episodes of π_0 with tokens (on held-out environments: what was forgotten); `logprobs` holds, for each of
-    them, log π of every token of `Tokens.ids`, of which those that were sampled are read. Unbiased, so of a small
-    sample it may be below 0. Episodes without tokens are left out. Raises `DataError` where the two do not align.
+    them, log π of every token of `Tokens.ids`, of which those that were sampled are read, at the temperature of the
+    episode, as its own are. Unbiased, so of a small sample it may be below 0. Episodes without tokens are left out.
+    Raises `DataError` where the two do not align.
     """
     if len(base) != len(logprobs):
         raise DataError(f"expected log-probabilities of {len(base)} episodes, got those of {len(logprobs)}")

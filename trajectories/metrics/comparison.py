@@ -21,7 +21,7 @@ from ..trajectory import Trajectory, TrajectoryGroup
 from .paired import detectable, holm, mcnemar_exact, newcombe_paired, sign_flip_exact
 from .rates import Estimate, Excluded, PassK, Rate, excluded, pass_at_k, pass_hat_k, rate, resampled, task_of
 from .recovery import Roles
-from .summaries import MEASURES, seen
+from .summaries import MEASURES, not_measured, seen
 
 __all__ = ["Comparison", "Contrast", "MeasureRow", "compare"]
 
@@ -497,6 +497,8 @@ def _warnings(
         for what, of in (("agents", _agents(side)), ("policy versions", {str(t.policy_version) for t in side})):
             if len(of) > 1:
                 yield f"{name} mixes {len(of)} {what}: {', '.join(sorted(of)[:4])}{', ...' * (len(of) > 4)}"
+        for said in not_measured(t for t in side if t.judged):
+            yield f"{name}: {said}"
     out = [excluded(side) for side in sides]
     if abs((out[0].share or 0.0) - (out[1].share or 0.0)) > _UNEVEN:
         counts = " and ".join(

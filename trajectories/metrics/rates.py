@@ -226,7 +226,7 @@ def pass_hat_k(trajectories: Iterable[Trajectory], k: int) -> PassK:
 
 
 def excluded(trajectories: Iterable[Trajectory]) -> Excluded:
-    """How many episodes are in no denominator, by reason: infrastructure failure, cancelled, not judged."""
+    """How many episodes are in no denominator, by reason (an infrastructure failure, a bug of the environment, ...)."""
     reasons: Counter[str] = Counter()
     episodes = 0
     for t in trajectories:
@@ -236,7 +236,22 @@ def excluded(trajectories: Iterable[Trajectory]) -> Excluded:
     return Excluded(episodes, episodes - reasons.total(), dict(reasons.most_common()))
 
 
-_REASONS = {StopReason.INFRASTRUCTURE: "infrastructure failure", StopReason.CANCELLED: "cancelled"}
+_REASONS = {
+    StopReason.INFRASTRUCTURE: "infrastructure failure",
+    StopReason.BUG: "bug of the environment",
+    StopReason.CANCELLED: "cancelled",
+}
+
+
+def not_struck(trajectories: Iterable[Trajectory]) -> str:
+    """Said where episodes had a fault plan, and it struck none of them: what is measured is then no recovery. Else
+    empty."""
+    with_plan = [t for t in trajectories if t.faults]
+    if not with_plan or any(t.faults_hit for t in with_plan):
+        return ""
+    plans = ", ".join(dict.fromkeys(t.faults for t in with_plan))
+    n = len(with_plan)
+    return f"0 of {n} {'episode' if n == 1 else 'episodes'} were struck by {plans}: no call was one that it can strike"
 
 
 def split(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], int]:

@@ -212,7 +212,7 @@ class _Open:
 
 
 def blockages(t: Trajectory, roles: Roles | None = None) -> list[Blockage]:
-    """Every blocked end of an episode, in order of its first failure.
+    """Every blocked end of an episode, in order of its first failure; none where outcomes are guesses.
 
     Blocked is a call that failed, or whose answer a fault changed (page one of a list included). Infrastructure
     failures are nobody's to recover from, and are left out. Further failures of the same kind on the way to the same
@@ -231,6 +231,8 @@ def blockages(t: Trajectory, roles: Roles | None = None) -> list[Blockage]:
     of_env = (roles or {}).get(t.env, _GUESSED)
     t = t.undisguised  # roles name tools
     found: list[_Open] = []
+    if not t.outcomes_known:
+        return []
     for i, turn in enumerate(t.turns):
         for call, result in zip(turn.action.tool_calls, turn.results, strict=False):
             if result.cause is Cause.INFRASTRUCTURE:
@@ -381,8 +383,8 @@ def declined(t: Trajectory) -> bool:
 
 
 def failed(t: Trajectory, cause: Cause | None = None) -> bool:
-    """Whether a call failed: of that cause, or of any but infrastructure."""
-    causes = (r.cause for r in t.results() if not r.ok)
+    """Whether a call failed: of that cause, or of any but infrastructure. What was inferred is not known to have."""
+    causes = (r.cause for r in t.results() if not r.ok and not r.inferred)
     return any(c is not Cause.INFRASTRUCTURE if cause is None else c is cause for c in causes)
 
 

@@ -32,7 +32,7 @@ from .recovery import (
     success_by_fault,
 )
 
-__all__ = ["MEASURES", "EvalSummary", "Measure", "Seen", "measure", "seen", "summary"]
+__all__ = ["MEASURES", "EvalSummary", "Measure", "Seen", "measure", "not_measured", "seen", "summary", "untold_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +52,19 @@ class EvalSummary:
     stops: dict[StopReason, int]
     """Over all episodes."""
     calls: int
+    untold: int
+    """Calls of them whose outcome was inferred: in no other number here."""
     outcomes: dict[Outcome, float]
-    """Per 100 calls."""
+    """Per 100 calls whose outcome is known."""
     reward: float | None
     turns: float | None
     sampled_tokens: float | None
     """Tokens that the policy sampled, per episode that has tokens."""
     steps_over_optimal: float | None
     blind_retries: float | None
-    """Per episode."""
+    """Per episode whose outcomes are known."""
     duplicate_effects: float | None
-    """Per episode."""
+    """Per episode whose effects are known."""
 
 
 def summary(trajectories: Iterable[Trajectory]) -> EvalSummary:
@@ -83,14 +85,44 @@ def summary(trajectories: Iterable[Trajectory]) -> EvalSummary:
         pass_hat=pass_hat_k(judged, k) if k > 1 else None,
         stops={stop: stops[stop] for stop in StopReason if stops[stop]},
         calls=sum(len(turn.results) for t in judged for turn in t.turns),
+        untold=untold_calls(judged)[0],
         outcomes=outcome_mix(judged),
         reward=mean(t.reward for t in judged if math.isfinite(t.reward)),
         turns=mean(len(t.turns) for t in judged),
         sampled_tokens=mean(sum(t.tokens.sampled) for t in judged if t.tokens is not None),
         steps_over_optimal=steps_over_optimal(judged),
-        blind_retries=mean(blind_retries(t) for t in judged),
-        duplicate_effects=mean(duplicate_effects(t) for t in judged),
+        blind_retries=mean(blind_retries(t) for t in judged if t.outcomes_known),
+        duplicate_effects=mean(duplicate_effects(t) for t in judged if t.effects_known),
     )
+
+
+def untold_calls(trajectories: Iterable[Trajectory]) -> tuple[int, int]:
+    """Calls whose outcome was inferred, since an imported record does not say it; and all calls."""
+    told = [r.inferred for t in trajectories for r in t.results()]
+    return sum(told), len(told)
+
+
+def not_measured(trajectories: Iterable[Trajectory]) -> list[str]:
+    """What of these episodes was inferred at import and not measured, a sentence each."""
+    held = list(trajectories)
+    said = []
+    untold, calls = untold_calls(held)
+    if untold:
+        said.append(
+            f"the record does not say how {untold} of {calls} calls ended: they are in no number of failures, recovery "
+            "or waste"
+        )
+    for what, means in (("success", "was inferred at import"), ("reward", "was inferred from success at import")):
+        n = sum(what in t.meta.get("inferred", ()) for t in held)
+        if n:
+            said.append(f"{what} of {n} of {len(held)} episodes {means}, not measured")
+    prompts = sum(t.meta.get("task_from") == "prompt" for t in held)
+    if prompts:
+        said.append(
+            f"tasks of {prompts} of {len(held)} episodes are told apart by their prompt alone: pass@k, pass^k and "
+            "intervals may go by wrong tasks"
+        )
+    return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +167,20 @@ _NOTHING: Part = (0.0, 0.0)
 
 def _when(condition: bool, value: float) -> Part:
     return (float(value), 1.0) if condition else _NOTHING
+
+
+def _when_told(count: Callable[[Seen], float], over: Callable[[Seen], float] = lambda s: 1.0) -> Callable[[Seen], Part]:
+    """A count of failures says nothing where outcomes were inferred."""
+    return lambda s: (float(count(s)), float(over(s))) if s.t.outcomes_known else _NOTHING
+
+
+def _calls(s: Seen) -> float:
+    return float(sum(1 for _ in s.t.results()))
+
+
+def _failed_calls(s: Seen) -> Part:
+    told = [r for r in s.t.results() if not r.inferred]
+    return float(sum(not r.ok for r in told)), float(len(told))
 
 
 def _tokens(s: Seen) -> Part:
@@ -183,13 +229,13 @@ MEASURES: tuple[Measure, ...] = (
     Measure("premature give-up", "possible episodes", "less",
             lambda s: _when(not cannot_be_done(s.t), s.gave_up and not s.won)),
     Measure("steps over optimal", "successes, expert_turns known", "less", _over_optimal),
-    Measure("wasted calls", "calls", "less",
-            lambda s: (float(wasted_calls(s.t, s.roles)), float(sum(1 for _ in s.t.results())))),
-    Measure("repeated failures", "episodes", "less", lambda s: _when(True, repeated_failures(s.t))),
-    Measure("blind retries", "episodes", "less", lambda s: _when(True, blind_retries(s.t))),
-    Measure("duplicate effects", "episodes", "less", lambda s: _when(True, duplicate_effects(s.t))),
-    Measure("failed calls", "calls", "", lambda s: (float(s.t.failed_calls()), float(sum(1 for _ in s.t.results())))),
-    Measure("calls", "episodes", "", lambda s: _when(True, sum(1 for _ in s.t.results()))),
+    Measure("wasted calls", "calls", "less", _when_told(lambda s: wasted_calls(s.t, s.roles), _calls)),
+    Measure("repeated failures", "episodes", "less", _when_told(lambda s: repeated_failures(s.t))),
+    Measure("blind retries", "episodes", "less", _when_told(lambda s: blind_retries(s.t))),
+    Measure("duplicate effects", "episodes", "less",
+            lambda s: _when(s.t.effects_known, duplicate_effects(s.t))),
+    Measure("failed calls", "calls", "", _failed_calls),
+    Measure("calls", "episodes", "", lambda s: _when(True, _calls(s))),
     Measure("turns", "episodes", "", lambda s: _when(True, len(s.t.turns))),
     Measure("sampled tokens", "episodes with tokens", "", _tokens),
     Measure("reward", "episodes, reward finite", "more",

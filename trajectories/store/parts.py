@@ -54,6 +54,8 @@ MANIFEST = "manifest.json"
 _GROUP_ROWS, _GROUP_BYTES = 512, 8 << 20
 _SINK_BYTES = 1 << 20
 _TOKEN_COLUMNS = ("ids", "sampled", "logprobs")
+_ENCODING = "encoding"
+"""Of the tokens; parts that an earlier version wrote have no such column."""
 
 
 def arrow() -> Any:
@@ -175,6 +177,7 @@ def schema() -> Any:
             "ids": pa.list_(pa.int64()),
             "sampled": pa.list_(pa.uint8()),
             "logprobs": pa.list_(pa.float64()),
+            "encoding": pa.string(),
         }
     )
 
@@ -216,7 +219,7 @@ def _light(stored: Stored, n_tokens: int | None) -> dict[str, Any]:
         "outcomes": [r["outcome"] for _, _, r in results],
         "stop": body["stop"],
         "success": success,
-        "judged": success is not None and body["stop"] not in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED),
+        "judged": success is not None and not StopReason(body["stop"]).no_verdict,
         "reward": body.get("reward", 0.0),
         "reward_parts": _json(body.get("reward_parts", {})),
         "n_turns": len(body["turns"]),
@@ -243,6 +246,8 @@ def rows_table(rows: Sequence[Stored]) -> Any:
     for column in schema():
         if column.name == "record":
             columns.append(pa.array([s.record.decode() for s in rows], column.type))
+        elif column.name == _ENCODING:
+            columns.append(pa.array([p.encoding if p else None for p in packed], column.type))
         elif column.name in _TOKEN_COLUMNS:
             held = [np.asarray(getattr(p, column.name)) if p else np.empty(0) for p in packed]
             offsets = np.concatenate([[0], np.cumsum([len(part) for part in held])]).astype(np.int32)
@@ -271,9 +276,15 @@ def renewed(table: Any) -> Any:
 def _packed(table: Any) -> Iterator[Packed | None]:
     """The tokens of each row."""
     columns = [table[name].combine_chunks() for name in _TOKEN_COLUMNS]
+    named = _ENCODING in table.column_names
+    encodings = table[_ENCODING].to_pylist() if named else [None] * table.num_rows
     for i in range(table.num_rows):
         held = [column[i] for column in columns]
-        yield Packed(*(list_.values.to_numpy() for list_ in held)) if held[0].is_valid else None
+        if held[0].is_valid:
+            ids, sampled, logprobs = (list_.values.to_numpy() for list_ in held)
+            yield Packed(ids, sampled, logprobs, encodings[i] or "")
+        else:
+            yield None
 
 
 def _turns(body: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -485,7 +496,7 @@ class Where:
 
 def read_part(path: Path, where: Where) -> Iterator[Trajectory]:
     """The episodes of a part that pass, a few hundred in memory at a time. Raises `DataError`."""
-    for table in _tables(path, where, ["record", *_TOKEN_COLUMNS]):
+    for table in _tables(path, where, ["record", *_TOKEN_COLUMNS, _ENCODING]):
         for record, packed in zip(table["record"], _packed(table), strict=True):
             yield trajectory(record.as_py(), packed.tokens() if packed else None)
 

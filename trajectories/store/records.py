@@ -62,7 +62,7 @@ _LINE = re.compile(
 )
 _VERSION = re.compile(rb'"schema_version":(\d+)\}$')
 _HEAD = struct.Struct("<BI")
-_WIDE_IDS, _WIDE_LOGPROBS = 1, 2
+_WIDE_IDS, _WIDE_LOGPROBS, _ENCODED = 1, 2, 4
 
 
 class Damaged(Exception):
@@ -76,9 +76,12 @@ class Packed:
     ids: np.ndarray[Any, Any]  # (n,) int32 or int64
     sampled: np.ndarray[Any, Any]  # (n,) uint8
     logprobs: np.ndarray[Any, Any]  # (n,) float64
+    encoding: str = ""
 
     def tokens(self) -> Tokens:
-        return Tokens(tuple(self.ids.tolist()), tuple(self.sampled.tolist()), tuple(self.logprobs.tolist()))
+        arrays = (self.ids, self.sampled, self.logprobs)
+        ids, sampled, logprobs = (tuple(array.tolist()) for array in arrays)
+        return Tokens(ids, sampled, logprobs, self.encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,8 @@ def _finite(t: Trajectory) -> bool:
 
 
 def _pack(id: str, tokens: Tokens) -> bytes:
-    """base64 of flags and count, ids, a bit a token for `sampled`, log-probabilities in 4 bytes where that is exact."""
+    """base64 of flags and count, ids, a bit a token for `sampled`, log-probabilities in 4 bytes where that is exact,
+    and the name of the encoding, where there is one."""
     import numpy as np
 
     try:
@@ -226,7 +230,9 @@ def _pack(id: str, tokens: Tokens) -> bytes:
     if not np.array_equal(short, exact):
         flags, logprobs = flags | _WIDE_LOGPROBS, exact.tobytes()
     bits = np.packbits(np.frombuffer(sampled, np.uint8)).tobytes()
-    return base64.b64encode(b"".join((_HEAD.pack(flags, len(sampled)), ids.tobytes(), bits, logprobs)))
+    encoding = tokens.encoding.encode("utf-8", "replace")
+    flags |= _ENCODED if encoding else 0
+    return base64.b64encode(b"".join((_HEAD.pack(flags, len(sampled)), ids.tobytes(), bits, logprobs, encoding)))
 
 
 def _unpack(packed: bytes) -> Packed:
@@ -242,6 +248,7 @@ def _unpack(packed: bytes) -> Packed:
         bits = np.frombuffer(data, np.uint8, (n + 7) // 8, at)
         at += bits.nbytes
         logprobs = np.frombuffer(data, np.dtype("<f8" if wide_logprobs else "<f4"), n, at)
+        encoding = data[at + logprobs.nbytes :].decode() if flags & _ENCODED else ""
     except (binascii.Error, struct.error, ValueError):
         raise DataError("the packed tokens of an episode cannot be read") from None
-    return Packed(ids, np.unpackbits(bits, count=n), logprobs.astype(np.float64))
+    return Packed(ids, np.unpackbits(bits, count=n), logprobs.astype(np.float64), encoding)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...attention import mix
+from ...attention import Scoring, mix
 
 __all__ = ["CacheLayout", "KeyValueCache", "NewTokens"]
 
@@ -36,34 +35,28 @@ class NewTokens:
 
 
 class KeyValueCache:
-    """Keys and values of every layer, by layer and block: (rows, KV, _BLOCK, width)."""
+    """Keys and values of every layer, by layer and block: (rows, KV, _BLOCK, width). What a layer needs, number and
+    width of its heads, is seen when it first brings something."""
 
-    def __init__(self, config: Any, rows: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-        self.width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    def __init__(self, rows: int) -> None:
         self.rows = rows
-        self.dtype, self.device = dtype, device
-        layers = int(config.num_hidden_layers)
-        self.keys: list[list[Tensor]] = [[] for _ in range(layers)]
-        self.values: list[list[Tensor]] = [[] for _ in range(layers)]
+        self.keys: dict[int, list[Tensor]] = {}
+        self.values: dict[int, list[Tensor]] = {}
 
-    def reserve(self, columns: int) -> None:
-        """Makes room for rows of this length."""
-        shape = (self.rows, self.heads, _BLOCK, self.width)
-        for blocks in (*self.keys, *self.values):
+    def reserve(self, layer: int, columns: int, key: Tensor, value: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """A layer's keys and values, with room for rows of this length."""
+        held = self.keys.setdefault(layer, []), self.values.setdefault(layer, [])
+        for blocks, like in zip(held, (key, value), strict=True):
             while len(blocks) * _BLOCK < columns:
-                blocks.append(torch.zeros(shape, dtype=self.dtype, device=self.device))
+                shape = (self.rows, like.shape[0], _BLOCK, like.shape[-1])
+                blocks.append(torch.zeros(shape, dtype=like.dtype, device=like.device))
+        return held
 
     def copy(self, source: int, target: int, n: int) -> None:
         """The first `n` columns of one row into another."""
-        for blocks in (*self.keys, *self.values):
+        for blocks in (*self.keys.values(), *self.values.values()):
             for start, block in zip(range(0, n, _BLOCK), blocks, strict=False):
                 block[target, :, : n - start] = block[source, :, : n - start]
-
-    def line(self, blocks: list[Tensor], row: int, n: int) -> Tensor:
-        """(KV, n, width) of one row."""
-        needed = -(-n // _BLOCK)
-        return torch.cat([block[row] for block in blocks[:needed]], 1)[:, :n]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +82,26 @@ class _Read:
 class CacheLayout:
     """New tokens of several rows, attending to their rows' cache: see `agents.attention.Layout`."""
 
-    def __init__(self, cache: KeyValueCache, new: Sequence[NewTokens], shared: int) -> None:
+    def __init__(self, cache: KeyValueCache, new: Sequence[NewTokens], shared: int, device: torch.device) -> None:
         """
         Args:
             shared: Columns that are the same in all rows of `new`.
         """
-        cache.reserve(max(t.past + t.n for t in new))
         self.cache = cache
-        device = cache.device
+        self.device = device
+        self.columns = max(t.past + t.n for t in new)
         counts = torch.tensor([t.n for t in new])
         ends = counts.cumsum(0)
         starts = (ends - counts).tolist()
-        rows_N = torch.tensor([t.row for t in new]).repeat_interleave(counts)
-        columns_N = torch.cat([torch.arange(t.past, t.past + t.n) for t in new])
-        self.positions = columns_N.to(device)
+        self._rows_N = torch.tensor([t.row for t in new]).repeat_interleave(counts)
+        self._columns_N = torch.cat([torch.arange(t.past, t.past + t.n) for t in new])
+        self.positions = self._columns_N.to(device)
         self.last = (ends - 1).to(device)
         """(R,) index of each row's last new token."""
-        self.writes = _writes(cache, rows_N, columns_N)
-        self.several = [
-            (start, t, _causal(t.past, t.n, cache.dtype, device))
-            for start, t in zip(starts, new, strict=True)
-            if t.n > 1
-        ]
+        self._writes: dict[int, list[_Write]] = {}
+        self._masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = {}
+        self._outside: dict[int, Tensor] = {}
+        self.several = [(start, t) for start, t in zip(starts, new, strict=True) if t.n > 1]
 
         single = [(start, t) for start, t in zip(starts, new, strict=True) if t.n == 1]
         self.flat_S = torch.tensor([start for start, _ in single], device=device, dtype=torch.long)
@@ -122,68 +113,107 @@ class CacheLayout:
         self.first = single[0][1].row
         self.common = min(shared, min(lengths.values()) - 1) // _BLOCK if len(single) > 1 else 0
         self.reads = _reads(lengths, self.common, device)
-        begin, end = self.common * _BLOCK, (self.common + len(self.reads)) * _BLOCK
-        length_R = torch.zeros(self.span, dtype=torch.long)
-        length_R[list(lengths)] = torch.tensor(list(lengths.values()))
-        self.blocked = (torch.arange(begin, end) >= length_R[:, None]).to(device)[:, None, None]  # (rows, 1, 1, own)
+        begin, self.end = self.common * _BLOCK, (self.common + len(self.reads)) * _BLOCK
+        self.length_R = torch.zeros(self.span, dtype=torch.long)
+        self.length_R[list(lengths)] = torch.tensor(list(lengths.values()))
+        blocked = torch.arange(begin, self.end) >= self.length_R[:, None]
+        self.blocked = blocked.to(device)[:, None, None]  # (rows, 1, 1, own)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        heads, _, width = query.shape
-        kv = key.shape[0]
-        for write in self.writes:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
+        keys, values = self.cache.reserve(layer, self.columns, key, value)
+        heads, kv = query.shape[0], key.shape[0]
+        if kv not in self._writes:
+            self._writes[kv] = _writes(kv, self._rows_N, self._columns_N, self.device)
+        for write in self._writes[kv]:
             for blocks, new in ((keys, key), (values, value)):
                 own = new if write.tokens is None else new[:, write.tokens]
+                width = new.shape[-1]
                 blocks[write.block].view(-1, width).index_copy_(0, write.at, own.reshape(-1, width))
-        query = query.reshape(kv, heads // kv, -1, width)  # heads that share keys stand together
-        out = torch.empty_like(query)
+        query = query.reshape(kv, heads // kv, -1, query.shape[-1])  # heads that share keys stand together
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
         if len(self.flat_S):
-            mixed = self._single(keys, values, query[:, :, self.flat_S].permute(2, 0, 1, 3), scale)
+            mixed = self._single(keys, values, query[:, :, self.flat_S].permute(2, 0, 1, 3), how)
             out[:, :, self.flat_S] = mixed.permute(1, 2, 0, 3)
-        for start, t, mask in self.several:
+        for start, t in self.several:
             end, length = start + t.n, t.past + t.n
-            key, value = (self.cache.line(blocks, t.row, length) for blocks in (keys, values))
-            out[:, :, start:end] = mix(query[:, :, start:end], key, value, mask, scale)
-        return out.reshape(heads, -1, width)
+            key, value = (_line(blocks, t.row, length) for blocks in (keys, values))
+            mask = self._mask(t, how.window, query.dtype)
+            out[:, :, start:end] = mix(query[:, :, start:end], key, value, mask, how)
+        return out.reshape(heads, -1, out.shape[-1])
 
-    def _single(self, keys: list[Tensor], values: list[Tensor], query_S: Tensor, scale: float) -> Tensor:
-        """One query a row, (S, KV, G, width) -> the same."""
+    def _single(self, keys: list[Tensor], values: list[Tensor], query_S: Tensor, how: Scoring) -> Tensor:
+        """One query a row, (S, KV, G, D) -> (S, KV, G, E)."""
         _, kv, group, width = query_S.shape
         query = query_S.new_zeros(self.span, kv, group, width)
-        query[self.rows_S] = query_S * scale
+        query[self.rows_S] = query_S * how.scale
         scores = query.new_empty(self.span, kv, group, self.blocked.shape[-1])
         for read in self.reads:
             own = query[read.rows].transpose(2, 3)
             # Keys on the left: with so few queries this is 3 times as fast as the product the other way round.
             scores[read.rows, ..., read.columns] = torch.matmul(keys[read.block][read.rows], own).transpose(2, 3)
+        if how.cap is not None:
+            scores = how.cap * torch.tanh(scores / how.cap)
         scores.masked_fill_(self.blocked, float("-inf"))
         together = query.transpose(0, 1).reshape(kv, self.span * group, width)
         common = [torch.matmul(together, block[self.first].transpose(1, 2)) for block in keys[: self.common]]
+        if how.cap is not None:
+            common = [how.cap * torch.tanh(c / how.cap) for c in common]
         shape = (kv, self.span, group, _BLOCK)
-        parts = [*(c.view(shape).transpose(0, 1) for c in common), scores]
-        weights = torch.softmax(torch.cat(parts, -1) if common else scores, -1, dtype=torch.float32).to(query.dtype)
-        mixed = torch.zeros(self.span, kv, group, width, device=query.device)
+        scores = torch.cat([*(c.view(shape).transpose(0, 1) for c in common), scores], -1) if common else scores
+        if how.window is not None:
+            scores.masked_fill_(self._before(how.window), float("-inf"))
+        length = scores.shape[-1]
+        if how.sinks is not None:
+            sinks = how.sinks.to(scores.dtype).view(1, kv, group, 1).expand(self.span, kv, group, 1)
+            scores = torch.cat([scores, sinks], -1)
+        weights = torch.softmax(scores, -1, dtype=torch.float32)[..., :length].to(query.dtype)
+        wide = values[0].shape[-1]
+        mixed = torch.zeros(self.span, kv, group, wide, device=query.device)
         for i, block in enumerate(values[: self.common]):
             head = weights[..., i * _BLOCK : (i + 1) * _BLOCK].transpose(0, 1).reshape(kv, self.span * group, _BLOCK)
-            mixed += torch.matmul(head, block[self.first]).view(kv, self.span, group, width).transpose(0, 1)
+            mixed += torch.matmul(head, block[self.first]).view(kv, self.span, group, wide).transpose(0, 1)
         own_weights = weights[..., self.common * _BLOCK :]
         for read in self.reads:
             part = torch.matmul(own_weights[read.rows, ..., read.columns], values[read.block][read.rows])
             mixed[read.rows] += part
         return mixed[self.rows_S].to(query.dtype)
 
+    def _mask(self, t: NewTokens, window: int | None, dtype: torch.dtype) -> Tensor:
+        """(n, past + n) additive: each new token sees the past and itself, as far back as the window reaches."""
+        key = (t.past, t.n, window, dtype)
+        if key not in self._masks:
+            columns = torch.arange(t.past + t.n, device=self.device)[None]
+            own = torch.arange(t.past, t.past + t.n, device=self.device)[:, None]
+            blocked = columns > own
+            if window is not None:
+                blocked |= columns <= own - window
+            mask = torch.zeros(blocked.shape, dtype=dtype, device=self.device)
+            self._masks[key] = mask.masked_fill_(blocked, float("-inf"))
+        return self._masks[key]
 
-def _writes(cache: KeyValueCache, rows_N: Tensor, columns_N: Tensor) -> list[_Write]:
+    def _before(self, window: int) -> Tensor:
+        """(rows, 1, 1, columns): what lies before each row's window."""
+        if window not in self._outside:
+            before = torch.arange(self.end) < (self.length_R - window)[:, None]
+            self._outside[window] = before.to(self.device)[:, None, None]
+        return self._outside[window]
+
+
+def _line(blocks: list[Tensor], row: int, n: int) -> Tensor:
+    """(KV, n, width) of one row."""
+    needed = -(-n // _BLOCK)
+    return torch.cat([block[row] for block in blocks[:needed]], 1)[:, :n]
+
+
+def _writes(kv: int, rows_N: Tensor, columns_N: Tensor, device: torch.device) -> list[_Write]:
     block_N = columns_N // _BLOCK
-    heads = torch.arange(cache.heads)[:, None]
+    heads = torch.arange(kv)[:, None]
     out = []
     touched = sorted(set(block_N.tolist()))
     for block in touched:
         tokens = (block_N == block).nonzero()[:, 0]
-        at = (rows_N[tokens] * cache.heads + heads) * _BLOCK + columns_N[tokens] % _BLOCK
-        out.append(
-            _Write(block, tokens.to(cache.device) if len(touched) > 1 else None, at.reshape(-1).to(cache.device))
-        )
+        at = (rows_N[tokens] * kv + heads) * _BLOCK + columns_N[tokens] % _BLOCK
+        out.append(_Write(block, tokens.to(device) if len(touched) > 1 else None, at.reshape(-1).to(device)))
     return out
 
 
@@ -197,9 +227,3 @@ def _reads(lengths: dict[int, int], common: int, device: torch.device) -> list[_
         start = (block - common) * _BLOCK
         out.append(_Read(block, rows, slice(start, start + _BLOCK)))
     return out
-
-
-def _causal(past: int, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, past + n) additive mask: each new token sees the past and itself."""
-    blocked = torch.arange(past + n, device=device)[None] > torch.arange(past, past + n, device=device)[:, None]
-    return torch.zeros(blocked.shape, dtype=dtype, device=device).masked_fill_(blocked, float("-inf"))

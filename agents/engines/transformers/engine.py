@@ -18,20 +18,27 @@ import numpy as np
 import torch
 
 from ....trajectories.errors import ConfigError, InfrastructureError
-from ...attention import forward_hidden, use_layouts
+from ...attention import forward_hidden
 from ...engine import Generated, Sampling, context_within
+from ...head import Head
+from ...models import check_weights, context_limit, end_ids, unknown_ids
+from ...proof import prove
 from .cache import CacheLayout, KeyValueCache, NewTokens
 from .sampling import sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["EngineStats", "TransformersEngine", "context_limit"]
+__all__ = ["EngineStats", "TransformersEngine"]
 
 _SPREAD = 1.2
 """Rows are moved together when they stretch over this many times their number."""
 _SHARED = 16
 """A prompt waits one forward when another one that is coming in shares at least this many more tokens with it."""
+_NOT_FINITE = (
+    "the model gives log-probabilities that are not finite: its weights or its precision are at fault. "
+    "Load it in fp32, or take another model or an earlier checkpoint"
+)
 
 
 @dataclass(slots=True)
@@ -76,16 +83,25 @@ class EngineStats:
 class TransformersEngine:
     """Generates with a model in this process."""
 
-    def __init__(self, model: PreTrainedModel, *, parallel: int = 64, max_context: int | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, tokenizer: Any = None, parallel: int = 64, max_context: int | None = None
+    ) -> None:
         """
         Args:
             model: In the dtype to generate in; taken over (its attention is switched), so not to be used elsewhere.
+            tokenizer: Of the model: ids that are not in its vocabulary are never sampled. None: any row may be.
             parallel: Episodes that are generated at once.
             max_context: Tokens of an episode; a longer prompt is refused. None: 4096, or what the model takes if less.
+
+        Raises `ConfigError` for a model that would be computed wrongly, whose weights are not finite, or that the
+        tokenizer does not belong to.
         """
-        use_layouts(model)
+        unknown = unknown_ids(model, tokenizer) if tokenizer is not None else ()
+        check_weights(model)
         self.model = model.eval()
-        self.head = model.get_output_embeddings()
+        prove(model, _computed, "engine")
+        self.end_ids = end_ids(model)
+        self._unknown = torch.tensor(unknown, dtype=torch.long, device=model.device)
         self.parallel = parallel
         self.max_context = context_within(max_context, context_limit(model.config))
         self.version = 0
@@ -96,7 +112,7 @@ class TransformersEngine:
         self._active: list[_Request] = []
         self._driver: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._cache = KeyValueCache(model.config, parallel, model.dtype, model.device)
+        self._cache = KeyValueCache(parallel)
         self._shared: tuple[list[str | None], int] = ([], 0)
         """Sessions of the last step, and the length of the prefix that they have in common."""
 
@@ -232,12 +248,17 @@ class TransformersEngine:
         new = [request.pending for request in requests]
         rows = [_row(request) for request in requests]
         arriving = [NewTokens(r.index, len(r.ids), len(tokens)) for r, tokens in zip(rows, new, strict=True)]
-        layout = CacheLayout(self._cache, arriving, self._common_prefix(rows))
+        layout = CacheLayout(self._cache, arriving, self._common_prefix(rows), self.model.device)
         ids = torch.tensor([t for tokens in new for t in tokens], device=self.model.device)
         hidden = forward_hidden(self.model, ids, layout.positions, layout)
-        logits_RV = self.head(hidden[layout.last]).float()
-        logprobs_RV = torch.log_softmax(logits_RV, -1)
-        chosen = sample(logits_RV, [r.sampling.temperature for r in requests], [r.rng.random() for r in requests])
+        logits_RV = Head.of(self.model).logits(hidden[layout.last])
+        logits_RV[:, self._unknown] = float("-inf")
+        if not bool(logits_RV.amax(-1).isfinite().all()):  # of NaN, the maximum is NaN
+            raise ConfigError(_NOT_FINITE)
+        temperatures = [r.sampling.temperature for r in requests]
+        chosen = sample(logits_RV, temperatures, [r.rng.random() for r in requests])
+        drawn_from_R = torch.tensor([t if t > 0 else 1.0 for t in temperatures], device=logits_RV.device)
+        logprobs_RV = torch.log_softmax(logits_RV / drawn_from_R[:, None], -1)
         picked = logprobs_RV.gather(1, chosen[:, None])[:, 0].tolist()
         self.stats.forwards += 1
         self.stats.sampled += len(requests)
@@ -279,10 +300,40 @@ class TransformersEngine:
         return self._shared[1]
 
 
-def context_limit(config: Any) -> int | None:
-    """Tokens that a model was made for, by its configuration; None where that does not say."""
-    limit = getattr(config, "max_position_embeddings", None)
-    return int(limit) if limit else None
+@torch.inference_mode()
+def _computed(model: Any, rows: list[list[int]], exact: bool) -> list[torch.Tensor]:
+    """Log p of each row's tokens but the first, by the cache: rows come in one after the other and share prefixes, a
+    step has prompts, observations and single tokens."""
+    cache = KeyValueCache(len(rows))
+    held = [0] * len(rows)
+    found: list[list[torch.Tensor]] = [[] for _ in rows]
+    head = Head.of(model)
+    for step in range(len(rows) + 3):
+        new: list[NewTokens] = []
+        for i, row in enumerate(rows[: step + 1]):
+            if i and step == i:  # as a row that enters: what it shares with the first one is copied
+                held[i] = max(0, _common(rows[0][: held[0]], row) - 1)
+                cache.copy(0, i, held[i])
+            size = (len(row) // 2, 1, 7)[step - i] if step - i < 3 else 1
+            n = min(size if step < len(rows) + 2 else len(row), len(row) - held[i])
+            if n > 0:
+                new.append(NewTokens(i, held[i], n))
+        if not new:
+            continue
+        layout = CacheLayout(cache, new, 0, model.device)
+        ids = [token for t in new for token in rows[t.row][t.past : t.past + t.n]]
+        hidden = forward_hidden(model, torch.tensor(ids, device=model.device), layout.positions, layout)
+        logps = torch.log_softmax(head.logits(hidden), -1)
+        start = 0
+        for t in new:
+            targets = torch.tensor(rows[t.row][t.past + 1 : t.past + t.n + 1], dtype=torch.long, device=model.device)
+            own = logps[start : start + len(targets)]
+            found[t.row].append(own.gather(1, targets[:, None])[:, 0])
+            held[t.row] += t.n
+            start += t.n
+    # Of a prefix that was copied, the first row has the log-probabilities.
+    whole = [torch.cat(part) for part in found]
+    return [torch.cat([whole[0][: len(row) - 1 - len(own)], own]) for row, own in zip(rows, whole, strict=True)]
 
 
 def _row(request: _Request) -> _Row:

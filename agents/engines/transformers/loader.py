@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...engine import context_within
 from ...loading import ENGINES, AgentSettings, Loaded, LoadedEngine, ModelSpec
-from ...models import Progress, device_named, load_model, load_tokenizer, resolve
+from ...models import Progress, context_limit, device_named, load_model, load_tokenizer, resolve
 
 __all__ = ["load"]
 
@@ -16,10 +16,11 @@ def load(spec: ModelSpec, settings: AgentSettings, progress: Progress | None) ->
     device = device_named(settings.device)
     import torch
 
-    from .engine import TransformersEngine, context_limit
+    from .engine import TransformersEngine
 
     half = settings.precision == "bf16" or (settings.precision == "auto" and device.startswith("cuda"))
     model = load_model(source, dtype=torch.bfloat16 if half else torch.float32, device=device)
     context = context_within(settings.max_context, context_limit(model.config), f"the model {spec.place}")
-    engine = TransformersEngine(model, parallel=settings.parallel, max_context=context)
-    return LoadedEngine(engine, load_tokenizer(source), source)
+    tokenizer = load_tokenizer(source)
+    engine = TransformersEngine(model, tokenizer=tokenizer, parallel=settings.parallel, max_context=context)
+    return LoadedEngine(engine, tokenizer, source)

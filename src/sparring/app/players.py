@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..agents.agent import Agent
-from ..agents.loading import AgentSettings, ModelSpec, load_agent, tool_style_of
+from ..agents.loading import AgentSettings, ModelSpec, load_agent, thinking_of, tool_style_of
 from ..agents.scripts import SCRIPTED, scripted
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.messages import Json
@@ -44,6 +44,7 @@ class Player:
             "max_turn_tokens": self.settings.max_turn_tokens,
             "max_context": self.settings.max_context,
             "tool_style": tool_style_of(self.model, self.settings.tool_style),
+            "thinking": thinking_of(self.model, self.settings.thinking),
             "precision": self.settings.precision,
         }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from pathlib import Path
 
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
-from ..agents.rollouts import EpisodeSpec, Limits
+from ..agents.rollouts import TRACEBACK, BugWarning, EpisodeSpec, Limits, RolloutWarning, bugs
 from ..envs import make, task_set
 from ..envs.task import Split
 from ..tools.plans import FaultPlan
@@ -19,7 +22,7 @@ from .players import Player
 from .records import Recorder, play_into
 from .wording import condition_name, count
 
-__all__ = ["Tasks", "by_condition", "fault_plan", "not_struck", "play", "why_failed"]
+__all__ = ["Tasks", "by_condition", "fault_plan", "play", "say_bugs", "why_failed"]
 
 _WAY_OUT = {
     StopReason.TOKEN_LIMIT: "raise --max-turn-tokens or --max-context, or --tokens if it was given",
@@ -98,10 +101,36 @@ def play(
         watch.progress(done, len(wanted), f"{count(successes, 'success', 'successes')}")
 
     recorder = Recorder(path, player.meta, player.written, overwrite)
-    played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RolloutWarning)
+        played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
+    for warning in told:
+        if not issubclass(warning.category, RolloutWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif not issubclass(warning.category, BugWarning):  # of bugs the command speaks at its end
+            watch.say(f"note: {warning.message}")
     if before:
         watch.say(f"{count(before, 'episode')} of {len(wanted)} were in {path} already")
     return played
+
+
+def say_bugs(played: Sequence[Trajectory], *, debug: bool) -> bool:
+    """Says on standard error that a bug of the environment ended some episodes; whether it has.
+
+    Args:
+        played: All episodes of the command.
+        debug: Whether the traceback of the first is shown.
+    """
+    from ..trajectories.pages.report import visible
+
+    said = bugs(played)
+    if said:
+        first = next(t for t in played if t.stop is StopReason.BUG)
+        if debug:
+            print(visible(str(first.meta.get(TRACEBACK, ""))), file=sys.stderr)
+        hint = "" if debug else f"; for the traceback: {shlex.join(['sparring', '--debug', *sys.argv[1:]])}"
+        print(visible(f"error: {said}{hint}"), file=sys.stderr)
+    return bool(said)
 
 
 def by_condition(trajectories: Iterable[Trajectory], *, several: bool = False) -> dict[str, Sequence[Trajectory]]:
@@ -120,12 +149,3 @@ def why_failed(trajectories: Iterable[Trajectory]) -> str:
     return ", ".join(
         f"{stop.value} {n} of {len(failed)}" + (f" ({_WAY_OUT[stop]})" if stop in _WAY_OUT else "") for stop, n in stops
     )
-
-
-def not_struck(trajectories: Iterable[Trajectory]) -> str:
-    """Said where episodes had a fault plan, and it struck none of them; else empty."""
-    planned = [t for t in trajectories if t.faults]
-    if not planned or any(t.faults_hit for t in planned):
-        return ""
-    plans = ", ".join(dict.fromkeys(t.faults for t in planned))
-    return f"0 of {count(len(planned), 'episode')} were struck by {plans}: no call was one that it can strike"

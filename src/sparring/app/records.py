@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..agents.agent import Agent
-from ..agents.rollouts import EpisodeSpec, Limits, limited, limits_note, planned
+from ..agents.rollouts import TRACEBACK, EpisodeSpec, Limits, limited, limits_note, planned
 from ..agents.rollouts import rollout as play
 from ..envs.env import name_of
 from ..envs.episode import NOTES
 from ..envs.registry import make
 from ..trajectories.errors import ConfigError, DataError
+from ..trajectories.files import write_lines
+from ..trajectories.locks import only_writer_of
 from ..trajectories.messages import Json
-from ..trajectories.trajectory import Trajectory
+from ..trajectories.trajectory import StopReason, Trajectory
 
 __all__ = ["Recorder", "episodes_in", "play_into", "read"]
 
 _SHOWN = 6
+_WHOLE = 100_000_000
+"""Bytes of a file that is read whole to say what it is."""
 
 Key = tuple[str, str, int]
 """Task, faults and seed: what makes an episode this one."""
@@ -100,17 +104,49 @@ def _what(line: bytes, file: str, error: object) -> str:
     try:
         held = orjson.loads(line)
     except orjson.JSONDecodeError:
-        begins = line.strip()[:40].decode("utf-8", "replace")
-        return f"not a trajectory: expected a line of JSON, as `sparring rollout --out` writes it, got {begins!r}"
-    if not isinstance(held, dict):
+        held = _whole(file, line)
+        if held is None:
+            begins = line.strip()[:40].decode("utf-8", "replace")
+            return f"not a trajectory: expected a line of JSON, as `sparring rollout --out` writes it, got {begins!r}"
+    several = isinstance(held, list) and bool(held) and isinstance(held[0], dict)
+    row = held[0] if several else held
+    if not isinstance(row, dict):
         return f"not a trajectory: expected a JSON object on each line, got {type(held).__name__}"
-    if {"chosen", "rejected"} <= held.keys():
-        return "a pair, and no episode; pairs are for: sparring train dpo --data"
     forms = {"messages": "openai", "conversations": "sharegpt", "prompt": "trl"}
-    form = next((of for key, of in forms.items() if key in held and "turns" not in held), None)
+    form = next((of for key, of in forms.items() if key in row and "turns" not in row), None)
+    if {"chosen", "rejected"} <= row.keys():
+        if isinstance(row["chosen"], dict) and "turns" in row["chosen"]:
+            return "a pair, and no episode; pairs are for: sparring train dpo --data"
+        return (
+            "a pair of texts, and no episode; pairs of episodes come from: sparring curate FILE --rule 'pairs "
+            "by=reward'; `sparring import --forms` lists what else can be read"
+        )
     if form is not None:
-        return f"a chat log, and no episode; to read it: sparring import {file} --from {form} --out episodes.jsonl"
+        return (
+            f"{'chat logs' if several else 'a chat log'}, and no episode; to read it: sparring import {file} "
+            f"--from {form} --out episodes.jsonl"
+        )
+    if several:
+        return "not a trajectory: expected a JSON object on each line, got a list of them"
+    if not {"id", "turns"} & row.keys():
+        names = ", ".join(map(str, list(row)[:_SHOWN])) or "nothing in it"
+        return (
+            "not a trajectory: expected an episode, as `sparring rollout --out` writes it, got an object with "
+            f"{names}; `sparring import --forms` lists what else can be read"
+        )
     return str(error)
+
+
+def _whole(file: str, line: bytes) -> Any:
+    """A file that is one JSON value over several lines; None where it is none. Only one that begins as such is read."""
+    import orjson
+
+    if line.lstrip()[:1] not in (b"[", b"{") or Path(file).stat().st_size > _WHOLE:
+        return None
+    try:
+        return orjson.loads(Path(file).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +172,7 @@ class Recorder:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1 if whole else 0)
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
-        own = (*NOTES, "limits")
+        own = (*NOTES, "limits", TRACEBACK)
         other = next(
             (
                 what
@@ -174,7 +210,7 @@ def play_into(
 ) -> tuple[list[Trajectory], int]:
     """Plays what the recorder's file does not hold yet; all, in the order of `episodes`, and how many it held.
 
-    Each episode is written and flushed as it ends.
+    Each episode is written and flushed as it ends. One that a bug of the environment had ended is played again.
 
     Args:
         recorder: Where they go.
@@ -186,20 +222,39 @@ def play_into(
         limits: When episodes are cut, as `rollout` takes them.
         on_done: Told how many episodes there are now, and the newest.
     """
+    with only_writer_of(recorder.path) if recorder.path is not None else nullcontext():
+        return _play_into(recorder, env, agent, episodes, group, slack, limits, on_done)
+
+
+def _play_into(
+    recorder: Recorder,
+    env: str,
+    agent: Agent,
+    episodes: Sequence[EpisodeSpec],
+    group: int,
+    slack: int | None,
+    limits: Limits | None,
+    on_done: Callable[[int, Trajectory], None],
+) -> tuple[list[Trajectory], int]:
     made = make(env)
     episodes = [limited(planned(made, e), limits, slack) for e in episodes]
     keys = [(e.task.id, str(e.plan), e.seed) for e in episodes]
     attempts = {key: i % group for i, key in enumerate(keys)}
     notes = {key: limits_note(e) for key, e in zip(keys, episodes, strict=True)}
     known = recorder.known(name_of(made), agent.name, notes)
+    again = [key for key, t in known.items() if t.stop is StopReason.BUG]  # the author may have fixed it
+    for key in again:
+        del known[key]
     missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
     file: Any = None
     if recorder.path is not None and (missing or recorder.overwrite):
-        recorder.path.parent.mkdir(parents=True, exist_ok=True)
         file = recorder.path.open("ab")
-        _hold(file, recorder.path)
         if recorder.overwrite:
             file.truncate(0)
+        elif again:
+            file.close()
+            write_lines((t.to_json() for t in known.values()), recorder.path)
+            file = recorder.path.open("ab")
 
     def done(_: int, trajectory: Trajectory) -> None:
         key = _key(trajectory)
@@ -219,19 +274,6 @@ def play_into(
             with suppress(OSError):  # the disk is full, which has been said: what could be written is written
                 file.close()
     return [known[key] for key in keys], len(episodes) - len(missing)
-
-
-def _hold(file: Any, path: Path) -> None:
-    """Against a second process that would play the same episodes into the file. Freed when this one ends, however."""
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ConfigError(f"another process is writing {path}: wait for it, or choose another --out") from None
 
 
 def _key(t: Trajectory) -> Key:

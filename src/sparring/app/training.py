@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..agents.loading import tool_style_of
+from ..agents.loading import thinking_of, tool_style_of
 from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from ..trajectories.errors import ConfigError, DataError
+from ..trajectories.locks import LOCK, only_process_in
 from ..trajectories.trajectory import Trajectory, TrajectoryGroup
 from .console import Watch, watching
 from .players import fetch_first
@@ -49,6 +50,8 @@ class Start:
     """Train adapters of this rank; 0 trains all weights."""
     tool_style: Literal["auto", "schema", "signature"] = "auto"
     """How tools are shown to the model; auto: as it was trained, else by its size."""
+    thinking: Literal["auto", "on", "off"] = "auto"
+    """Whether the model may think before it answers; auto: as it was trained here, else on."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16: float32 master weights and the work in bfloat16; fp32: all in float32."""
     device: str | None = None
@@ -70,6 +73,8 @@ class Given:
     """At most so many pairs of one group of episodes."""
     gold: Sequence[Path] = ()
     """Files of episodes that are replayed."""
+    validation: Sequence[Path] = ()
+    """Files of episodes whose loss is measured, and which are not learned."""
 
 
 def about_objective(name: str) -> str:
@@ -110,7 +115,15 @@ def train(
         from ..trainers.objective import OBJECTIVES, Data
 
         kind = OBJECTIVES.get(objective)
-        episodes = _episodes(given, watch) if kind.needs == "episodes" else ()
+        if given.validation and not hasattr(kind, "measure"):
+            raise ConfigError(
+                f"the objective {objective} measures nothing on held-out episodes: leave --validation away"
+            )
+        episodes = _episodes(given.data, given.keep, "", watch) if kind.needs == "episodes" else ()
+        share: float = getattr(settings, "validation_share", 0.0)
+        if given.validation and share:
+            raise ConfigError("give --validation or --validation-share, not both")
+        held_out = _held_out(given, episodes, watch)
         pairs = _pairs(given.data, given.pairs, settings.seed, watch) if kind.needs == "pairs" else ()
         about = {
             "objective": objective,
@@ -118,9 +131,10 @@ def train(
             "keep": given.keep,
             "pairs": given.pairs,
             "gold": _digest(given.gold),
+            "validation": _digest(given.validation),
             "settings": asdict(settings),
         }
-        made = kind(settings, Data(episodes, pairs, replayed))
+        made = kind(settings, Data(episodes, pairs, replayed, held_out))
         _train(start, out, about, watch, made, overwrite, written)
 
 
@@ -140,7 +154,7 @@ def plan(objective: str, settings: TrainSettings, start: Start, given: Given) ->
     lengths: list[int] = []
     if given.data and not any(map(holds_pairs, given.data)):
         source = resolve(start.model)
-        chat = chat_for(load_tokenizer(source), source, start.tool_style)
+        chat = chat_for(load_tokenizer(source), source, start.tool_style, start.thinking)
         lengths = [len(tokens_of(chat, t)[0]) for t in read(given.data)[:_COUNTED]]
     return _plan(objective, settings, start, lengths)
 
@@ -187,13 +201,27 @@ def _plan(objective: str, settings: TrainSettings, start: Start, lengths: Sequen
     )
 
 
-def _episodes(given: Given, watch: Watch) -> Sequence[Trajectory]:
-    episodes: Sequence[Trajectory] = read(given.data)
-    if given.keep != "all":
-        curated = gold(episodes) if given.keep == "gold" else successes(episodes)
-        watch.say(str(curated.card))
+def _episodes(data: Sequence[Path], keep: str, what_for: str, watch: Watch) -> Sequence[Trajectory]:
+    episodes: Sequence[Trajectory] = read(data)
+    if keep != "all":
+        curated = gold(episodes) if keep == "gold" else successes(episodes)
+        watch.say(f"{what_for}{curated.card}")
         episodes = curated.items
     return episodes
+
+
+def _held_out(given: Given, learned: Sequence[Trajectory], watch: Watch) -> Sequence[Trajectory]:
+    """Episodes to validate on, curated as those that are learned. Says where they are no test of anything."""
+    if not given.validation:
+        return ()
+    held_out = _episodes(given.validation, given.keep, "for validation: ", watch)
+    tasks = {(t.env, t.task.id) for t in learned}
+    if known := sum((t.env, t.task.id) in tasks for t in held_out):
+        watch.say(
+            f"{known} of {count(len(held_out), 'episode')} to validate on are of tasks that are trained on: their loss "
+            "shows what was memorised, too"
+        )
+    return held_out
 
 
 def mixture_plans(faults: Sequence[str]) -> tuple[tuple[str, float], ...]:
@@ -216,11 +244,19 @@ def _pairs(data: Sequence[Path], most: int, seed: int, watch: Watch) -> Sequence
         made = read_pairs(ready)
         watch.say(f"{count(len(made), 'pair')}, as they were curated")
         return made
+    from ..trainers.objectives.dpo import WAYS_TO_PAIRS
+
     groups = TrajectoryGroup.by_task(read(data))
-    curated = on_policy_pairs(groups, max_per_group=most, seed=seed)
+    try:
+        curated = on_policy_pairs(groups, max_per_group=most, seed=seed)
+    except DataError as error:
+        raise DataError(f"no pairs to learn from: {error}. What gives pairs: {WAYS_TO_PAIRS}") from None
     watch.say(f"{count(len(groups), 'group')}: {curated.card}")
     if not curated.items:
-        raise DataError("no task was played twice, so there is nothing to compare: sparring rollout ENV --group 8")
+        raise DataError(
+            "no task was played twice, so there is nothing to compare: no pairs to learn from. What gives pairs: "
+            f"{WAYS_TO_PAIRS}"
+        )
     return curated.items
 
 
@@ -247,57 +283,76 @@ def _train(
     from ..trainers.objective import OBJECTIVES
     from ..trainers.run import Run, write_text
 
-    style = tool_style_of(start.model, start.tool_style)
+    style, thinking = tool_style_of(start.model, start.tool_style), thinking_of(start.model, start.thinking)
     model = start.model if not Path(start.model).is_dir() else str(Path(start.model).resolve())
     about = {**about, "model": model, "lora": start.lora, "tool_style": style, "precision": start.precision}
+    about |= {"thinking": thinking} if thinking != "on" else {}
     about = json.loads(json.dumps(about, default=str))
     device = device_named(start.device)  # one that is not here is said before anything is deleted or fetched
-    _prepare(out, about, overwrite)
-    fetch_first(start.model, watch, 2, 3)
-    watch.stage(f"loading {start.model}", 2, 3)
-    lora = Lora(start.lora, 2 * start.lora) if start.lora else None
-    policy = Policy.load(
-        start.model,
-        tool_style=style,
-        precision=start.precision,
-        lora=lora,
-        device=device,
-        checkpointing=start.checkpointing,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
-    written(out)
-
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; expected a folder")
     metric: str = OBJECTIVES.get(about["objective"]).metric
+    held_out = last = ""
 
     def on_step(run: Run, row: dict[str, float]) -> None:
-        shown = dict.fromkeys(("loss", metric))
-        notes = [f"{name} {row[name]:.3f}" for name in shown if name in row]
-        watch.progress(run.step + 1, run.total, " ".join(notes), run.seconds_left())
+        nonlocal held_out, last
+        apart = ("policy_loss", "replay_loss") if "replay_loss" in row else ("loss",)
+        notes = [f"{name} {row[name]:.3f}" for name in dict.fromkeys((*apart, metric, "signal")) if name in row]
+        if "held_out_nll" in row:
+            held_out = f"held_out_nll {row['held_out_nll']:.3f}"
+        notes += [held_out] * bool(held_out) + ["skipped: the gradient is not finite"] * ("skipped" in row)
+        last = " ".join(notes)
+        watch.progress(run.step + 1, run.total, last, run.seconds_left())
 
-    watch.stage(f"{about['objective']}, {count(about['settings']['steps'], 'step')}", 3, 3)
-    trained = run_training(policy, objective, out, on_step=on_step)
-    watch.end()
+    def playing(run: Run, done: int, of: int) -> None:
+        now = f"playing episode {done} of {of}"
+        watch.progress(run.step, run.total, f"{last}, {now}" if last else now, run.seconds_left())
+
+    with only_process_in(out):
+        _prepare(out, about, overwrite)
+        fetch_first(start.model, watch, 2, 3)
+        watch.stage(f"loading {start.model}", 2, 3)
+        policy = Policy.load(
+            start.model,
+            tool_style=style,
+            thinking=thinking,
+            precision=start.precision,
+            lora=Lora(start.lora, 2 * start.lora, objective.settings.seed) if start.lora else None,
+            device=device,
+            checkpointing=start.checkpointing,
+        )
+        write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
+        written(out)
+        watch.stage(f"{about['objective']}, {count(about['settings']['steps'], 'step')}", 3, 3)
+        notes: list[str] = []
+        trained = run_training(policy, objective, out, on_step=on_step, on_episode=playing, on_note=notes.append)
+        watch.end()
+        for note in notes:
+            watch.say(f"warning: {note}")
     print(f"model: {trained}")
 
 
 def _prepare(out: Path, about: dict[str, Any], overwrite: bool) -> None:
-    """Refuses a folder that holds something else than this very run, stopped in the middle."""
+    """Refuses a folder that holds something else than this very run, stopped in the middle. It is locked."""
     ours = (out / _ABOUT).is_file()
+    held = [path for path in out.iterdir() if path.name != LOCK]
     if overwrite and ours:  # never a folder that another program made
-        shutil.rmtree(out)
+        for path in held:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; expected a folder")
-    if not ours and any(out.iterdir()):
+    if not ours and held:
         raise ConfigError(f"--out {out} holds other files: choose an empty or a new folder")
     if (out / "model").exists():
         raise ConfigError(f"--out {out} holds a finished run: choose another folder, or pass --overwrite to delete it")
     if ours and (out / "checkpoints").exists():
-        before = json.loads((out / _ABOUT).read_text())
-        old, new = _flat(before), _flat(about)
+        try:
+            before = json.loads((out / _ABOUT).read_bytes())
+            old, new = _flat(before), _flat(about)
+        except (ValueError, AttributeError):
+            raise DataError(
+                f"{out / _ABOUT} cannot be read, so that nobody knows which run this is: choose another folder, or "
+                "pass --overwrite to delete it"
+            ) from None
         differs = [f"{k} {old.get(k)}, not {new.get(k)}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
         if differs:
             raise ConfigError(

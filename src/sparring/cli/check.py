@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from textwrap import indent
 from typing import Annotated
 
 import typer
@@ -12,15 +14,17 @@ __all__ = ["check"]
 
 
 def check(
+    ctx: typer.Context,
     env: o.Env,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks that are played in each check.")] = 24,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of what the environment raised.")] = False,
 ) -> None:
     """Say what is wrong with an environment. And how to fix it; exits with 1 where there is an error.
 
     \b
     Example:
       sparring check orders
-      sparring check examples/library.py
+      sparring check examples/library.py --debug
     """
     from ..app.console import watching
     from ..app.wording import count, paragraph
@@ -31,9 +35,14 @@ def check(
         watch.stage(f"checking {env}")
         findings = check_env(env, tasks=tasks)
     errors = sum(f.severity == "error" for f in findings)
+    debug = debug or o.debugging(ctx)
     for finding in findings:
         typer.echo(paragraph(visible(f"{finding.severity}: {finding.what}"), "", "  "))
         typer.echo(paragraph(visible(f"fix: {finding.how_to_fix}"), "  ", "        "))
+        if debug and finding.trace:
+            typer.echo(indent(visible(finding.trace.rstrip()), "    "))
+    if not debug and any(finding.trace for finding in findings):
+        typer.echo(f"for the tracebacks: sparring check {shlex.quote(env)} --debug")
     warnings = count(len(findings) - errors, "warning")
     typer.echo(f"{env}: {count(errors, 'error')}, {warnings}" if findings else f"{env}: all is well")
     if errors:

@@ -138,6 +138,7 @@ def _alone(episodes: Sequence[Trajectory], json: bool) -> None:
     measures = metrics.measure(judged, tool_roles({t.env for t in judged}))
     most = max(len(g.trajectories) for g in TrajectoryGroup.by_task(judged))
     passes = [(metrics.pass_at_k(judged, k), metrics.pass_hat_k(judged, k)) for k in range(1, most + 1)]
+    notes = metrics.not_measured(judged)
     if json:
         import orjson
 
@@ -147,13 +148,19 @@ def _alone(episodes: Sequence[Trajectory], json: bool) -> None:
             "pass_at": [asdict(at) for at, _ in passes],
             "pass_hat": [asdict(hat) for _, hat in passes],
             "excluded": asdict(excluded),
+            "notes": notes,
         }
         typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
         return
     _show_alone(rates, measures, passes)
     typer.echo(str(excluded))
+    for note in notes:
+        typer.echo(visible(f"note: {note}"))
     if why := why_failed(judged):
         typer.echo(visible(f"failed episodes ended by: {why}"))
+    for of_one in conditions.values():
+        if note := metrics.not_struck(of_one):
+            typer.echo(visible(f"note: {note}"))
 
 
 def _show_alone(

@@ -62,12 +62,15 @@ def curate(
       sparring curate gold.jsonl --rule gold --rule "near_duplicates threshold=0.9" --out sft-data.jsonl
       sparring curate groups.jsonl --rule "pairs by=reward" --out pairs-data.jsonl
     """
+    from ..app.outputs import file_to_write
     from ..envs import make
     from ..trajectories.curation import curate as run
     from ..trajectories.curation import parse_rule, read_rules, write_pairs
     from ..trajectories.errors import ConfigError
     from ..trajectories.files import write_lines
+    from ..trajectories.locks import only_writer_of
 
+    file_to_write(out, "data.jsonl")
     card = card_path(out)
     if not overwrite and (there := next((path for path in (out, card) if path.exists()), None)):
         raise ConfigError(f"{there} is there already: choose another --out, or pass --overwrite to replace it")
@@ -90,14 +93,14 @@ def curate(
     forbidden = _tasks(held_out, envs) if held_out is not None else []
     done = run(episodes, rules, seed=seed, held_out=forbidden, helpers=helpers)
     typer.echo(str(done), err=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
     items: Any = done.items
-    if done.unit == "pairs":
-        write_pairs(items, out)
-    else:
-        write_lines((t.to_json() for t in items), out)
-    report = {**done.card(), "inputs": [str(path) for path in paths], "output": str(out)}
-    write_lines([json.dumps(report, indent=1).encode()], card)
+    with only_writer_of(out):  # data and card are of one call
+        if done.unit == "pairs":
+            write_pairs(items, out)
+        else:
+            write_lines((t.to_json() for t in items), out)
+        report = {**done.card(), "inputs": [str(path) for path in paths], "output": str(out)}
+        write_lines([json.dumps(report, indent=1).encode()], card)
     then = f"sparring train dpo --data {out}" if done.unit == "pairs" else f"sparring train sft --data {out} --keep all"
     typer.echo(f"{len(done.items)} {done.unit} in {out}, the card in {card}; to train on it: {then}")
 

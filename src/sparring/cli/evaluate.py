@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
-from .rollout import AGENT, LIMITS
-from .settings import command, keep_in, level_numbers
+from .config import keep_in
+from .settings import command, level_numbers
 
 if TYPE_CHECKING:
     from ..agents.loading import AgentSettings
@@ -20,7 +21,7 @@ __all__ = ["evaluate"]
 _BASELINE = "do-nothing"
 
 
-@command(config=True, settings=AGENT, limits=LIMITS)
+@command(config=True, settings=o.AGENT, limits=o.LIMITS)
 def evaluate(
     ctx: typer.Context,
     env: o.Env,
@@ -49,14 +50,17 @@ def evaluate(
       sparring evaluate orders --model smollm2-135m --faults clean --faults count=2 --n 8
     """
     from ..app.console import show, watching
+    from ..app.outputs import folder_to_write
     from ..app.players import Player
-    from ..app.playing import Tasks, by_condition, fault_plan, not_struck, play, why_failed
+    from ..app.playing import Tasks, by_condition, fault_plan, play, say_bugs, why_failed
     from ..app.wording import file_name
     from ..trajectories.errors import ConfigError
+    from ..trajectories.locks import only_process_in
+    from ..trajectories.metrics import not_struck
     from ..trajectories.pages.report import Arm, text_table, visible
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; expected a folder, for a file of episodes for each agent")
+    if out is not None:
+        folder_to_write(out, "for a file of episodes for each agent")
     asked = [*(Player(model=name, settings=settings) for name in model), *(Player(name) for name in agent)]
     if not asked:
         raise ConfigError("nobody to evaluate: give --model or --agent, e.g. --agent expert")
@@ -71,9 +75,8 @@ def evaluate(
         labels = [player.model or player.label for player in players]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"the same agent twice: {', '.join(labels)}")
-    arms = []
-    notes = []
-    with watching() as watch:
+    arms, notes, every = [], [], []
+    with watching() as watch, only_process_in(out) if out is not None else nullcontext():
         tasks.say_if_fewer(wanted, watch)
         for number, (player, label) in enumerate(zip(players, labels, strict=True), 1):
             path = out / f"{file_name(label)}.jsonl" if out is not None else None
@@ -91,6 +94,7 @@ def evaluate(
                 limits=limits,
                 overwrite=overwrite,
             )
+            every += played
             arms.append(Arm(label, "", by_condition(played)))
             if out is not None:  # now that what the folder held has turned out to be of this very call
                 keep_in(ctx, out)
@@ -104,3 +108,5 @@ def evaluate(
         typer.echo(visible(note))
     if out is not None:
         typer.echo(f"Episodes are in {out}; as a page: sparring report {out}")
+    if say_bugs(every, debug=o.debugging(ctx)):
+        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""How a command ends that did not end well: one line, and an exit code. Defines `end` and `resume_command`."""
+"""How a command ends that did not end well: one line, and an exit code. Defines `end`, `one_line`, `resume_command`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["end", "resume_command"]
+__all__ = ["end", "one_line", "resume_command"]
 
 _EXTRAS = {
     package: extra
@@ -39,17 +39,17 @@ def end(error: BaseException, *, debug: bool) -> int:
     """Says what `error` was, for people, and returns the exit code."""
     while isinstance(error, BaseExceptionGroup):  # the first is the cause, the others fell with it
         error = error.exceptions[0]
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 1
     if isinstance(error, BrokenPipeError):
         _forget_stdout()
         return PIPE_CLOSED
     if debug:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
+        from ..trajectories.interrupts import last_signal
+
         _say(_stopped(error, sys.argv[1:]))
-        return 130
-    _say(f"error: {_one_line(error, debug)}")
+        return 128 + last_signal()
+    _say(f"error: {_said_of(error, debug)}")
     return 1
 
 
@@ -72,7 +72,8 @@ def _stopped(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
     return f"{said}; everything complete was saved\nresume with: {again}" if again else said
 
 
-def _one_line(error: BaseException, debug: bool) -> str:
+def _said_of(error: BaseException, debug: bool) -> str:
+    from ..trajectories.blame import told
     from ..trajectories.errors import MissingExtra, SparringError, is_full_disk
 
     if isinstance(error, ImportError) and not isinstance(error, SparringError):
@@ -80,37 +81,24 @@ def _one_line(error: BaseException, debug: bool) -> str:
         if package in _EXTRAS:
             return str(MissingExtra(package, _EXTRAS[package]))
     if isinstance(error, SparringError):
-        return _flat(str(error))
+        return one_line(str(error))
     if isinstance(error, SyntaxError) and error.filename:
         shown = f": {error.text.strip()}" if error.text else ""
-        return _flat(f"{error.filename}, line {error.lineno} is no Python: {error.msg}{shown}")
+        return one_line(f"{error.filename}, line {error.lineno} is no Python: {error.msg}{shown}")
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
         if is_full_disk(error):
             return f"no space left on the device{where}; what was complete is saved, make room and run it again"
-        return _flat(f"{error.strerror}{where}")
+        return one_line(f"{error.strerror}{where}")
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be loaded
         return "the GPU's memory does not suffice: lower --micro-tokens, --parallel or --batch, or use --lora 16"
     if isinstance(error, MemoryError):
         return "the memory does not suffice: lower --micro-tokens, --parallel or --batch"
     hint = "" if debug else f"; for the traceback: {shlex.join(['sparring', '--debug', *sys.argv[1:]])}"
-    return _flat(f"{type(error).__name__}: {error}") + f" ({_place(error)}){hint}"
+    return one_line(told(error)) + hint
 
 
-def _place(error: BaseException) -> str:
-    """The innermost line of the user's own code, or else of any."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return "no traceback"
-    here = Path(__file__).resolve().parent.parent
-    packages = [here / name for name in ("agents", "envs", "tools", "trainers", "trajectories")]
-    known = tuple(str(p) for p in (here, *(p.resolve() for p in packages), sys.prefix, sys.base_prefix))
-    foreign = [f for f in frames if not os.path.realpath(f.filename).startswith(known)]
-    last = (foreign or list(frames))[-1]
-    return f"{Path(last.filename).name}, line {last.lineno}, in {last.name}"
-
-
-def _flat(text: str) -> str:
+def one_line(text: str) -> str:
     """One line that shows what it holds: an error may quote what a tool or a file said."""
     from ..trajectories.pages.report import visible
 

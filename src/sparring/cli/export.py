@@ -39,6 +39,9 @@ def export(
         typer.Option(help="trl-preference: all that follows the fork, or the first action that differs."),
     ] = "episode",
     name: Annotated[str, typer.Option(metavar="NAME", help="Of the data set in llama-factory's folder.")] = "sparring",
+    skip_refused: Annotated[
+        bool, typer.Option("--skip-refused", help="openai: leave out the rows that an upload refuses, and count them.")
+    ] = False,
     forms: Annotated[
         bool, typer.Option("--forms", is_eager=True, callback=_list_written, help="List the forms, and end.")
     ] = False,
@@ -52,10 +55,13 @@ def export(
       sparring export gold.jsonl --to trl-prompt-completion --keep gold --out sft.jsonl
       sparring export groups.jsonl --to trl-preference --out pairs.jsonl
     """
+    from ..app.outputs import file_to_write
     from ..app.records import read
     from ..trajectories.interchange import writer_for
 
     writer = writer_for(to)
+    if to != "llama-factory":  # that one writes a data folder
+        file_to_write(out, "data.jsonl")
     held: Any = read([file])
     if keep != "all" or writer.takes == "pairs":
         from ..trajectories import curation
@@ -69,7 +75,7 @@ def export(
             pairs = curation.on_policy_pairs(TrajectoryGroup.by_task(held))
             typer.echo(f"pairs: {pairs.card}", err=True)
             held = pairs.items
-    settings = {"arguments": arguments, "span": span, "name": name}
+    settings = {"arguments": arguments, "span": span, "name": name, "skip_refused": skip_refused}
     done = writer.export(held, settings)
     typer.echo(str(done.report), err=True)
     if not done.rows:

@@ -11,7 +11,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from .settings import Fields
+
 __all__ = [
+    "AGENT",
+    "LIMITS",
     "AgentName",
     "Data",
     "Env",
@@ -29,6 +33,8 @@ __all__ = [
     "Seed",
     "SplitName",
     "TaskLimit",
+    "Validation",
+    "debugging",
 ]
 
 # ---- what is played --------------------------------------------------------------------------------------------------
@@ -49,7 +55,7 @@ Envs = Annotated[
 ]
 AgentName = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A scripted agent: expert, do-nothing, blind-retry, give-up, random."),
+    typer.Option(metavar="NAME", help="A scripted agent: expert, gold, do-nothing, blind-retry, give-up, random."),
 ]
 Model = Annotated[
     str | None,
@@ -68,6 +74,21 @@ Seed = Annotated[int, typer.Option(help="Of tasks, faults, sampling and order: t
 TaskLimit = Annotated[int, typer.Option("--n", min=1, help="Number of tasks.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what --out holds, and start anew.")]
 
+AGENT = Fields(
+    "sparring.agents.loading:AgentSettings",
+    least={"max_turn_tokens": 1, "max_context": 1, "parallel": 1, "temperature": 0.0},
+)
+"""How a model plays, as options."""
+
+LIMITS = Fields("sparring.agents.rollouts:Limits", least={"turns": 1, "tokens": 1})
+"""When episodes are cut, as options."""
+
+
+def debugging(ctx: typer.Context) -> bool:
+    """Whether tracebacks are asked for: `sparring --debug COMMAND`."""
+    return bool(ctx.find_root().params.get("debug"))
+
+
 # ---- episodes that are read ------------------------------------------------------------------------------------------
 
 Loaded = Annotated[
@@ -85,6 +106,10 @@ Data = Annotated[
 Gold = Annotated[
     list[Path],
     typer.Option(metavar="FILE.jsonl", help="Good episodes, replayed a little against forgetting; may be repeated."),
+]
+Validation = Annotated[
+    list[Path],
+    typer.Option(metavar="FILE.jsonl", help="Episodes that are not learned: their loss is measured; may be repeated."),
 ]
 
 # ---- training --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .settings import command, keep_in
+from .config import keep_in
+from .settings import command
 
 __all__ = ["recipe"]
 
@@ -41,10 +42,10 @@ def recipe(
       sparring recipe 2*orders shop --recipe two-stage --profile smoke --out runs/two-worlds
     """
     from ..app.console import duration, show, watching
+    from ..app.outputs import folder_to_write
     from ..app.players import fetch_first
     from ..app.wording import file_name
     from ..envs import make
-    from ..trajectories.errors import ConfigError
     from ..trajectories.pages.report import text_table
 
     if held_out:
@@ -58,10 +59,9 @@ def recipe(
         make(Part.parse(text).env)  # a name that is wrong is said before a model is loaded
     trained_on = ", ".join(env)
     folder = out or Path("runs") / f"{file_name('-'.join(env))}-{profile}"
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out {folder} is a file; expected a folder for the stages and the report")
+    folder_to_write(folder, "for the stages and the report")
     from ..agents.models import TINY_MODELS
-    from ..trainers.run import only_process_in
+    from ..trajectories.locks import only_process_in
 
     if plan:
         from ..app.training import recipe_plans
@@ -78,9 +78,9 @@ def recipe(
         fetch_first(learner, watch)
         with only_process_in(folder):
             keep_in(ctx, folder)
-        result = run_recipe(
-            env, profile, recipe=recipe, model=model, folder=folder, seed=seed, held_out=held_out, watcher=watch
-        )
+            result = run_recipe(
+                env, profile, recipe=recipe, model=model, folder=folder, seed=seed, held_out=held_out, watcher=watch
+            )
     show(text_table(result.arms, result.baseline, title=f"{trained_on}, {profile}, seed {seed}"))
     typer.echo(f"took {duration(result.seconds)}")
     typer.echo(f"report: {result.report}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -36,13 +35,17 @@ def report(
       sparring report runs/eval
       sparring report runs/eval/expert.jsonl gold.jsonl --out compared.html
     """
+    from ..app.outputs import file_to_write
     from ..app.playing import by_condition
     from ..app.records import read
     from ..envs import make
     from ..envs.roles import tool_roles
     from ..trajectories.errors import DataError
+    from ..trajectories.files import read_rows
     from ..trajectories.pages.report import Arm, Report, find_tokenizer, token_texts, write_report
 
+    if out is not None:
+        file_to_write(out, "report.html")
     for name in env:
         make(name)  # loads its code
     if len(paths) == 1 and (paths[0] / "recipe.json").is_file():
@@ -55,7 +58,7 @@ def report(
     curves: dict[str, list[dict[str, float]]] = {}
     for path in paths:
         if path.is_dir() and (path / "metrics.jsonl").is_file():
-            rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+            rows = read_rows(path / "metrics.jsonl")
             curves[path.name] = [{k: v for k, v in row.items() if v is not None} for row in rows]
         elif path.is_dir():
             found = sorted(path.glob("*.jsonl"))

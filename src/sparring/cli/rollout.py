@@ -8,24 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .settings import Fields, command, level_numbers
+from .settings import command, level_numbers
 
 if TYPE_CHECKING:
     from ..agents.loading import AgentSettings
     from ..agents.rollouts import Limits
 
-__all__ = ["AGENT", "LIMITS", "rollout"]
-
-AGENT = Fields("sparring.agents.loading:AgentSettings", least={"max_turn_tokens": 1, "max_context": 1, "parallel": 1,
-                                                            "temperature": 0.0})  # fmt: skip
-"""How a model plays, as options."""
-
-LIMITS = Fields("sparring.agents.rollouts:Limits", least={"turns": 1, "tokens": 1})
-"""When episodes are cut, as options."""
+__all__ = ["rollout"]
 
 
-@command(config=True, settings=AGENT, limits=LIMITS)
+@command(config=True, settings=o.AGENT, limits=o.LIMITS)
 def rollout(
+    ctx: typer.Context,
     env: o.Env,
     agent: o.AgentName = None,
     model: o.Model = None,
@@ -51,16 +45,17 @@ def rollout(
       sparring rollout orders --model smollm2-135m --faults count=1 --n 4
     """
     from ..app.console import watching
+    from ..app.outputs import file_to_write
     from ..app.players import Player
-    from ..app.playing import Tasks, fault_plan, not_struck, play, why_failed
+    from ..app.playing import Tasks, fault_plan, play, say_bugs, why_failed
     from ..app.wording import count
-    from ..trajectories.errors import ConfigError, DataError
-    from ..trajectories.metrics import success_rate
+    from ..trajectories.errors import DataError
+    from ..trajectories.metrics import not_struck, success_rate
     from ..trajectories.pages.report import visible
     from ..trajectories.pages.report.wording import percent
 
-    if out is not None and out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; expected a file, such as {out / 'episodes.jsonl'}")
+    if out is not None:
+        file_to_write(out, "episodes.jsonl")
     player = Player(agent, model, settings)
     tasks = Tasks(env, n, split, level_numbers(levels), seed, group)
     wanted = tasks.episodes(fault_plan(faults, seed))  # before a model is loaded for nothing
@@ -70,7 +65,10 @@ def rollout(
         tasks.say_if_fewer(wanted, watch)
         loaded = player.load(watch)
         played = play(player, loaded, env, wanted, out, watch, limits=limits, overwrite=overwrite, group=group)
+    lost = say_bugs(played, debug=o.debugging(ctx))
     rate = success_rate(played)
+    if rate.value is None and lost:
+        raise typer.Exit(1)
     if rate.value is None:
         failed = next((t.error for t in played if t.error), "no reason given")
         raise DataError(f"none of {len(played)} episodes could be judged: {visible(failed)}")
@@ -83,3 +81,5 @@ def rollout(
         typer.echo(f"note: {note}")
     if out is not None:
         typer.echo(f"{count(len(played), 'episode')} in {out}; to read one: sparring show {out}")
+    if lost:
+        raise typer.Exit(1)

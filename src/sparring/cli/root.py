@@ -5,7 +5,7 @@ A command is one file of this package: `rollout.py` is `sparring rollout`. The f
 underscore: `import_.py` is `sparring import`. The file's function says how the command is used in its docstring.
 
 Exit codes: 0 done; 1 an error, in one line (`sparring --debug COMMAND` adds the traceback); 2 wrong usage; 130 Ctrl-C,
-after what is complete was saved and the command to resume was printed.
+after what is complete was saved and the command to resume was printed; 143 SIGTERM and 129 SIGHUP, which do the same.
 
 Only typer and the standard library are imported here and at the top of each command: help and usage errors are there
 at once. `sparring --help` builds no command, `sparring rollout` only that one.
@@ -32,9 +32,10 @@ __all__ = ["LazyGroup", "app", "built", "main"]
 
 # What loads a model would otherwise print bars and advice of its own, phone home, and fork after threads were started.
 _ENVIRONMENT = {
-    # Threads that wait for each other sleep. By default they spin: next to other busy processes, work on two threads
-    # took ten times as long. Read when torch is loaded.
-    "OMP_WAIT_POLICY": "passive",
+    # Threads that wait for each other spin some 0.1 ms and then sleep. By default they spin on: next to other busy
+    # processes, work on two threads took ten times as long. If they sleep at once, a step of many small products is no
+    # faster on two threads than on one. Read when torch is loaded.
+    "GOMP_SPINCOUNT": "5000",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -43,7 +44,7 @@ _ENVIRONMENT = {
 
 _USAGE: type[BaseException] = typer.BadParameter.__mro__[2]  # ClickException: typer may bring a click of its own
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
-_NO_COMMANDS = ("exits", "options", "root", "settings")
+_NO_COMMANDS = ("config", "exits", "options", "root", "settings")
 """Modules of this package that other modules use."""
 _FIRST = ("envs", "watch", "check", "rollout", "evaluate", "train", "recipe", "report", "show", "view", "compare")
 """Commands that help lists first, in the order in which one needs them."""
@@ -121,8 +122,11 @@ class _Root(LazyGroup):
         return first_sentence(inspect.getdoc(command) or "")
 
     def invoke(self, ctx: Any) -> Any:
+        from ..trajectories.interrupts import as_ctrl_c
+
         try:
-            return super().invoke(ctx)
+            with as_ctrl_c():
+                return super().invoke(ctx)
         except _USAGE as error:
             error.message = error.message.removeprefix("Value error, ")  # type: ignore[attr-defined]  # pydantic's words
             raise
@@ -181,8 +185,22 @@ def root(
         raise typer.Exit(2)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning of ours as one line; any other as Python shows it."""
+    if category.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        from .exits import one_line
+
+        print(f"note: {one_line(str(message))}", file=sys.stderr)
+    else:
+        _pythons(message, category, *where, **more)
+
+
+_pythons = warnings.showwarning
+
+
 def main() -> None:
     """What the shell calls."""
+    warnings.showwarning = _show_warning
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:

@@ -204,12 +204,14 @@ def export(
     """
     import os
 
+    from ..app.outputs import file_to_write
     from ..trajectories.errors import ConfigError, DataError, UnknownName
     from ..trajectories.messages import Outcome
     from ..trajectories.store import Store
 
     if outcome is not None and outcome not in list(Outcome):
         raise UnknownName("outcome", outcome, list(Outcome))
+    file_to_write(file, "episodes.jsonl", "FILE")
     if file.exists() and not overwrite:
         raise ConfigError(f"{file} is there already: choose another name, or pass --overwrite")
     opened = Store(folder, create=False)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import options as o
+from .config import keep_in
 from .root import LazyGroup, built
-from .settings import Fields, command, expanded, first_sentence, keep_in, level_numbers
+from .settings import Fields, command, expanded, first_sentence, level_numbers
 
 if TYPE_CHECKING:
     from ..app.training import Given, Start
@@ -28,6 +29,7 @@ _LEAST = {
     "steps": 1, "batch": 1, "max_context": 1, "micro_tokens": 1, "save_every": 0, "lr": 0, "warmup": 0,
     "groups": 1, "group": 2, "redraws": 0, "beta": 0, "nll": 0, "kl": 0, "replay": 0, "replay_weight": 0,
     "temperature": 0, "max_turn_tokens": 1, "parallel": 1, "lora": 0, "weight_decay": 0, "max_grad_norm": 0,
+    "validation_share": 0, "validate_every": 1,
 }  # fmt: skip
 """The smallest value that can be meant, of settings that several objectives have."""
 
@@ -81,6 +83,7 @@ def _on_episodes(
         Literal["gold", "successes", "all"],
         typer.Option(help="gold: what went well, mistakes as context only. successes: whole. all: as it is."),
     ] = "gold",
+    validation: o.Validation = [],  # noqa: B006  # typer copies it
     *,
     start: Start,
     settings: TrainSettings,
@@ -95,7 +98,7 @@ def _on_episodes(
     """
     from ..app.training import Given
 
-    _train(ctx, settings, start, Given(data, keep), out, plan, overwrite)
+    _train(ctx, settings, start, Given(data, keep, validation=validation), out, plan, overwrite)
 
 
 @command(config=True, start=_START)

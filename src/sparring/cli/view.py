@@ -38,6 +38,7 @@ def view(
       sparring view runs/orders-quick --no-open
     """
     from ..app.browser import open_page
+    from ..trajectories.locks import at_work_in
     from ..trajectories.pages.live import LiveView, ViewServer
     from ..trajectories.pages.report.tokenizer import find_tokenizer, token_texts
 
@@ -46,6 +47,8 @@ def view(
     live = LiveView(path, place=_place(), newest=newest, decode=decode)
     server = ViewServer(live, title=path.resolve().name, port=port)
     try:
+        if path.is_dir() and (worker := at_work_in(path)) is not None:
+            typer.echo(f"{path} is running: {worker}")
         typer.echo(f"{path} at {server.url}  (Ctrl-C ends this)")
         if open_:
             open_page(server.url)

@@ -14,11 +14,9 @@ from itertools import combinations
 
 from ...errors import ConfigError, DataError
 from ...labels import Key, key_of
-from ...trajectory import StopReason, Trajectory
+from ...trajectory import Trajectory
 
 __all__ = ["LabelPair", "label_pairs", "left_side"]
-
-_NOT_PLAYED_OUT = (StopReason.INFRASTRUCTURE, StopReason.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,8 @@ def label_pairs(
     one, in an order drawn by `seed`.
 
     `episodes` is called twice and read as a stream: only what is compared is kept in memory. Left out are episodes that
-    an infrastructure failure ended, and two with the same turns. Raises `DataError` where nothing can be
-    compared.
+    an infrastructure failure or a bug of the environment ended, and two with the same turns. Raises `DataError` where
+    nothing can be compared.
     """
     if n < 1 or per_task < 1:
         raise ConfigError(f"n and per_task have to be 1 or more, got {n} and {per_task}")
@@ -50,7 +48,7 @@ def label_pairs(
     came = 0
     for t in episodes():
         came += 1
-        if t.stop not in _NOT_PLAYED_OUT:
+        if not t.stop.no_verdict:
             groups.setdefault((t.env, t.task.id, t.faults), {})[key_of(t)] = _turns_hash(t)
     rounds: list[list[tuple[Key, Key]]] = [[] for _ in range(per_task)]
     for group, members in sorted(groups.items()):  # in any order of storage
@@ -88,7 +86,7 @@ def _turns_hash(t: Trajectory) -> bytes:
     """Hash of what was said, called and answered."""
     seen = [
         (
-            turn.action.content,
+            turn.action.shown,
             [(c.name, c.arguments, c.raw) for c in turn.action.tool_calls],
             [(r.tool, r.outcome.value, r.content) for r in turn.results],
             [(m.role, m.content) for m in turn.messages],

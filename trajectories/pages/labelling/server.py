@@ -191,7 +191,7 @@ def _turn(turn: Turn) -> dict[str, Any]:
     results = turn.results
     calls = turn.action.tool_calls
     return {
-        "text": _text(turn.action.content),
+        "text": _text(turn.action.shown),
         "calls": [_call(call, results[i] if i < len(results) else None) for i, call in enumerate(calls)],
         "after": [_message(m) for m in turn.messages],
     }

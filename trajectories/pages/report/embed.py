@@ -128,7 +128,7 @@ class Lines:
             least = [len(logprobs), _cost(min(logprobs))]
         results = turn.results
         return [
-            self._text(turn.action.content),
+            self._text(turn.action.shown),
             _number(turn.reward) if turn.reward else 0,
             turn.weight,
             [

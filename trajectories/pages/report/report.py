@@ -34,6 +34,7 @@ from ...metrics import (
     Roles,
     after_faults,
     holm,
+    not_measured,
     paired_difference,
     right_after_fault,
     success_rate,
@@ -134,7 +135,8 @@ class _Extreme:
     about: str
     reward: str
     turns: int
-    failed: int
+    failed: str
+    """Failed calls, in words."""
     faults: str
 
 
@@ -221,6 +223,11 @@ def _sections(report: Report, lines: Lines) -> dict[str, Any]:
         "extremes": [
             (title, [_extreme(t, lines.place(subject, condition, t)) for t in ts])
             for title, ts in _extreme_episodes(report)
+        ],
+        "not_measured": [
+            (arm.name, said)
+            for arm in report.arms
+            if (said := not_measured(t for ts in arm.conditions.values() for t in ts if t.judged))
         ],
         "subject": subject,
         "shown": lines.episodes,
@@ -405,7 +412,7 @@ def _costs(held: Sequence[Sequence[Trajectory]]) -> list[_Row]:
     rows = [
         row("Turns", "", lambda t: len(t.turns)),
         row("Calls", "", lambda t: sum(len(turn.results) for turn in t.turns)),
-        row("Failed calls", "", lambda t: t.failed_calls()),
+        row("Failed calls", "", lambda t: t.failed_calls() if t.outcomes_known else None),
         row("Sampled tokens", "by the policy", lambda t: sum(t.tokens.sampled) if t.tokens else None),
         row("Tokens in all", "prompts and results too", lambda t: len(t.tokens) if t.tokens else None),
         row("Seconds in tools", "wall clock", lambda t: sum(r.latency_s for r in t.results()) or None, 3),
@@ -458,9 +465,16 @@ def _extreme(t: Trajectory, place: int | None) -> _Extreme:
         " ".join(t.task.instruction.split())[:160],
         f"{t.reward:.4g}",
         len(t.turns),
-        t.failed_calls(),
+        _failures(t),
         ", ".join(dict.fromkeys(t.faults_hit)),
     )
+
+
+def _failures(t: Trajectory) -> str:
+    if not t.outcomes_known:
+        return "failed calls not recorded"
+    n = t.failed_calls()
+    return f"{n} failed call" + "s" * (n != 1)
 
 
 def _details(
@@ -495,6 +509,8 @@ def _details(
     mix = [_Row(o.value, "", [_mix_cell(s.outcomes.get(o, 0.0)) for s in here]) for o in seen]
     if mix:
         mix.append(row("calls in all", "", lambda s: _number_cell(s.calls, 0)))
+    if any(s.untold for s in here):
+        mix.append(row("calls not recorded", "the record does not say how they ended", lambda s: _Cell(str(s.untold))))
     kept = [r for r in behaviour if any(cell is not _NOTHING for cell in r.cells)]
     costs = _costs([a.conditions[condition] for a in report.arms if condition in a.conditions])
     return names, kept, faults if kinds != [""] else [], mix, costs

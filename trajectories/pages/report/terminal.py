@@ -74,6 +74,8 @@ def show_trajectory(trajectory: Trajectory) -> Group:
     in disguise is shown as the agent saw it, under a list of its names."""
     t = trajectory
     verdict = "not judged" if not t.judged else "success" if t.success else "failure"
+    if t.judged and "success" in t.meta.get("inferred", ()):
+        verdict += " (inferred)"
     tone = "bold" if not t.judged else "bold green" if t.success else "bold red"
     out: list[RenderableType] = [
         _line((f"{t.env} ", "bold"), (f"task {t.task.id} ", ""), (f"episode {t.id}", "dim")),
@@ -92,8 +94,8 @@ def show_trajectory(trajectory: Trajectory) -> Group:
     for message in t.prompt:
         out += _block(message.role, message.content, "cyan")
     for number, turn in enumerate(t.turns, 1):
-        if turn.action.content or not turn.action.tool_calls:
-            out += _block(f"assistant, turn {number}", turn.action.content, "blue")
+        if turn.action.shown or not turn.action.tool_calls:
+            out += _block(f"assistant, turn {number}", turn.action.shown, "blue")
         for i, call in enumerate(turn.action.tool_calls):
             out += _block(f"call, turn {number}", _call_text(call), "magenta")
             if i < len(turn.results):

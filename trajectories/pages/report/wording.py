@@ -30,7 +30,7 @@ def condition_names(arms: Sequence[Arm]) -> list[str]:
 
 def chips(result: ToolResult) -> Iterable[str]:
     """What is known of a result next to its text, each in words."""
-    yield result.outcome.value
+    yield result.outcome.value + (" (inferred)" if result.inferred else "")
     if result.cause is not None:
         yield f"cause {result.cause.value}"
     if result.fault is not None:
