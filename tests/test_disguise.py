@@ -128,17 +128,19 @@ def test_all_leads_there_and_back(
     specs = tuple(tool.spec for tool in known)
     shown_specs = d.shown_specs(specs)
     assert len({spec.name for spec in shown_specs}) == len(specs)
-    done: list[tuple[ToolCall, ToolCall, str, str]] = []
+    done: list[tuple[Action, Action, str, str]] = []
     for i, value in enumerate(results):
         call = ToolCall(known[i % len(known)].name, arguments[i % len(arguments)])
-        shown = d.shown_action(Action(tool_calls=(call,))).tool_calls[0]
-        assert d.read_call(shown) == call
+        said = Action(f"It is o12, or {value}.", (call,), thinking=f"First TK-7, then {value}")
+        shown = d.shown_action(said)
+        assert d.read_action(shown) == said
         text = value if isinstance(value, str) else dump(value)
         text = text.decode() if isinstance(text, bytes) else text
-        done.append((call, shown, text, d.shown_content(text)))
+        done.append((said, shown, text, d.shown_content(text)))
     read = Disguise.from_json(orjson.loads(orjson.dumps(d.to_json())))
-    for call, shown, text, content in done:
-        assert read.call(shown) == call
+    for said, shown, text, content in done:
+        assert read.action(shown) == said
+        assert read.true_message(shown.message) == said.message
         assert read.true_content(content) == text
     for spec in specs:
         true = read.true_spec(d.shown_spec(spec))
@@ -380,6 +382,44 @@ def test_a_toolbox_of_ones_own_wears_a_disguise() -> None:
         assert not box.execute(ToolCall(spec.name, {"nonsense": 1}))[1].ok
         if spec.name != "find_order":
             assert not box.execute(ToolCall("find_order", {"order_id": "o12"}))[1].ok
+
+
+def test_what_a_suite_says_of_a_failure_has_the_names_and_ids_of_the_disguise() -> None:
+    said = {"error": "o13 is void: call find_order", "seen": [{"order_id": "o12", "near": ["o14"]}], "code": 7}
+
+    def find_order(order_id: str = "o12") -> dict[str, Any]:
+        """Find an order."""
+        return {"order_id": order_id} if order_id == "o12" else said
+
+    tool = Tool.from_function(find_order, ids=("order_id",))
+    different = 0
+    for seed in range(30):
+        box = Toolbox([tool], Site(), fidelity="suite", is_error=lambda value: "error" in value)
+        box.wear(DrawnDisguise(str(seed)))
+        names_ = box.state.disguise
+        assert names_ is not None
+        name, key = box.specs[0].name, names_.keys["order_id"]
+        assert box.execute(ToolCall(name, {}))[1].ok  # an id comes up
+        failed = box.execute(ToolCall(name, {key: names_.ids("o13")}))[1]
+        assert failed.outcome is Outcome.TOOL_ERROR
+        shown = orjson.loads(failed.content)
+        assert name in failed.content
+        assert names_.ids("o13") in failed.content
+        near = {key: names_.ids("o12"), names_.keys["near"]: [names_.ids("o14")]}
+        assert near in [value for listed in shown.values() if isinstance(listed, list) for value in listed]
+        assert orjson.loads(names_.true_error(failed.content))["seen"] == said["seen"]
+        different += "o12" not in failed.content
+    assert different > 20
+
+
+def test_a_suite_tells_of_a_new_name_in_the_names_of_the_disguise() -> None:
+    for seed in range(20):
+        d = DrawnDisguise(str(seed))
+        d.meet([tool_of("find", {"customer": []})], [])
+        shown = d.shown_error("Error: customer is now called customer_text; write customer_text for customer")
+        old, new = d.keys["customer"], d.keys["customer_text"]
+        assert shown.startswith(f"Error: {old} ")
+        assert shown.endswith(f"; write {new} for {old}")
 
 
 def test_what_is_no_call_is_refused_and_not_raised() -> None:

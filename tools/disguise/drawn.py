@@ -37,8 +37,9 @@ _VALUE = re.compile(r"[A-Za-z][A-Za-z0-9 _./+-]{0,63}")
 """What can have another name. The rest stays as it is: in text it could not be told from its surroundings."""
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _ID_KEY = re.compile(r"(?:^|_)ids?$|[a-z]Ids?$")
-_LOST = re.compile(r"([\w-]+) (?=(?:is no longer there|was removed|is not permitted)$)")
-_NEW_NAME = re.compile(r"(\S+)( is now called )(\S+)$|write (\S+) for (\S+)$")
+_LOST = re.compile(r"(?:^|(?<=: ))([\w-]+) (?=(?:is no longer there|was removed|is not permitted)$)")
+_NEW_NAME = re.compile(r"(?:^|(?<=: ))(?:(\S+)( is now called )(\S+)|write (\S+) for (\S+))$")
+"""What faults say of names. A suite's wording may begin before it."""
 _PATH = re.compile(r"[\w-]+(?:/[\w-]+)*(?=: )")
 _RESERVED = ("begin", "finish")
 """Names of tools that the MCP server of an environment adds."""
@@ -407,8 +408,8 @@ class DrawnDisguise(Disguise):
     def shown_error(self, content: str) -> str:
         """The text of a result that tells of a failure."""
         found = content_of(content)
-        if found is None or not isinstance(found[0], dict):
-            return self._shown_prose(content)
+        if found is None or not isinstance(found[0], dict):  # a suite's: what is wrong; what to do
+            return "; ".join(self._shown_failure(part) for part in content.split("; "))
         shown: dict[str, Json] = {}
         code = found[0].get("error")
         for key, value in found[0].items():
@@ -433,26 +434,30 @@ class DrawnDisguise(Disguise):
                 self.codes.add(code, other)
         return self.codes[code]
 
-    def _shown_failure(self, text: str, refused: bool) -> str:
+    def _shown_failure(self, text: str, refused: bool = False) -> str:
         """A message or hint of a failure."""
-        if (lost := _LOST.match(text)) and lost[1] in self.tools.partner:
-            text = f"{self.tools[lost[1]]} {text[lost.end() :]}"
-        elif found := _NEW_NAME.match(text):
-            for new in (found[3], found[4]):  # a name that only now comes up
-                if new and new not in self.keys.partner:
-                    self._name_key(new)
-                    if new not in self.keys.partner:
-                        self._passed.add(new)
-            old, between, new, first, second = found.groups()
-            if between:
-                text = f"{self.keys[old]}{between}{self.keys[new]}"
-            else:
-                text = f"write {self.keys[first]} for {self.keys[second]}"
+        lost, new_name = _LOST.search(text), _NEW_NAME.search(text)
+        if lost is not None and lost[1] in self.tools.partner:
+            text = f"{self._shown_prose(text[: lost.start()])}{self.tools[lost[1]]} {text[lost.end() :]}"
+        elif new_name is not None:
+            text = self._shown_prose(text[: new_name.start()]) + self._renamed(new_name)
         else:
             path = _PATH.match(text) if refused else None
             head = "/".join(self.keys[part] for part in path[0].split("/")) if path else ""
             text = head + self._shown_prose(text[path.end() :] if path else text)
         return failing(text, self.pick) if self._names else text
+
+    def _renamed(self, said: re.Match[str]) -> str:
+        """What says that a parameter has a new name."""
+        for new in (said[3], said[4]):  # a name that only now comes up
+            if new and new not in self.keys.partner:
+                self._name_key(new)
+                if new not in self.keys.partner:
+                    self._passed.add(new)
+        old, between, new, first, second = said.groups()
+        if between:
+            return f"{self.keys[old]}{between}{self.keys[new]}"
+        return f"write {self.keys[first]} for {self.keys[second]}"
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
