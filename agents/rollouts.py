@@ -405,7 +405,7 @@ def _begin(env: ToolEnv, episode: EpisodeSpec) -> tuple[Observation, tuple[Messa
     env.restore(episode.start)
     parent = episode.parent
     turns = list(parent.turns[: episode.fork]) if parent else []
-    prompt = parent.prompt if parent else env.prompt(episode.task)
+    prompt = parent.prompt if parent else env.toolbox.shown_messages(env.prompt(episode.task))
     return Observation((), env.toolbox.present), prompt, turns
 
 

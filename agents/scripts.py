@@ -90,7 +90,7 @@ def _next(plan: Solution | None, result: ToolResult) -> tuple[str, dict[str, Jso
 def random_calls(env: ToolEnv, seed: int) -> Script:
     """Random schema-valid calls."""
     rng = np.random.default_rng(seed)
-    specs = env.toolbox.specs
+    specs = env.toolbox.state.first
     while True:
         spec = specs[int(rng.integers(len(specs)))]
         if rng.random() < 0.1:
@@ -133,7 +133,8 @@ class ScriptedSession:
         result = self.env.episode.last_result if self.started else None
         self.started = True
         try:
-            return Decision(next(self.script) if result is None else self.script.send(result))
+            action = next(self.script) if result is None else self.script.send(result)
+            return Decision(self.env.toolbox.shown_action(action))  # scripts know the true names
         except StopIteration:
             return Decision(None, cut=StopReason.CANCELLED)
 

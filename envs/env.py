@@ -21,6 +21,7 @@ import gymnasium
 import orjson
 
 from ..tools.definition import Tool
+from ..tools.disguise import DrawnDisguise
 from ..tools.plans import FaultPlan
 from ..tools.sets import bound, is_tool, tools_of, toolset
 from ..tools.toolbox import Toolbox
@@ -262,12 +263,15 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         run(self.setup, f"{type(self).__name__}.setup(task, rng) gives", task, episode.rng)
         if self._changing:
             self.toolbox.begin(None, episode=task.id, tools=self._offered())
-            self._actions.tools = self.toolbox.specs
         if str(episode.plan):
             self.toolbox.state.faults = episode.plan.begin(task, self.toolbox.tools, self._world)
         if self._host.keeps_before():
             episode.before = self._host.copy()
-        episode.prompt = _prompted(self, task)
+        prompt = _prompted(self, task)
+        if (disguise := self._disguise(task)) is not None:
+            self.toolbox.wear(disguise, prompt)
+        self._actions.tools = self.toolbox.specs
+        episode.prompt = self.toolbox.shown_messages(prompt)
         return Observation(episode.prompt, self.toolbox.present)
 
     def act(self, action: Action) -> Step:
@@ -284,7 +288,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if not isinstance(action, Action):
             raise ConfigError(f"an action is a sparring Action, got {type(action).__name__}: Action.call('tool', x=1)")
         episode.tick += 1
-        executed = self.toolbox.execute_all(action.tool_calls)
+        toolbox, seen = self.toolbox, action
+        action = toolbox.true_action(seen)
+        executed = toolbox.run(action.tool_calls)
         calls = tuple(call for call, _ in executed)
         results = episode.results = tuple(result for _, result in executed)
         answer = None
@@ -301,15 +307,16 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         else:
             run(self.others.elapse, "others.elapse(env) gives", self)
         said: tuple[Message, ...] = () if answer is None else (Message("user", answer),)
+        told: tuple[Message, ...] = ()
         if self._changing and episode.stop is None:
-            told = self._announced()
-            said = (*told, *said) if answer or not told else told
-        messages = (*(Message("tool", r.content, tool_call_id=r.call_id, name=r.tool) for r in results), *said)
+            news, told = self._announced()
+            said = (*news, *said) if answer or not news else news
         turn = Turn(replace(action, tool_calls=calls), results, said)
         episode.add(turn)
+        turn = toolbox.shown_turn(turn, seen, told)
         if episode.stop:
             turn = replace(turn, reward=sum(self.judge()[1].values()))
-        return Step(turn, Observation(messages, self.toolbox.present), episode.stop)
+        return Step(turn, Observation(turn.observation, toolbox.present), episode.stop)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Gymnasium's form of `act`. `info` holds `success` at the end."""
@@ -367,7 +374,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         self._episode = Episode.resumed(self._host, snapshot)
         if self._changing:
             self.toolbox.offer(self._offered())
-            self._actions.tools = self.toolbox.specs
+        self._actions.tools = self.toolbox.specs
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
@@ -387,6 +394,10 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             inject=lambda: _injected(self),
             after_call=after_call,
         )
+
+    def _disguise(self, task: Task) -> DrawnDisguise | None:
+        """What the agent's names are drawn from; None: it sees the true ones. A knob gives it."""
+        return None
 
     def _offered(self) -> tuple[Tool, ...]:
         """The tools on offer now."""
@@ -421,8 +432,8 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         run(self.tool_rules.after_call, "tool_rules.after_call(env, call, result) gives", self, call, result)
         self._offer()
 
-    def _announced(self) -> tuple[Message, ...]:
-        """The message that tells of the tools that came or went, if any."""
+    def _announced(self) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """The message that tells of the tools that came or went, if any: in true names, and as the agent sees it."""
         self.toolbox.offer(self._offered())
         came, went = self.toolbox.changes()
         text = self.tool_rules.announce(self, came, went) if came or went else ""
@@ -433,7 +444,12 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             text,
             "a text",
         )
-        return (Message("user", text),) if text else ()
+        news = (Message("user", text),) if text else ()
+        disguise = self.toolbox.state.disguise
+        if disguise is None or not text:
+            return news, news
+        shown, lost = tuple(map(disguise.shown_spec, came)), tuple(disguise.tools[name] for name in went)
+        return news, (Message("user", self.tool_rules.announce(self, shown, lost)),)
 
 
 class _World:

@@ -11,6 +11,7 @@ from typing import Any
 from ..tools.faults import FaultState
 from ..tools.plans import FaultPlan
 from ..tools.toolbox import Toolbox, ToolboxState
+from ..trajectories.disguise import DISGUISE
 from ..trajectories.errors import EnvError, UnknownName
 from ..trajectories.messages import Json, Message, ToolCall, ToolResult
 from ..trajectories.trajectory import StopReason, Task, Turn
@@ -18,7 +19,7 @@ from .rewards import Ended
 
 __all__ = ["NOTES", "Episode", "Host", "Snapshot", "Verdict"]
 
-NOTES = ("reason", "others", "checks")
+NOTES = ("reason", "others", "checks", DISGUISE)
 """What `Episode.notes` holds at most."""
 
 
@@ -211,7 +212,7 @@ class Episode:
     @property
     def notes(self) -> dict[str, Json]:
         """What a record of the episode keeps next to its turns: `reason` of the judge, `others` who acted, what the
-        user's `checks` came to."""
+        user's `checks` came to, the `disguise` under which the agent saw it."""
         notes: dict[str, Json] = {"reason": self.reason} if self.reason else {}
         if self.checks:
             notes["checks"] = [{"passed": check.success, "reason": check.reason} for check in self.checks]
@@ -223,6 +224,8 @@ class Episode:
                 }
                 for who, call, result in self._calls_of_others
             ]  # fmt: skip
+        if (disguise := self._host.toolbox.state.disguise) is not None:
+            notes[DISGUISE] = disguise.to_json()
         return notes
 
     @property

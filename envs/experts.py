@@ -173,16 +173,16 @@ def ask(env: ToolEnv, name: str, arguments: dict[str, Json], right: Callable[[An
 
 
 def play(env: ToolEnv) -> list[Turn]:
-    """Lets the expert finish the present episode; the turns it took."""
+    """Lets the expert finish the present episode; the turns it took, as an agent sees them."""
     turns: list[Turn] = []
     actions = expert(env)
     action = next(actions)
     while True:
-        step = env.act(action)
+        step = env.act(env.toolbox.shown_action(action))
         turns.append(step.turn)
         if step.stop is not None:
             return turns
-        action = actions.send(step.turn.results[0] if step.turn.results else SAID)
+        action = actions.send(env.episode.last_result or SAID)
 
 
 def expert_turns(env: ToolEnv) -> int | None:

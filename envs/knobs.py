@@ -24,6 +24,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..tools.definition import Tool, tool
+from ..tools.disguise import DrawnDisguise
 from ..tools.errors import NotFound
 from ..tools.plans import FaultPlan
 from ..tools.sets import tools_of
@@ -61,12 +62,17 @@ class Knobs:
     probability that a call is struck, by any kind."""
     turns: int = 0
     """Turns after which an episode is cut; 0: the environment's own limit."""
+    disguise: float = 0.0
+    """Share of episodes in which the agent sees all under other names: tools, parameters, keys of results, enumerated
+    values, forms of ids; in another order, wording and shape. The environment sees the true ones."""
+    clutter: float = 0.0
+    """Share of episodes in which results hold fields, neighbours and log lines that mean nothing."""
 
     def __post_init__(self) -> None:
         for name in ("distractors", "traps", "turns"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ConfigError(f"the knob {name} is a whole number from 0, got {getattr(self, name)!r}")
-        for name in ("missing", "impossible"):
+        for name in ("missing", "impossible", "disguise", "clutter"):
             if isinstance(getattr(self, name), bool) or not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"the knob {name} is a share between 0 and 1, got {getattr(self, name)!r}")
         object.__setattr__(self, "faults", str(self.faults))
@@ -221,6 +227,10 @@ class _Harder(ToolEnv):
             self.toolbox.state.faults = faults
         return observation
 
+    def _disguise(self, task: Task) -> DrawnDisguise | None:
+        names, clutter = _share(self._knobs.disguise, "disguise", task), _share(self._knobs.clutter, "clutter", task)
+        return DrawnDisguise(f"{task.id}/{task.seed}", names=names, clutter=clutter) if names or clutter else None
+
     def setup(self, task: Task, rng: random.Random) -> None:
         super().setup(_plain(task), rng)
 
@@ -267,6 +277,11 @@ def _turned(env: ToolEnv, task: Task, knobs: Knobs) -> Task:
             instruction = instruction[:1].upper() + instruction[1:]
         return _marked(replace(task, instruction=instruction), {"tells": fact.answer})
     return task
+
+
+def _share(share: float, what: str, task: Task) -> bool:
+    """Whether a task is one of so many."""
+    return bool(share) and random.Random(f"{what}/{task.id}").random() < share
 
 
 def _facts(env: ToolEnv, task: Task) -> list[Fact]:

@@ -89,7 +89,7 @@ def play_recorded(env: ToolEnv, actions: Sequence[Action]) -> list[Turn]:
     """Plays recorded actions in the present episode, and says "Done." until it ends; the turns."""
     turns: list[Turn] = []
     for action in chain(actions, repeat(Action(DONE))):
-        step = env.act(action)
+        step = env.act(env.toolbox.shown_action(action))  # the record is in true names
         turns.append(step.turn)
         if step.stop is not None:
             break

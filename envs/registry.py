@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -111,9 +112,10 @@ def make_recorded(name: str) -> ToolEnv:
         return make(name)
     loaded = Path(module).name.removesuffix(".py")
     if loaded not in sys.modules:
+        whole = name.removeprefix(f"{_KNOBS}:")
         raise ConfigError(
-            f"the record names the environment {base}, whose code is not loaded; if you trust it: make({base!r}) "
-            f"first, or --env {base}"
+            f"the record names the environment {base}, whose code is not loaded; if you trust it: make({whole!r}) "
+            f"first, or --env {shlex.quote(whole)}"
         )
     if base != name:  # turned knobs
         return make(name)

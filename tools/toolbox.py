@@ -23,11 +23,13 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
-from ..trajectories.messages import Cause, Json, Outcome, ToolCall, ToolResult, ToolSpec
+from ..trajectories.messages import Action, Cause, Json, Message, Outcome, ToolCall, ToolResult, ToolSpec
+from ..trajectories.trajectory import Turn
 from .background import Lane, run_async
 from .deadline import GRACE, MAX_PAYLOAD, run_forked
 from .definition import Form, Tool
 from .digits import shown
+from .disguise import DrawnDisguise
 from .errors import FOREIGN, InvalidArguments, RateLimited, ToolError
 from .faults import FaultSite, FaultState, Injection
 from .models import first_error
@@ -73,13 +75,22 @@ class ToolboxState:
     """The tools as the episode began with them."""
     told: tuple[ToolSpec, ...] = ()
     """The tools as the agent has last been told of them."""
-
     ids: set[str] = field(default_factory=set)
     """Of the calls so far."""
+    disguise: DrawnDisguise | None = None
+    """The names under which the agent sees it all. Everything else here is in true names."""
 
     def copy(self) -> ToolboxState:
         faults = self.faults.copy() if self.faults else None
-        return replace(self, faults=faults, failed=dict(self.failed), gone=set(self.gone), ids=set(self.ids))
+        disguise = self.disguise.copy() if self.disguise else None
+        return replace(
+            self,
+            faults=faults,
+            failed=dict(self.failed),
+            gone=set(self.gone),
+            ids=set(self.ids),
+            disguise=disguise,
+        )
 
     def named(self, id: str) -> str:
         """The id of a call: the agent's own, where it gave one that is plain and new in the episode."""
@@ -221,16 +232,62 @@ class Toolbox:
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
         """The tools as the episode began with them: what the agent's first prompt shows."""
-        return self.state.first
+        disguise = self.state.disguise
+        return self.state.first if disguise is None else disguise.shown_specs(self.state.first)
 
     @property
     def present(self) -> tuple[ToolSpec, ...]:
-        """The tools on offer now."""
-        return self._present
+        """The tools on offer now, as the agent sees them."""
+        disguise = self.state.disguise
+        return self._present if disguise is None else disguise.shown_specs(self._present)
 
     def described(self, form: Form = "openai") -> list[dict[str, Json]]:
-        """The tools on offer in OpenAI's, Hermes', Anthropic's or MCP's form."""
-        return [t.described(form) for t in self._on_offer.values()]
+        """The tools on offer in OpenAI's, Hermes', Anthropic's or MCP's form, as the agent sees them."""
+        disguise = self.state.disguise
+        if disguise is None:
+            return [t.described(form) for t in self._on_offer.values()]
+        by_name = {shown.name: shown for shown in map(disguise.shown_tool, self._on_offer.values())}
+        return [by_name[spec.name].described(form) for spec in self.present]
+
+    # ---- what the agent sees, where that is in disguise --------------------------------------------------------------
+
+    def wear(self, disguise: DrawnDisguise | None, said: Sequence[Message] = ()) -> None:
+        """From now on, until the next `begin`, the agent sees all under the names of `disguise`. Inside of the toolbox
+        (tools, faults, `after_call`) the names stay the true ones. `said`: the first messages, in true names."""
+        self.state.disguise = disguise
+        if disguise is not None:
+            disguise.meet(self.tools.values(), said)
+
+    def true_name(self, name: str) -> str:
+        """The name of the tool that the agent calls by `name`."""
+        disguise = self.state.disguise
+        return name if disguise is None else disguise.tools[name]
+
+    def shown_messages(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Messages as the agent sees them."""
+        disguise = self.state.disguise
+        return tuple(messages) if disguise is None else tuple(map(disguise.shown_message, messages))
+
+    def shown_action(self, action: Action) -> Action:
+        """What an expert does, who knows the true names, as an agent would do it that sees the shown ones."""
+        disguise = self.state.disguise
+        return action if disguise is None else disguise.shown_action(action)
+
+    def true_action(self, action: Action) -> Action:
+        """What the agent does, in true names."""
+        disguise = self.state.disguise
+        return action if disguise is None else disguise.read_action(action)
+
+    def shown_turn(self, turn: Turn, action: Action, told: Sequence[Message] = ()) -> Turn:
+        """A turn as the agent sees it, of which `action` is what it did. `told`: as it sees the first of the turn's
+        messages, where these are not to be put into other names."""
+        disguise = self.state.disguise
+        if disguise is None:
+            return turn
+        calls = tuple(map(disguise.shown_call, turn.action.tool_calls, action.tool_calls))
+        results = tuple(map(disguise.shown_result, turn.results))
+        messages = (*told, *map(disguise.shown_message, turn.messages[len(told) :])) if turn.messages else ()
+        return Turn(replace(action, tool_calls=calls), results, messages, turn.reward, turn.span, turn.weight)
 
     # ---- the episode -------------------------------------------------------------------------------------------------
 
@@ -291,24 +348,38 @@ class Toolbox:
         return {n: t for n, t in self.tools.items() if n in self.state.past} | self._on_offer
 
     def execute(self, call: ToolCall) -> tuple[ToolCall, ToolResult]:
-        """Runs one call. Returns it with its id, and what it came to."""
+        """Runs one call. Returns it with its id, and what it came to. For an agent, in its names."""
+        return self.execute_all([call])[0]
+
+    def execute_all(self, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]]:
+        """Runs the calls of one message; the results are in call order. For an agent, in its names.
+
+        One after the other; next to each other where all tools concerned are `concurrent`. Ids, validation and faults
+        follow call order in both cases.
+        """
+        disguise = self.state.disguise
+        if disguise is None:
+            return self.run(calls)
+        done = self.run([disguise.read_call(call) for call in calls])
+        return [
+            (disguise.shown_call(true, call), disguise.shown_result(result))
+            for (true, result), call in zip(done, calls, strict=True)
+        ]
+
+    def _run_one(self, call: ToolCall) -> tuple[ToolCall, ToolResult]:
         pending = self._open(call)
         if pending.tool is None:
             return self._close(pending, _NOT_RUN)
         return self._close(pending, self._answer(pending.tool, pending.values))
 
-    def execute_all(self, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]]:
-        """Runs the calls of one message; the results are in call order.
-
-        One after the other; next to each other where all tools concerned are `concurrent`. Ids, validation and faults
-        follow call order in both cases.
-        """
+    def run(self, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]]:
+        """`execute_all` in true names, for who knows them."""
         if len(calls) > 1:
             named = [self._on_offer.get(call.name) for call in calls if isinstance(call.name, str)]
             if all(tool is None or tool.concurrent for tool in named):
                 opened = [self._open(call) for call in calls]
                 return [self._close(p, answer) for p, answer in zip(opened, self._gathered(opened), strict=True)]
-        return [self.execute(call) for call in calls]
+        return [self._run_one(call) for call in calls]
 
     # ---- before a tool runs ------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from .disguise import DISGUISE, Disguise
 from .errors import DataError
 from .messages import Action, Json, Message, Outcome, ToolResult, ToolSpec
 
@@ -214,6 +215,30 @@ class Trajectory:
         last = self.turns[-1].action if self.turns else None
         return last.content if last is not None and not last.tool_calls else ""
 
+    @cached_property
+    def undisguised(self) -> Trajectory:
+        """The episode in true names, for readers and metrics; itself where it was played in them. The prompt, tools and
+        failures keep their wording. Training and exports take the episode as the agent saw it: itself."""
+        if DISGUISE not in self.meta:
+            return self
+        names = Disguise.from_json(self.meta[DISGUISE])
+        turns = tuple(
+            replace(
+                turn,
+                action=names.action(turn.action),
+                results=tuple(map(names.true_result, turn.results)),
+                messages=tuple(map(names.true_message, turn.messages)),
+            )
+            for turn in self.turns
+        )
+        return replace(
+            self,
+            prompt=tuple(map(names.true_message, self.prompt)),
+            turns=turns,
+            tools=tuple(map(names.true_spec, self.tools)),
+            meta={name: note for name, note in self.meta.items() if name != DISGUISE},
+        )
+
     def failed_calls(self) -> int:
         """Calls whose outcome is not ok; of an imported record these may be guesses (`outcomes_known`)."""
         return sum(r.outcome is not Outcome.OK for r in self.results())
@@ -231,6 +256,8 @@ class Trajectory:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the record"
             raise DataError(f"not a trajectory: {where}: {first['msg']}") from None
+        if DISGUISE in value.meta:
+            Disguise.from_json(value.meta[DISGUISE])  # a reader needs it whole
         if value.schema_version > SCHEMA_VERSION:
             raise DataError(
                 f"trajectory {value.id} has schema version {value.schema_version}, this Sparring reads up to "

@@ -200,7 +200,8 @@ def _server(name: str, options: dict[str, Json], split: str, faults: str) -> tup
 def _offer(session: Session, spec: ToolSpec) -> types.Tool:
     from mcp import types
 
-    tool = session.env.toolbox.tools.get(spec.name)
+    toolbox = session.env.toolbox
+    tool = toolbox.tools.get(toolbox.true_name(spec.name))
     effect = tool is None or tool.effect
     hints = types.ToolAnnotations(
         read_only_hint=not effect, idempotent_hint=bool(tool and tool.idempotent) or not effect, open_world_hint=False

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...tools.definition import Tool
 from ...tools.plans import FaultPlan
 from ...trajectories.messages import Action
 from ...trajectories.trajectory import Task, Turn
@@ -61,8 +62,10 @@ def walk(subject: Subject, task: Task, plan: FaultPlan) -> list[Action]:
             familiar = {
                 n: rng.choice(seen) if isinstance(v, str) and seen else v for n, v in (call.arguments or {}).items()
             }
-            if env.toolbox.tools[call.name].validator.is_valid(familiar):
-                action = Action.call(call.name, **familiar)
+            wanted = Action.call(call.name, **familiar)
+            true = env.toolbox.true_action(wanted).tool_calls[0]
+            if env.toolbox.tools[true.name].validator.is_valid(true.arguments):
+                action = wanted
         step = env.act(action)
         actions.append(action)
         seen += [word for result in step.turn.results for word in re.findall(r"\w[\w@.-]*", result.content)]
@@ -93,9 +96,13 @@ def difference(first: Sequence[object], second: Sequence[object], env: ToolEnv |
 
 
 def _line(env: ToolEnv, part: object) -> str:
-    if isinstance(part, Turn) and part.results and (tool := env.toolbox.tools.get(part.results[0].tool)):
+    if isinstance(part, Turn) and part.results and (tool := _called(env, part)):
         return at(tool.fn)
     return at(env.success if isinstance(part, tuple) else env.setup)
+
+
+def _called(env: ToolEnv, turn: Turn) -> Tool | None:
+    return env.toolbox.tools.get(env.toolbox.true_name(turn.results[0].tool))
 
 
 def _text(part: object) -> str:

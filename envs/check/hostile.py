@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -61,8 +60,9 @@ def hostile(subject: Subject) -> Iterator[Finding]:
                 break
             task = subject.tasks[number % len(subject.tasks)]
             try:
-                env.start(task)  # its tools may be its own
+                env.start(task, plan)  # its tools may be its own
                 actions = _actions(env, task, known, random.Random(f"{plan}/{number}"))
+                actions = [env.toolbox.shown_action(action) for action in actions]
                 seen = _played(subject, task, plan, actions)
                 yield from tool_bug(subject, seen)
                 if not differs and (again := episode(env, task, plan, actions)) != seen:
@@ -113,20 +113,21 @@ def tool_bug(subject: Subject, seen: Sequence[object]) -> Iterator[Finding]:
     """
     for turn in seen:
         for call, result in zip(_calls_of(turn), getattr(turn, "results", ()), strict=False):
-            if result.outcome is Outcome.TOOL_ERROR and result.error and result.tool not in subject.raising:
+            name = subject.env.toolbox.true_name(result.tool)
+            if result.outcome is Outcome.TOOL_ERROR and result.error and name not in subject.raising:
                 last = result.error.strip().splitlines()[-1]
                 if of_suite(subject.env):  # what it raises is what it says to the agent; some of it is hardly meant so
                     if hardly_meant(last) and result.cause is Cause.TOOL:
-                        subject.raising.add(result.tool)
+                        subject.raising.add(name)
                         yield found_warning(
-                            f"the tool {result.tool!r} raised {last[:200]} ({_place(subject, result)}) for "
+                            f"the tool {name!r} raised {last[:200]} ({_place(subject, result)}) for "
                             f"{str(call.arguments)[:120]}",
                             "look whether the suite does so itself, or the wrapper is wrong: at=, injected, setup",
                         )
                     continue
-                subject.raising.add(result.tool)
+                subject.raising.add(name)
                 yield found_error(
-                    f"the tool {result.tool!r} raised {last[:200]} ({_place(subject, result)}) for "
+                    f"the tool {name!r} raised {last[:200]} ({_place(subject, result)}) for "
                     f"{str(call.arguments)[:120]}",
                     "raise a ToolError with a message for the agent (NotFound, Conflict, ...), for an unknown id, say",
                     result.error,
@@ -145,7 +146,7 @@ def _place(subject: Subject, result: ToolResult) -> str:
     for file, line, name in reversed(lines):
         if file in own or is_users(file):
             return f"{file.rsplit('/', 1)[-1]}, line {line}, in {name}"
-    tool = subject.env.toolbox.tools.get(result.tool)
+    tool = subject.env.toolbox.tools.get(subject.env.toolbox.true_name(result.tool))
     return place_of(tool.fn) if tool is not None else "no line of yours"
 
 
@@ -166,7 +167,8 @@ def _known(subject: Subject) -> dict[str, list[dict[str, Json]]]:
     for task in subject.tasks[:3] if subject.has_expert else ():
         with suppress(Exception):  # an expert that fails is another check's
             subject.env.start(task)
-            for turn in islice(play(subject.env), 40):
+            play(subject.env)
+            for turn in subject.env.episode.history[:40]:
                 for call in turn.action.tool_calls:
                     known.setdefault(call.name, []).append(dict(call.arguments or {}))
     return known

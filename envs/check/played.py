@@ -121,9 +121,10 @@ def samples(subject: Subject) -> Iterator[Finding]:
         if result.fault is not None:
             continue  # an environment may bring faults of its own
         refused = result.outcome in (Outcome.INVALID_ARGUMENTS, Outcome.MALFORMED)
-        if refused and not of_suite(env) and _new(reported, result.tool, result.outcome):
+        tool = env.toolbox.true_name(result.tool)
+        if refused and not of_suite(env) and _new(reported, tool, result.outcome):
             yield found_error(
-                f"the tool {result.tool!r} refuses arguments that fit its schema: {result.content}",
+                f"the tool {tool!r} refuses arguments that fit its schema: {result.content}",
                 "let the type hints say all that is asked (Literal, Annotated[int, Field(ge=0)], ...)",
             )
         yield from tool_bug(subject, [step.turn])

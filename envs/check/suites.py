@@ -41,7 +41,7 @@ def offered(subject: Subject) -> dict[str, Tool]:
             continue
         for task in tasks:
             env.start(task)
-            found |= {spec.name: env.toolbox.tools[spec.name] for spec in env.toolbox.specs}
+            found |= {spec.name: env.toolbox.tools[spec.name] for spec in env.toolbox.state.first}
     return found
 
 

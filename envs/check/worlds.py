@@ -80,11 +80,11 @@ def _looks(env: ToolEnv, actions: Sequence[Action]) -> list[Action]:
     looks: dict[str, Action] = {}
     for action in actions:
         for call in action.tool_calls:
-            if call.name in reading and call.arguments is not None:
+            if env.toolbox.true_name(call.name) in reading and call.arguments is not None:
                 looks.setdefault(str(call), Action(tool_calls=(ToolCall(call.name, call.arguments),)))
     for tool in reading.values():
         if not tool.spec.parameters.get("required"):
-            looks.setdefault(tool.name, Action.call(tool.name))
+            looks.setdefault(tool.name, env.toolbox.shown_action(Action.call(tool.name)))
     return list(looks.values())[: min(_LOOKS, max(0, env.max_turns - 2))]
 
 
@@ -111,8 +111,8 @@ def reads(subject: Subject) -> Iterator[Finding]:
     told: set[str] = set()
     for task in subject.tasks[:4]:
         for look in _looks(env, walk(subject, task, FaultPlan())):
-            name = look.tool_calls[0].name
             env.start(task)
+            name = env.toolbox.true_name(look.tool_calls[0].name)
             before = _picture(env.state)
             env.act(look)
             if name not in told and (where := _changed(before, _picture(env.state), "self.state")):

@@ -225,7 +225,7 @@ def spaces(subject: Subject) -> Iterator[Finding]:
         )
     if isinstance(env.user, UserTurns):
         first = env.user.turns(env)[0].text
-        if not any(first in message.content for message in observation.messages):
+        if not any(first in message.content for message in env.prompt(subject.tasks[0])):
             yield found_error(
                 f"the user's first turn is none of the first messages: {first[:80]!r}",
                 "give UserTurns all turns: the first is what the episode begins with, and is not said again",

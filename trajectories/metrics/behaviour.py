@@ -114,7 +114,7 @@ def wasted_calls(trajectory: Trajectory, roles: Roles | None = None) -> int:
     repeated write with the same answer counts.
     """
     of_env = roles_of(trajectory, roles)
-    return sum(1 for _ in _wasted(trajectory, of_env.effects | of_env.waits, of_env))
+    return sum(1 for _ in _wasted(trajectory.undisguised, of_env.effects | of_env.waits, of_env))
 
 
 def _wasted(t: Trajectory, spared: frozenset[str], roles: ToolRoles) -> Iterator[tuple[ToolCall, ToolResult]]:
@@ -220,6 +220,7 @@ def precedence(reference: Trajectory) -> list[Edge]:
 
     Steps name all their arguments, so edges hold for the same task (and its world), not for another.
     """
+    reference = reference.undisguised
     said = "\n".join(message.content for message in reference.prompt) or reference.task.instruction
     edges: list[Edge] = []
     done: list[tuple[ToolCall, ToolResult]] = []
@@ -258,7 +259,7 @@ def plan_order(trajectories: Iterable[Trajectory], edges: Callable[[Trajectory],
 
 def _first(t: Trajectory, planned: PlannedCall) -> int | None:
     """The turn in which a step was first carried out."""
-    for i, turn in enumerate(t.turns):
+    for i, turn in enumerate(t.undisguised.turns):
         for call, result in zip(turn.action.tool_calls, turn.results, strict=False):
             if result.ok and planned.matches(call):
                 return i

@@ -245,6 +245,7 @@ def blockages(t: Trajectory, roles: Roles | None = None) -> list[Blockage]:
     next good call of a later turn resolves it, unless it makes the same effect land again, and then nothing does.
     """
     of_env = roles_of(t, roles)
+    t = t.undisguised  # roles name tools
     found: list[_Open] = []
     if not t.outcomes_known:
         return []
@@ -276,6 +277,7 @@ def blockages(t: Trajectory, roles: Roles | None = None) -> list[Blockage]:
 
 def reaction(t: Trajectory, turn: int, call: ToolCall, roles: ToolRoles = _GUESSED) -> str:
     """The class (`ACTIONS`) of the action that followed `call`, which was blocked in turn `turn`."""
+    t = t.undisguised
     if turn + 1 >= len(t.turns):
         return "cut_off"
     action = t.turns[turn + 1].action

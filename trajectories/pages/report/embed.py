@@ -49,10 +49,10 @@ class Lines:
         self._words: set[int] = set()
 
     def add(self, arm: str, condition: str, trajectories: Sequence[Trajectory]) -> None:
-        """Adds episodes, in their order."""
+        """Adds episodes, in their order; in true names where they were played in disguise. Tokens are as they were."""
         for t in trajectories:
             new: list[str] = []
-            head, body = self._head(arm, condition, t), self._body(t, new)
+            head, body = self._head(arm, condition, t), self._body(t.undisguised, new)
             parts = [_dump(head), _dump(body)]
             if t.tokens is not None:
                 parts.append(_dump(self._tokens(t.tokens, new)))

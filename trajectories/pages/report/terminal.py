@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ...disguise import DISGUISE, Disguise
 from ...messages import ToolCall
 from ...metrics import Spent, paired_difference, spent, success_rate
 from ...trajectory import Trajectory
@@ -93,7 +94,8 @@ def _thousands(n: int) -> str:
 
 
 def show_trajectory(trajectory: Trajectory) -> Group:
-    """One episode, top to bottom: messages, calls, each result with its outcome, cause, fault and effect in words."""
+    """One episode, top to bottom: messages, calls, each result with its outcome, cause, fault and effect in words. One
+    in disguise is shown as the agent saw it, under a list of its names."""
     t = trajectory
     verdict = "not judged" if not t.judged else "success" if t.success else "failure"
     if t.judged and "success" in t.meta.get("inferred", ()):
@@ -110,6 +112,9 @@ def show_trajectory(trajectory: Trajectory) -> Group:
         out.append(_line((f"faults planned: {t.faults or 'none'}; struck: {struck}", "yellow")))
     if t.error:
         out.append(_line((f"error: {t.error}", "red")))
+    if DISGUISE in t.meta:
+        legend = Disguise.from_json(t.meta[DISGUISE]).legend()
+        out.append(_line((f"in disguise, true name = what the agent saw: {legend}", "dim")))
     for message in t.prompt:
         out += _block(message.role, message.content, "cyan")
     for number, turn in enumerate(t.turns, 1):
