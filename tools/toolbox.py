@@ -287,7 +287,8 @@ class Toolbox:
         calls = tuple(map(disguise.shown_call, turn.action.tool_calls, action.tool_calls))
         results = tuple(map(disguise.shown_result, turn.results))
         messages = (*told, *map(disguise.shown_message, turn.messages[len(told) :])) if turn.messages else ()
-        return Turn(replace(action, tool_calls=calls), results, messages, turn.reward, turn.span, turn.weight)
+        done = Action(action.content, calls, action.thinking)
+        return Turn(done, results, messages, turn.reward, turn.span, turn.weight)
 
     # ---- the episode -------------------------------------------------------------------------------------------------
 
