@@ -321,7 +321,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def judge(self) -> tuple[bool, dict[str, float]]:
         """Success and the reward's parts, from the state as it is now. An episode that had to be cut is no success.
-        One that is over is judged once where that may cost something: a term may ask a model."""
+        One that is over is judged once: there is one verdict, and a judge may ask a model."""
         episode = self.episode
         if episode.judged is not None:
             return episode.judged
@@ -344,7 +344,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             ended = replace(episode.ended(), success=success)
             for name, term in self.reward_terms.items():
                 earned[name] = number(term(ended), term, f"the reward part {name!r} is")
-        if episode.stop is not None and (self.reward_terms or isinstance(found, Verdict)):
+        if episode.stop is not None:
             episode.judged = success, earned
         return success, earned
 
