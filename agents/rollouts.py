@@ -17,10 +17,10 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..envs.copies import SHARED, worlds_apart
@@ -50,6 +50,7 @@ __all__ = [
     "rollout",
     "rollout_async",
     "rollout_stream",
+    "telling",
 ]
 
 TRACEBACK = "traceback"
@@ -185,6 +186,29 @@ async def rollout_async(
     if lost := bugs(played):
         warnings.warn(lost, BugWarning, stacklevel=2)
     return played
+
+
+@contextmanager
+def telling(say: Callable[[str], None], *, bugs: bool = True) -> Iterator[None]:
+    """What rollouts within have to say (`RolloutWarning`) is told to `say`, each text once.
+
+    Args:
+        say: Told in place of Python's warnings.
+        bugs: Whether of bugs too.
+    """
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, RolloutWarning):
+            others(message, category, *place, **more)
+        elif str(message) not in said and (bugs or not issubclass(category, BugWarning)):
+            said.add(str(message))
+            say(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RolloutWarning)
+        others, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def bugs(played: Sequence[Trajectory]) -> str:

@@ -172,6 +172,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                         f"{cls.__name__}.{name} cannot be a tool: every environment has that name; call the method "
                         f"otherwise, the agent can still see {name!r}: @tool(name={name!r}). Taken are {names}"
                     )
+        most = cls.max_turns
+        if not isinstance(most, property) and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise EnvError(f"{cls.__name__}.max_turns is a whole number of 1 or more, got {most!r:.80}")
         for name, kind in _FACETS.items():
             if not isinstance(facet := getattr(cls, name), kind):
                 raise EnvError(

@@ -15,7 +15,7 @@ from typing import ClassVar
 from ...agents.chat_format import ChatFormat, sampled_tokens
 from ...agents.evaluation import seed_of
 from ...trajectories.errors import ConfigError
-from ...trajectories.trajectory import Trajectory, TrajectoryGroup, dump_jsonl
+from ...trajectories.trajectory import StopReason, Trajectory, TrajectoryGroup, dump_jsonl
 from ..advantages import Estimator, group_advantages, has_signal
 from ..batch import SAMPLER, Sample, TreeBatch, micro_batches
 from ..losses import Aggregation, Loss, kl_loss, policy_gradient_loss, weighted_mean
@@ -124,7 +124,14 @@ class Grpo:
         agent = run.policy.agent(
             temperature=s.temperature, max_turn_tokens=s.max_turn_tokens, parallel=s.parallel, version=step
         )
-        count = run.counting_episodes(s.groups * s.group)
+        counted = run.counting_episodes(s.groups * s.group)
+        bugs = 0
+
+        def count(index: int, trajectory: Trajectory) -> None:
+            nonlocal bugs
+            bugs += trajectory.stop is StopReason.BUG
+            counted(index, trajectory)
+
         wanted = s.groups
         groups: list[TrajectoryGroup] = []
         drawn: list[TrajectoryGroup] = []
@@ -142,7 +149,7 @@ class Grpo:
             **_summary(drawn, episodes),
             "signal": len(groups) / max(1, len(drawn)),
             "rollout_seconds": time.monotonic() - started,
-        }
+        } | ({"bugs": float(bugs)} if bugs else {})
         return Drawn(StepGroups(step, groups), logs)
 
     def losses(self, policy: Policy, batch: StepGroups) -> Iterable[Callable[[], Loss]]:
