@@ -278,7 +278,7 @@ async def _work(
             async with shared.alone(env, apart):
                 expert_turns = await _expert_turns(shared, seat, env, episode) if apart else None
                 env = await seat.env(episode.env)  # another one where the expert did not come back
-                run = partial(seat.run, env)
+                run: Run = partial(seat.run, env)
                 if apart is False and await _still_runs(type(env), episode):
                     run = _left_behind
                 trajectory = await play_episode(env, agent, episode, expert_turns=expert_turns, run=run)

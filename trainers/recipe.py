@@ -231,7 +231,8 @@ class _Running:
             "inputs": [work.model if used == BASE else self.done[used].key for used in uses],
             "policy": to_plain(work.how) if uses else None,
         }
-        if files := getattr(stage, "files", tuple)():
+        files: Sequence[str] = getattr(stage, "files", tuple)()
+        if files:
             what["files"] = [hashlib.sha256(_bytes(file, work.name)).hexdigest() for file in files]
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=12).hexdigest()
 
