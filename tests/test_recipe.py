@@ -278,7 +278,12 @@ def test_recorded_gold_demonstrates_and_a_file_validates(library: str, tmp_path:
     held_out.write_bytes(dump_jsonl(rollout(env, scripted("gold"), [EpisodeSpec(task) for task in tasks])))
 
     def change(data: dict[str, Any]) -> None:
-        train = {"kind": "train", "objective": "sft", "episodes": ["clean"], "validation": str(held_out)}
+        train: dict[str, Any] = {
+            "kind": "train",
+            "objective": "sft",
+            "episodes": ["clean"],
+            "validation": str(held_out),
+        }
         train["settings"] = {"steps": 2, "batch": 2, "validate_every": 1, "optim": {"lr": 1e-3}}
         data["faults"] = ["unavailable"]
         data["stages"] = {"clean": {"kind": "demonstrations", "n": 4, "agent": "gold"}, "sft": train}
