@@ -66,7 +66,8 @@ def hostile(subject: Subject) -> Iterator[Finding]:
             try:
                 seen = _played(subject, task, plan, actions)
                 yield from tool_bug(subject, seen)
-                if task != body:
+                if task != body and not subject.moving:
+                    subject.moving = True
                     yield changed_task(body, task)
                     return
                 if not differs and (again := episode(env, task, plan, actions)) != seen:

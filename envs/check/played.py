@@ -50,6 +50,7 @@ def nothing(subject: Subject) -> Iterator[Finding]:
         if subject.env.judge()[0] and task not in solved:
             excused.append(task)
         if task != body:
+            subject.moving = True
             yield changed_task(body, task)
             return
     if of_suite(subject.env):
