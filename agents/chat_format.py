@@ -34,6 +34,7 @@ __all__ = [
     "ChatFormat",
     "Thinking",
     "ToolStyle",
+    "edited",
     "encoding_in",
     "encoding_of",
     "format_for",
@@ -187,6 +188,22 @@ def owns(chat: ChatFormat, trajectory: Trajectory) -> bool:
     return list(tokens.ids[: first[0] if first else None]) == prompt
 
 
+def edited(chat: ChatFormat, trajectory: Trajectory) -> bool:
+    """Whether an answer says something else than its recorded ids, which are this format's own: somebody has written
+    the message anew, and left the ids."""
+    if trajectory.tokens is None:
+        return False
+    ids = trajectory.tokens.ids
+    spans = ((turn.action, turn.span) for turn in trajectory.turns)
+    return any(_said(chat.parse(ids[span[0] : span[1]])) != _said(action) for action, span in spans if span is not None)
+
+
+def _said(action: Action) -> object:
+    """What an answer says, without what a record adds to it."""
+    calls = [(call.name, call.arguments) for call in action.tool_calls]
+    return action.content.strip(), action.thinking.strip(), calls
+
+
 def encoding_in(trajectory: Trajectory) -> str:
     """The encoding of the recorded ids, in words."""
     named = trajectory.tokens.encoding if trajectory.tokens is not None else ""
@@ -212,14 +229,15 @@ def sampled_tokens(chat: ChatFormat, trajectory: Trajectory) -> Tokens:
 def tokens_of(
     chat: ChatFormat, trajectory: Trajectory, parent: Trajectory | None = None
 ) -> tuple[Tokens, tuple[tuple[int, int], ...]]:
-    """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled, where they are this format's own;
-    else rendered from messages, with log-probabilities of 0.
+    """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled, where they are this format's own
+    and say what the messages say; else rendered from messages, with log-probabilities of 0.
 
     `parent`: the sampled episode that it was forked from, whose ids the shared turns keep.
     Raises `ConfigError` for a trajectory without turns.
     """
     own = [turn.span for turn in trajectory.turns if turn.span is not None]
-    if trajectory.tokens is not None and len(own) == len(trajectory.turns) and owns(chat, trajectory):
+    whole = trajectory.tokens is not None and len(own) == len(trajectory.turns)
+    if trajectory.tokens is not None and whole and owns(chat, trajectory) and not edited(chat, trajectory):
         return trajectory.tokens, tuple(own)
     if not trajectory.turns:
         raise ConfigError(f"trajectory {trajectory.id} has no turns to train on")

@@ -2,7 +2,7 @@
 
 A decoding step multiplies a few dozen tokens by every weight of the model. torch brings each weight into that order
 anew in each product; here it is done once for each load of weights. In bfloat16 the products are the same to the last
-bit; with 8 tokens they take half of the time, with 48 three quarters (benchmarks/engine.py).
+bit; one of 8 tokens takes half of the time, one of 48 three quarters (whole episodes: benchmarks/engine.py).
 """
 
 from __future__ import annotations

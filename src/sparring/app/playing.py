@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
-from ..agents.rollouts import TRACEBACK, BugWarning, EpisodeSpec, Limits, RolloutWarning, bugs
+from ..agents.rollouts import TRACEBACK, EpisodeSpec, Limits, bugs, telling
 from ..envs import make, task_set
 from ..envs.task import Split
 from ..tools.plans import FaultPlan
@@ -101,14 +100,8 @@ def play(
         watch.progress(done, len(wanted), f"{count(successes, 'success', 'successes')}")
 
     recorder = Recorder(path, player.meta, player.written, overwrite)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", RolloutWarning)
+    with telling(lambda text: watch.say(f"note: {text}"), bugs=False):  # of those the command speaks at its end
         played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
-    for warning in told:
-        if not issubclass(warning.category, RolloutWarning):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif not issubclass(warning.category, BugWarning):  # of bugs the command speaks at its end
-            watch.say(f"note: {warning.message}")
     if before:
         watch.say(f"{count(before, 'episode')} of {len(wanted)} were in {path} already")
     return played

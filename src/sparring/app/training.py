@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..agents.loading import thinking_of, tool_style_of
+from ..agents.rollouts import telling
 from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.locks import LOCK, only_process_in
@@ -325,7 +326,8 @@ def _train(
         written(out)
         watch.stage(f"{about['objective']}, {count(about['settings']['steps'], 'step')}", 3, 3)
         notes: list[str] = []
-        trained = run_training(policy, objective, out, on_step=on_step, on_episode=playing, on_note=notes.append)
+        with telling(lambda text: notes.append(text), bugs=False):  # of those the run itself says how many
+            trained = run_training(policy, objective, out, on_step=on_step, on_episode=playing, on_note=notes.append)
         watch.end()
         for note in notes:
             watch.say(f"warning: {note}")

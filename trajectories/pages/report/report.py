@@ -169,10 +169,11 @@ def live_page(title: str, about: str) -> tuple[str, str]:
     return _render("live.html.j2", view), f"{_policy()}; connect-src 'self'; frame-ancestors 'none'"
 
 
-def live_summary(report: Report, lines: Lines, version: str) -> str:
-    """What is above the episodes of a live page, as HTML of its own; `lines` holds those that can be read."""
+def live_summary(report: Report, lines: Lines, version: str, at_work: str = "") -> str:
+    """What is above the episodes of a live page, as HTML of its own; `lines` holds those that can be read, `at_work`
+    says which process writes them."""
     _check(report)
-    return _render("summary.html.j2", {**_sections(report, lines), "version": version})
+    return _render("summary.html.j2", {**_sections(report, lines), "version": version, "at_work": at_work})
 
 
 def _page(report: Report, episodes_per_cell: int, max_chars: int) -> str:
