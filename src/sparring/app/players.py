@@ -27,6 +27,8 @@ class Player:
         if self.agent and self.model:
             raise ConfigError("give --agent or --model, not both")
         if self.agent and self.agent not in SCRIPTED:  # said before anything is loaded
+            if Path(self.agent).is_dir() or ":" in self.agent:
+                raise ConfigError(f"expected a scripted agent, got {self.agent!r}; for a model: --model {self.agent}")
             raise UnknownName("agent", self.agent, SCRIPTED)
 
     @property
