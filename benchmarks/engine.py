@@ -28,7 +28,8 @@ def played(model: str) -> tuple[EngineStats, float]:
     condition = Condition("one fault", "orders", FAULTS, n=48, levels=(1, 2), limits=Limits(turns=8))
     started = time.process_time()
     evaluate(agent, [condition])
-    assert isinstance(agent, LLMAgent) and isinstance(agent.engine, TransformersEngine)
+    assert isinstance(agent, LLMAgent)
+    assert isinstance(agent.engine, TransformersEngine)
     return agent.engine.stats, time.process_time() - started
 
 

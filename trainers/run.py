@@ -446,15 +446,9 @@ def _save_tensors(state: dict[str, Any], path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, lambda part: part.write_text(text))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InfrastructureError(f"cannot write {path}: {error.strerror or error}") from None
 
 

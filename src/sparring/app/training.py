@@ -24,7 +24,7 @@ from .console import Watch, watching
 from .players import fetch_first
 from .playing import fault_plan
 from .records import read
-from .wording import count
+from .wording import count, taken_for_good
 
 if TYPE_CHECKING:
     from ..trainers.objective import Objective
@@ -208,6 +208,8 @@ def _episodes(data: Sequence[Path], keep: str, what_for: str, watch: Watch) -> S
         curated = gold(episodes) if keep == "gold" else successes(episodes)
         watch.say(f"{what_for}{curated.card}")
         episodes = curated.items
+    if note := taken_for_good(episodes):
+        watch.say(f"note: {what_for}{note}")
     return episodes
 
 
