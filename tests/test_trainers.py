@@ -704,7 +704,7 @@ start(Path(sys.argv[3]), Path(sys.argv[4]), on_step)
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] * (kind.name not in ("sft", "grpo", "ppo")))
+        pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] * (kind.name not in ("sft", "grpo")))
         for kind in KINDS + VARIANTS
         if kind.name != "lora"
     ],
