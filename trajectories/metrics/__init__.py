@@ -32,6 +32,7 @@ from .behaviour import (
     wasted_calls,
 )
 from .comparison import Comparison, Contrast, MeasureRow, compare
+from .leaderboard import PLAYED_S, Standing, leaderboard
 from .paired import (
     McNemar,
     PairedDifference,
@@ -86,6 +87,7 @@ from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, not_measur
 __all__ = [
     "ACTIONS",
     "MEASURES",
+    "PLAYED_S",
     "RIGHT",
     "RIGHT_AFTER_OUTCOME",
     "Abstention",
@@ -106,6 +108,7 @@ __all__ = [
     "Roles",
     "Seen",
     "Spent",
+    "Standing",
     "ToolRoles",
     "abstention",
     "across_seeds",
@@ -123,6 +126,7 @@ __all__ = [
     "forgetting",
     "holm",
     "kl_from_base",
+    "leaderboard",
     "mcnemar_exact",
     "measure",
     "newcombe_paired",

@@ -15,12 +15,14 @@ _ONLY_TYPED = ("config", "print_config", "plan", "overwrite")
 
 
 def effective(ctx: typer.Context) -> dict[str, Any]:
-    """The settings that this call runs with, by the names of its options, as plain data."""
-    return {
-        _key(p): _plain(ctx.params[p.name])
-        for p in ctx.command.get_params(ctx)
-        if p.name in ctx.params and p.name not in _ONLY_TYPED
-    }
+    """The settings that this call runs with, by the names of its options, as plain data. What can be given as arguments
+    and as an option of the same name, as lists, is both together."""
+    out: dict[str, Any] = {}
+    for p in ctx.command.get_params(ctx):
+        if p.name in ctx.params and p.name not in _ONLY_TYPED:
+            value, before = _plain(ctx.params[p.name]), out.get(_key(p), [])
+            out[_key(p)] = [*before, *value] if before and isinstance(value, list) else value
+    return out
 
 
 def keep_in(ctx: typer.Context, folder: Path) -> None:
