@@ -32,7 +32,6 @@ from .behaviour import (
     wasted_calls,
 )
 from .comparison import Comparison, Contrast, MeasureRow, compare
-from .leaderboard import PLAYED_S, Standing, leaderboard
 from .paired import (
     McNemar,
     PairedDifference,
@@ -82,6 +81,7 @@ from .recovery import (
     unresolved,
 )
 from .spending import Spent, spent
+from .standings import PLAYED_S, Standing, leaderboard
 from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, not_measured, summary, untold_calls
 
 __all__ = [

@@ -15,13 +15,16 @@ _ONLY_TYPED = ("config", "print_config", "plan", "overwrite")
 
 
 def effective(ctx: typer.Context) -> dict[str, Any]:
-    """The settings that this call runs with, by the names of its options, as plain data. What can be given as arguments
-    and as an option of the same name, as lists, is both together."""
+    """The settings that this call runs with, by the names of its options, as plain data. Lists that can be given as
+    arguments and as an option of the same name are joined; arguments win over an option from a file."""
     out: dict[str, Any] = {}
     for p in ctx.command.get_params(ctx):
         if p.name in ctx.params and p.name not in _ONLY_TYPED:
-            value, before = _plain(ctx.params[p.name]), out.get(_key(p), [])
-            out[_key(p)] = [*before, *value] if before and isinstance(value, list) else value
+            value, before = _plain(ctx.params[p.name]), out.get(_key(p))
+            if before and isinstance(before, list):
+                source = ctx.get_parameter_source(p.name or "")
+                value = before if source is not None and source.name == "DEFAULT_MAP" else [*before, *value]
+            out[_key(p)] = value
     return out
 
 

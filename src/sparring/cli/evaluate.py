@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as o
-from .config import keep_in
+from .config import effective, keep_in
 from .settings import command, level_numbers
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def evaluate(
     ]
     if not asked:
         raise ConfigError("nobody to evaluate: give --model or --agent, e.g. --agent expert")
-    envs = list(dict.fromkeys((*env, *more_envs)))
+    envs = list(dict.fromkeys(effective(ctx)["env"]))
     if not envs:
         raise ConfigError("nothing to be evaluated in: name an environment of `sparring envs`, e.g. orders")
     numbers = list(dict.fromkeys(level_numbers(seeds)))
