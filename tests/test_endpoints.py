@@ -1027,8 +1027,9 @@ def test_evaluate_shows_tokens_and_cost_next_to_success() -> None:
             "--faults",
             "clean",
         ]
-        done = CliRunner().invoke(app, [*command, "--n", "4"])
+        done = CliRunner().invoke(app, [*command, "--n", "4", "--max-turn-tokens", "99"])
         asked = len(server.asked)
+    assert server.asked[0].body["max_tokens"] == 99
     assert done.exit_code == 0, done.output
     row = next(line for line in done.stdout.splitlines() if line.strip().startswith("m "))
     judged = len(words) - 1
