@@ -43,12 +43,14 @@ class Tasks:
     group: int = 1
 
     def episodes(self, plan: FaultPlan) -> list[EpisodeSpec]:
-        """The same for every agent; those of a group are next to each other."""
+        """The same for every agent; those of a group are next to each other. The first of a group is the one that is
+        played alone, so that a larger group goes on where a smaller one ended."""
         tasks = task_set(make(self.env), self.split, self.n, seed=self.seed, levels=self.levels)
-        if self.group == 1:
-            return [EpisodeSpec(task, plan, seed_of(self.seed, task.id)) for task in tasks]
-        members = range(self.group)
-        return [EpisodeSpec(task, plan, seed_of(self.seed, task.id, member)) for task in tasks for member in members]
+        return [
+            EpisodeSpec(task, plan, seed_of(self.seed, task.id, *([member] if member else [])), env=self.env)
+            for task in tasks
+            for member in range(self.group)
+        ]
 
     def say_if_fewer(self, episodes: Sequence[EpisodeSpec], watch: Watch) -> None:
         """An environment may have fewer tasks than were asked for."""
@@ -79,17 +81,20 @@ def play(
     limits: Limits | None = None,
     overwrite: bool = False,
     group: int = 1,
+    timed: bool = False,
 ) -> list[Trajectory]:
     """Plays what the file does not hold yet, and shows how it goes; all episodes, in the order of `wanted`.
 
     Args:
         player: Whose settings are written with each episode.
         agent: Who plays: `player`, loaded.
+        env: Of the episodes that name none; several, as words, where each names its own.
         path: A file to go on with; None: nowhere.
         index, of: The place of this stage among those of the command.
         limits: When episodes are cut.
         overwrite: Delete what the file holds.
         group: Episodes of each task.
+        timed: Whether each record says its share of the clock.
     """
     watch.stage(f"{agent.name} plays {env}", index, of)
     successes = 0
@@ -99,7 +104,7 @@ def play(
         successes += trajectory.success is True
         watch.progress(done, len(wanted), f"{count(successes, 'success', 'successes')}")
 
-    recorder = Recorder(path, player.meta, player.written, overwrite)
+    recorder = Recorder(path, player.meta, player.written, overwrite, timed)
     with telling(lambda text: watch.say(f"note: {text}"), bugs=False):  # of those the command speaks at its end
         played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
     if before:

@@ -302,7 +302,7 @@ def _comparisons(report: Report) -> list[_Comparison]:
         if arm is not base and name in arm.conditions
     ]
     found = [entry for entry in found if entry[2].pairs]
-    adjusted = holm([pair.mcnemar.p for _, _, pair in found])
+    adjusted = holm([pair.p for _, _, pair in found])
     return [_Comparison(*entry, p) for entry, p in zip(found, adjusted, strict=True)]
 
 
@@ -327,7 +327,7 @@ def _headline(
         text += f"{points(found.pair.difference)} points"
         if pair.low is not None and pair.high is not None:
             text += f" (95% interval {points(pair.low)} to {points(pair.high)})"
-        text += f", exact McNemar {p_text(pair.mcnemar.p)}"
+        text += f", exact {'McNemar' if pair.pairs == pair.tasks else 'by task'} {p_text(pair.p)}"
         if len(pairs) > 1:
             text += f", or {p_text(found.adjusted)} after Holm's correction for the {len(pairs)} comparisons made here"
         said.append(text + ("." if found.adjusted < 0.05 else ": not enough to tell the two apart."))
