@@ -31,7 +31,7 @@ class Player:
             spec = ModelSpec.parse(self.agent)
             if spec.scheme == "transformers":
                 if Path(self.agent).is_dir():
-                    raise ConfigError(f"expected a scripted agent, got {self.agent!r}; for a model: --model {self.agent}")
+                    raise ConfigError(f"no scripted agent: {self.agent!r}; for a model: --model {self.agent}")
                 raise UnknownName("agent", self.agent, SCRIPTED)
             if spec.scheme not in ENGINES:
                 raise UnknownName("engine", spec.scheme, ENGINES)
