@@ -110,6 +110,10 @@ def format_for(
     if name is not None:
         return _made(name, FORMATS.get(name), tokenizer, tool_style, thinking)
     families = FORMATS.all()
+    if tool_style != "schema":  # a template shows schemas only
+        compact = {n: family for n, family in families.items() if not hasattr(family, "known_by")}
+        families = compact if any(family.fits(tokenizer) for family in compact.values()) else families
+        tool_style = tool_style if families is compact else "schema"
     best = max(families, key=lambda n: (families[n].fits(tokenizer), -list(families).index(n)), default=None)
     if best is None or not families[best].fits(tokenizer):
         raise ConfigError(

@@ -356,7 +356,12 @@ async def play_episode(
         expert_turns=expert_turns,
         forked_from=Fork(episode.parent.id, episode.fork) if episode.parent else None,
         error=error,
-        meta={**(env.episode.notes if began else {}), **limits_note(episode), **({TRACEBACK: trace} if trace else {})},
+        meta={
+            **(env.episode.notes if began else {}),
+            **limits_note(episode),
+            **getattr(session, "notes", {}),
+            **({TRACEBACK: trace} if trace else {}),
+        },
     )
 
 
