@@ -79,7 +79,7 @@ class TrainableEngine(Engine, Protocol):
 
 
 def end_ids_of(engine: Engine) -> tuple[int, ...]:
-    """The end tokens of the engine's model: each ends an answer, whatever the chat format. () where not known."""
+    """The end tokens of the engine's model: each ends an answer, in any chat format. () where not known."""
     return tuple(getattr(engine, "end_ids", ()))
 
 

@@ -41,6 +41,7 @@ from .scripts import ScriptedSession
 __all__ = [
     "SLACK",
     "TRACEBACK",
+    "BugWarning",
     "EpisodeSpec",
     "Limits",
     "RolloutWarning",
@@ -64,6 +65,10 @@ T = TypeVar("T")
 
 class RolloutWarning(UserWarning):
     """Something that whoever reads the figures of a rollout should know."""
+
+
+class BugWarning(RolloutWarning):
+    """A bug of an environment ended episodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +175,7 @@ async def rollout_async(
                 on_done(index, trajectory)
     played = [done[index] for index in range(len(wanted))]
     if lost := bugs(played):
-        warnings.warn(lost, RolloutWarning, stacklevel=2)
+        warnings.warn(lost, BugWarning, stacklevel=2)
     return played
 
 

@@ -29,7 +29,7 @@ def expert_script(env: ToolEnv, seed: int) -> Script:
 
 
 def gold(env: ToolEnv, seed: int) -> Script:
-    """The recorded solution of the task, as it stands: see `ToolEnv.gold`. It looks at no result."""
+    """The recorded solution of the task, as it is: see `ToolEnv.gold`. It looks at no result."""
     task = env.episode.task
     actions = recorded_actions(env, task)
     if actions is None:

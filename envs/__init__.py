@@ -7,7 +7,8 @@ from .experts import expert, expert_turns, play
 from .facets import Fact, FaultHooks, KnobHooks, Others, ToolRules, User
 from .knobs import Knobs, harder
 from .registry import make, register, registered
-from .task import SPLITS, Split, Task, task_set, tasks_from
+from .task import SPLITS, Split, Task, task_set
+from .task_files import tasks_from
 from .user_turns import UserTurn, UserTurns
 
 register("sparring/Orders-v0", "sparring.envs.orders:Orders", short="orders")

@@ -3,7 +3,7 @@
     must, run, truth, number, parts   a function that gives something else than it may is told with its line
     guarded                           what the author's code raises becomes an `EnvBug`, with the author's line
 
-A verdict that is no verdict would be a wrong success: a text such as "no", and whatever an `async def` or a function
+A verdict that is no verdict would be a wrong success: a text such as "no", and what an `async def` or a function
 with a `yield` gives, are all true.
 """
 
@@ -22,9 +22,28 @@ import numpy as np
 from ..trajectories.blame import is_users, line_of, place_of, told
 from ..trajectories.errors import EnvBug, EnvError, InfrastructureError, SparringError
 
-__all__ = ["bug", "came_through", "copied", "files_of", "guarded", "must", "number", "parts", "run", "truth", "wrong"]
+__all__ = [
+    "at",
+    "bug",
+    "came_through",
+    "copied",
+    "files_of",
+    "guarded",
+    "must",
+    "number",
+    "parts",
+    "run",
+    "truth",
+    "wrong",
+]
 
 Hook = Callable[..., Any]
+
+
+def at(function: Callable[..., Any] | type) -> str:
+    """` (kiosk.py, line 9, in success)`, or nothing."""
+    where = place_of(function)
+    return f" ({where})" if where else ""
 
 
 def wrong(hook: Hook, label: str, value: Any, expected: str) -> EnvError:
@@ -36,15 +55,15 @@ def wrong(hook: Hook, label: str, value: Any, expected: str) -> EnvError:
         value: What it gave.
         expected: What it should give: "True, False or a Verdict".
     """
-    where = place_of(hook)
-    at = f" ({where})" if where else ""
     if _never_ran(value):
         what = "a coroutine, which nobody awaits" if inspect.isawaitable(value) else "a generator, which nobody runs"
         fix = "write def, and not async def" if inspect.isawaitable(value) else "take the yield out of it"
         if inspect.iscoroutine(value):
             value.close()  # Python would warn of it a second time
-        return EnvError(f"{label} {what}{at}; {fix}" + ("" if expected == "nothing" else f", and return {expected}"))
-    return EnvError(f"{label} {_shown(value)}{at}; return {expected}")
+        return EnvError(
+            f"{label} {what}{at(hook)}; {fix}" + ("" if expected == "nothing" else f", and return {expected}")
+        )
+    return EnvError(f"{label} {_shown(value)}{at(hook)}; return {expected}")
 
 
 def must(fits: bool, hook: Hook, label: str, value: Any, expected: str) -> None:

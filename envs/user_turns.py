@@ -70,7 +70,7 @@ class UserTurn:
 
 
 class UserTurns(User):
-    """A user who says one text after the other, whatever the agent answers."""
+    """A user who says one text after the other, and does not listen to the agent."""
 
     max_answers = 10_000
 

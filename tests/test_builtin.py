@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from no_world import World
 
 from sparring.tools import InvalidArguments, Tool, Toolbox
 from sparring.tools.builtin import calculator, files_tools, http_tool, python_tool, search_tool, sql_tools
@@ -29,18 +30,6 @@ from sparring.tools.builtin.arithmetic import calculate
 from sparring.tools.builtin.http import _Client
 from sparring.tools.sandbox import BubblewrapSandbox, MontySandbox, Sandbox
 from sparring.trajectories import Cause, ConfigError, Outcome, SparringError, ToolCall, ToolResult
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 def call(tools: Tool | Sequence[Tool], name: str, /, **arguments: Any) -> ToolResult:

@@ -298,7 +298,7 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 def test_every_turn_that_is_rendered_is_read_back(
     chat: HermesFormat, calls: list[tuple[str, dict[str, Any]]], content: str, thinking: str
 ) -> None:
-    """With marks that are tokens, whatever the texts say. Where marks are spelt, only strings in calls spell them."""
+    """With marks that are tokens, and any texts. Where marks are spelt, only strings in calls spell them."""
     if not chat._marks and any(mark in content + thinking for mark in MARKS):
         content = thinking = ""
     action = Action(content, tuple(ToolCall(name, arguments) for name, arguments in calls), thinking)

@@ -86,6 +86,13 @@ def start(
     )
 
 
+def wait_for(file: Path, lines: int = 0) -> None:
+    """Until a running command has written it, with so many lines; a minute at most."""
+    deadline = time.monotonic() + 60
+    while not (file.exists() and file.read_bytes().count(b"\n") >= lines) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def read(path: Path) -> list[Trajectory]:
     return [Trajectory.from_json(line) for line in path.read_bytes().splitlines()]
 
@@ -504,9 +511,7 @@ def test_ctrl_c_saves_and_the_printed_command_resumes(here: Path, tiny_qwen3: Pa
     options = "train sft --data gold.jsonl --model tiny-qwen3 --steps 40 --batch 2 --precision fp32 --out"
     process = start(*options.split(), "stopped run", cwd=here)
     rows = here / "stopped run/metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (rows.exists() and rows.read_text().count("\n") >= 3) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(rows, lines=3)
     process.send_signal(signal.SIGINT)
     _output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -531,9 +536,7 @@ def test_a_signal_to_end_does_what_ctrl_c_does(here: Path, tiny_qwen3: Path, num
     options = "train sft --data gold.jsonl --model tiny-qwen3 --steps 4000 --batch 2 --save-every 0 --out run"
     process = start(*options.split(), cwd=here)
     rows = here / "run/metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not rows.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(rows)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
@@ -546,9 +549,7 @@ def test_a_signal_to_end_does_what_ctrl_c_does(here: Path, tiny_qwen3: Path, num
 
 def test_a_rollout_is_ended_by_sigterm_as_by_ctrl_c(here: Path) -> None:
     process = start(*"rollout orders --agent random --n 5000 --out a.jsonl".split(), cwd=here)
-    deadline = time.monotonic() + 60
-    while not (here / "a.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(here / "a.jsonl")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
@@ -800,9 +801,7 @@ def test_two_trainings_in_one_folder(here: Path, tiny_qwen3: Path) -> None:
     command = "train sft --data gold.jsonl --model tiny-qwen3 --steps 30 --batch 2 --precision fp32 --out runs/sft"
     first = start(*command.split(), cwd=here)
     rows = here / "runs/sft/metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not rows.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(rows)
     os.kill(first.pid, signal.SIGSTOP)  # it has to be still at work when the others are refused
     for other in (command, f"{command} --lr 1e-3", f"{command} --overwrite"):
         said = fails(other)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("trajectories", "tools", "envs", "agents", "trainers")
 """Each may import itself and those before it."""
 
-BELOW = "lazy"
+BELOW = "lazy_names"
 """A module of `src/sparring` that imports nothing of ours: `sparring` itself begins with it."""
 
 SHELL = ("app", "cli")

@@ -184,6 +184,19 @@ def test_many_processes_are_never_in_at_once(tmp_path: Path) -> None:
 # ---- signals ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def plain_signals() -> Iterator[None]:
+    """The handlers of a fresh process: an earlier test may have left others."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("plain_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_these_signals_do_what_ctrl_c_does(number: signal.Signals) -> None:
     with pytest.raises(KeyboardInterrupt), as_ctrl_c():
@@ -195,6 +208,7 @@ def test_these_signals_do_what_ctrl_c_does(number: signal.Signals) -> None:
     assert last_signal() == signal.SIGINT
 
 
+@pytest.mark.usefixtures("plain_signals")
 def test_a_job_in_the_background_is_ended_too() -> None:
     """A shell has it ignore Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

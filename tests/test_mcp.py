@@ -19,6 +19,8 @@ import pytest
 
 pytest.importorskip("mcp")
 
+from no_world import World
+
 from sparring.tools import (
     InvalidArguments,
     NotFound,
@@ -156,18 +158,6 @@ for line in sys.stdin:
         say(id=id, error={"code": -32601, "message": "Method not found"})
 """
 """The protocol by hand, and everything that a server should not do."""
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mcp")
 
+from no_world import World
+
 from sparring.tools import Tool, Toolbox
 from sparring.tools.mcp import mcp_tools
 from sparring.tools.mcp.wire import UNREADABLE, Inbox
@@ -158,18 +160,6 @@ def http(plan: dict[str, Any], *, events: bool = False, **options: Any) -> Itera
 
 def serve(way: str, folder: Path, plan: dict[str, Any], **options: Any) -> Any:
     return stdio(folder, plan, **options) if way == "stdio" else http(plan, events=way == "events", **options)
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 def run(box: Toolbox, name: str) -> tuple[ToolResult, float]:

@@ -24,6 +24,8 @@ from pydantic import SecretStr
 
 pytest.importorskip("httpx")
 
+from no_world import World
+
 from sparring.tools import (
     Conflict,
     Forbidden,
@@ -145,18 +147,6 @@ SHOP: dict[str, Any] = {
     },
 }
 AUTH: dict[str, str | SecretStr] = {"token": SecretStr(CANARY), "key": CANARY, "password": f"ada:{CANARY}"}
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 class Service(ThreadingHTTPServer):

@@ -25,22 +25,12 @@ import pytest
 
 pytest.importorskip("httpx")
 
+from no_world import World
+
 from sparring.tools import Tool, Toolbox
 from sparring.tools.openapi import openapi_tools
 from sparring.trajectories import ConfigError, EnvError, ToolCall
 from sparring.trajectories.errors import SparringError
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 class Service(ThreadingHTTPServer):
@@ -1481,7 +1471,7 @@ def test_schemas_of_every_draft(version: str, schema: Doc, good: list[Any], bad:
 
 
 def test_names_are_apart_and_stay_so() -> None:
-    """Numbered by path, whatever the order of the document; what an author wrote keeps its name."""
+    """Numbered by path, in any order of the document; what an author wrote keeps its name."""
     ids = {
         "/b": "users.list",
         "/a": "users/list",

@@ -225,7 +225,10 @@ def test_a_stage_that_is_added_early_redoes_no_other(whole: Whole, library: str,
         (lambda d: d["stages"]["dpo"].update(kind="trian"), "unknown kind of stage 'trian'. Did you mean 'train'"),
         (lambda d: d["stages"].update(more="train"), "stage more: expected a mapping with a kind"),
         (lambda d: d["stages"]["clean"].update(shift="many"), "stage clean: shift: .*got 'many'"),
-        (lambda d: d["stages"]["expert"].update(agent="exprt"), "the agent of expert is one of expert, do-nothing"),
+        (
+            lambda d: d["stages"]["expert"].update(agent="exprt"),
+            "agent of expert is one of expert, gold, do-nothing",
+        ),
         (lambda d: d.update(baselin="SFT"), "unknown setting of recipe .* 'baselin'. Did you mean 'baseline'"),
     ],
 )

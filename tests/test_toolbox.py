@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from no_world import World
 
 from sparring.envs import ToolEnv
 from sparring.tools import (
@@ -49,16 +50,6 @@ from sparring.trajectories import (
 )
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-class World:
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 def toolbox(*functions: Callable[..., Any], **options: Any) -> Toolbox:

@@ -20,6 +20,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from no_world import World
 
 from sparring.envs import ToolEnv
 from sparring.envs.spaces import sample_json
@@ -65,18 +66,6 @@ class Address(pydantic.BaseModel):
 
 def parameters(fn: Callable[..., Any]) -> dict[str, Any]:
     return Tool.from_function(fn).spec.parameters
-
-
-class World:
-    """No environment: nothing to rename."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 def toolbox(*functions: Callable[..., Any], effect: bool = False, **options: Any) -> Toolbox:
@@ -562,7 +551,7 @@ class Priced(pydantic.BaseModel):
 
 @pytest.mark.parametrize("validation", ["schema", "binding", "off"])
 def test_a_models_own_rules_decide(validation: Any) -> None:
-    """Whatever the toolbox validates: a function never gets a model that breaks its own type."""
+    """However the toolbox validates, a function never gets a model that breaks its own type."""
     box = Toolbox(
         [Tool.from_model(Priced, lambda priced: f"{priced.day} {priced.most}")], World(), validation=validation
     )

@@ -629,10 +629,9 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     assert_same_run(tmp_path, whole(kind))
 
 
-KILLED = """
-import os, signal, sys
+AS_MODULE = """
+import importlib.util, os, signal, sys
 from pathlib import Path
-import importlib.util
 import torch
 
 torch.set_num_threads(1)
@@ -640,6 +639,12 @@ spec = importlib.util.spec_from_file_location("killed", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 sys.modules["killed"] = module
 spec.loader.exec_module(module)
+"""
+"""A child loads this file, which is its first argument, as `module`."""
+
+KILLED = (
+    AS_MODULE
+    + """
 start = next(kind.start for kind in module.KINDS if kind.name == sys.argv[2])
 
 def on_step(run, row):
@@ -648,6 +653,7 @@ def on_step(run, row):
 
 start(Path(sys.argv[3]), Path(sys.argv[4]), on_step)
 """
+)
 
 
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[3]], ids=lambda kind: kind.name)
@@ -666,21 +672,15 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(
 LONG = replace(SETTINGS, steps=60, save_every=1)
 """It writes a checkpoint all the time."""
 
-KILLED_ANYWHERE = """
-import importlib.util, sys
-from pathlib import Path
-import torch
-
-torch.set_num_threads(1)
-spec = importlib.util.spec_from_file_location("killed", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-sys.modules["killed"] = module
-spec.loader.exec_module(module)
+KILLED_ANYWHERE = (
+    AS_MODULE
+    + """
 policy = module.policy_of(Path(sys.argv[2]), module.Lora(4, 8) if sys.argv[4] == "lora" else None)
 objective = module.Sft(module.LONG, module.Data(module.echo_gold()))
 print("begins", flush=True)
 module.train(policy, objective, Path(sys.argv[3]))
 """
+)
 
 
 @pytest.mark.slow

@@ -46,7 +46,8 @@ from sparring.envs import (
 )
 from sparring.envs.recorded import recorded_actions
 from sparring.envs.spaces import ActionSpace
-from sparring.envs.task import NoTasks, tasks_from
+from sparring.envs.task import NoTasks
+from sparring.envs.task_files import tasks_from
 from sparring.tools import (
     Conflict,
     FaultPlan,

@@ -21,7 +21,7 @@ def parse_call(raw: str) -> ToolCall:
 
     Refused as malformed, with the reason in `error`: text over 1 MB, nesting over 64, duplicate keys, NaN and Infinity
     (1e999 too), integers beyond 64 bits, lone surrogates, anything but an object with a name and arguments. A key of
-    another name is refused too: what stands there may be what the call was about.
+    another name is refused too: what is there may be what the call was about.
     """
     name = ""
     try:

@@ -164,7 +164,7 @@ class Tool:
         """Builds a tool whose arguments are a pydantic model's fields; `fn` gets the model. Name and description are
         the model's where none are given.
 
-        The model's own rules decide what is accepted, whatever `Toolbox(validation=...)` says: what it coerces, its
+        The model's own rules decide what is accepted, also against `Toolbox(validation=...)`: what it coerces, its
         validators and aliases, its `extra`. A model that sets no `extra` takes no other arguments. `injects` as for
         `from_function`: a value goes to the model's field of that name, which the agent then does not see, or to the
         keyword that `fn` has next to the model, or else to an attribute of the model. Raises `EnvError`.

@@ -63,7 +63,7 @@ def _float(text: str) -> float | Decimal:
 
 
 def write_json(value: Json) -> bytes:
-    """A JSON value as text, whatever the length of its integers. Raises `TypeError` for what is no JSON."""
+    """A JSON value as text; its integers may be of any length. Raises `TypeError` for what is no JSON."""
     try:
         return orjson.dumps(value)
     except TypeError:

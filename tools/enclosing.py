@@ -131,7 +131,7 @@ class _Definition:
 
     def value(self) -> Any:
         """The class itself where there is one of its name; else, and for other names, the statement's outcome. Raises
-        whatever the statement raises."""
+        what the statement raises."""
         last = self.parts[-1]
         if isinstance(last, ast.ClassDef) and last.name == self.name and len(alive := self._alive(last)) == 1:
             return alive[0]
@@ -234,7 +234,7 @@ def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
 
 
 def _defined(statement: ast.stmt) -> set[str]:
-    """The names that a statement sets, whatever it is."""
+    """The names that a statement of any kind sets."""
     if isinstance(statement, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         return {statement.name}
     if isinstance(statement, (ast.Import, ast.ImportFrom)):

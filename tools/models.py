@@ -41,7 +41,7 @@ class ModelArguments:
     """Injected values that the function takes next to the model."""
 
     def read(self, arguments: Mapping[str, Json], injected: Mapping[str, Any]) -> tuple[BaseModel, dict[str, Any]]:
-        """The model, and what the function takes next to it. Raises pydantic's `ValidationError`, whatever the model's
+        """The model, and what the function takes next to it. Raises pydantic's `ValidationError`, what the model's
         own code raises, and `EnvError` for an injected value of another type than its field's."""
         sent = {name: value for name, value in arguments.items() if name not in injected}
         filled = {self._key(name): injected[name] for name in self.fields if name in injected}

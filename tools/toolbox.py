@@ -526,7 +526,7 @@ class Toolbox:
         return _Answer(failure=replace(failure, trace=_traceback(error)))
 
     def _whose(self, error: ToolError) -> Cause:
-        """Whose fault a failure of a tool's own is. A suite's refusal of arguments is the policy's, by whatever way."""
+        """Whose fault a failure of a tool's own is. A suite's refusal of arguments is the policy's."""
         if self.fidelity == "suite" and isinstance(error, InvalidArguments):
             return Cause.POLICY
         return error.cause
@@ -706,7 +706,7 @@ _ADDRESS = re.compile(r"<.* at 0x[0-9a-fA-F]+>", re.DOTALL)
 
 
 def _json_or(raw: Any, text: str) -> Json:
-    """A value as JSON; where it is none, the text that stands for it."""
+    """A value as JSON; where it is none, its text."""
     try:
         return shown(raw, _json_of)[1]
     except (TypeError, ValueError):
@@ -721,7 +721,7 @@ def _json_of(value: Any) -> Any:
         return sorted(value, key=lambda item: (type(item).__name__, repr(item)))
     text = str(value)
     if _ADDRESS.search(text):
-        raise TypeError(f"a {type(value).__name__} is no JSON and has no text form that could be shown")
+        raise TypeError(f"a value of type {type(value).__name__} is no JSON and has no text form that could be shown")
     return text
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lazy import lazy
+from ..lazy_names import lazy
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors; a test compares the lists
     from .loop import train

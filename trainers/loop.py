@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..agents.models import not_finite
 from ..trajectories.errors import DataError
 from ..trajectories.locks import only_process_in
 from .model import Policy
 from .objective import Measures, Objective
-from .run import OnEpisode, OnStep, Run, not_finite
+from .run import OnEpisode, OnStep, Run
 from .world import World
 
 __all__ = ["train"]

@@ -550,7 +550,7 @@ def _layers_of(model: Any) -> list[Any]:
 
 
 def _keep_residual_wide(model: Any) -> Any:
-    """The residual stream is float32 under autocast, whatever the weights are in. Returns the hook."""
+    """The residual stream is float32 under autocast, with weights of any dtype. Returns the hook."""
     return model.get_input_embeddings().register_forward_hook(lambda module, given, out: out.float())
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from ..agents.rollouts import EpisodeSpec, rollout
 from ..agents.runtime import release_memory
 from ..agents.scripts import scripted
+from ..envs.experts import expert
 from ..envs.registry import make
 from ..envs.task import task_set
 from ..tools.faults import FAULTS
@@ -233,7 +234,10 @@ class _Running:
 
     def _kinds(self, env: str) -> tuple[str, ...]:
         """The recipe's kinds of fault that can strike this environment and that its expert survives."""
-        tasks = task_set(make(env), "train", _TRIED, seed=self.seed, levels=self.recipe.document.levels)
+        made = make(env)
+        tasks = task_set(made, "train", _TRIED, seed=self.seed, levels=self.recipe.document.levels)
+        made.start(tasks[0])
+        next(expert(made))  # without an expert, that is said at once
         clean = rollout(env, scripted("expert"), [EpisodeSpec(t) for t in tasks])
         if failed := [t for t in clean if not t.success]:
             raise ConfigError(

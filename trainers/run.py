@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from ..agents.models import not_finite
 from ..agents.runtime import spare_memory
 from ..trajectories.errors import ConfigError, DataError, InfrastructureError, TrainingError, is_full_disk
 from ..trajectories.files import read_rows, write_whole
@@ -35,7 +36,7 @@ from .model import Policy
 from .settings import Optim
 from .world import World
 
-__all__ = ["Interrupted", "OnEpisode", "OnStep", "Run", "not_finite", "write_text"]
+__all__ = ["Interrupted", "OnEpisode", "OnStep", "Run", "write_text"]
 
 METRICS = "metrics.jsonl"
 
@@ -330,15 +331,6 @@ class Run:
         if self._writer:
             self._writer.close()
         self._writer = None
-
-
-def not_finite(module: torch.nn.Module) -> str:
-    """The name of the first weight that holds a NaN or an infinity; empty where all are finite."""
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            if p.numel() and not all(map(math.isfinite, torch.stack(torch.aminmax(p)).tolist())):
-                return name
-    return ""
 
 
 def _number(checkpoint: Path) -> int:

@@ -76,7 +76,7 @@ def place_of(function: Callable[..., Any] | type) -> str:
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback of an exception, whatever its own text does."""
+    """The traceback of an exception, also of one whose own text raises."""
     try:
         text = "".join(traceback.format_exception(_meant(error)))
     except Exception as second:  # an exception whose own text raises

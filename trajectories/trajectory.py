@@ -43,7 +43,7 @@ class StopReason(StrEnum):
 
     @property
     def no_verdict(self) -> bool:
-        """Whether an episode that ended so belongs in no denominator, whatever it came to."""
+        """Whether an episode that ended so belongs in no denominator, also after a success."""
         return self in (StopReason.INFRASTRUCTURE, StopReason.CANCELLED, StopReason.BUG)
 
     @property

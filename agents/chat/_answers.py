@@ -45,7 +45,7 @@ class Marks:
 def read_answer(pieces: Sequence[Piece], marks: Marks) -> Action:
     """The answer as an action. Never fails: a call that cannot be parsed has no arguments, and an error.
 
-    - What stands between the marks of thinking is thought, or up to the end where it does not close. Calls in it are
+    - What is between the marks of thinking is thought, or up to the end where it does not close. Calls in it are
       text.
     - A mark that closes thinking which nothing has opened (the prompt did) makes all before it thinking.
     - A mark inside a JSON string of a call is text.
@@ -96,7 +96,7 @@ def _call(pieces: Sequence[Piece], start: int, closes: str) -> tuple[ToolCall, i
     call = parse_call(_text(pieces[start:end]).strip())
     if call.error and (later := _outside_strings(pieces, start)) > end:
         longer = parse_call(_text(pieces[start:later]).strip())
-        if longer.name:  # JSON with a name, whatever else is wrong with it
+        if longer.name:  # JSON with a name, also where more is wrong with it
             call, end = longer, later
     raw = _text(pieces[start:end])
     if end < len(pieces) and pieces[end][0] == closes:
@@ -105,7 +105,7 @@ def _call(pieces: Sequence[Piece], start: int, closes: str) -> tuple[ToolCall, i
 
 
 def _outside_strings(pieces: Sequence[Piece], start: int) -> int:
-    """The first mark from `start` that stands outside of JSON strings; -1: none."""
+    """The first mark from `start` that is outside of JSON strings; -1: none."""
     inside, met = False, 0
     for k in range(start, len(pieces)):
         text, marked = pieces[k]

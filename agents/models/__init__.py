@@ -7,7 +7,7 @@ of two layers with a byte-level tokenizer. What is done with a model (generation
 
 from .cache import fetched, home, model_folder
 from .download import fetch
-from .fit import check_weights, context_limit, end_ids, unknown_ids
+from .fit import check_weights, context_limit, end_ids, not_finite, unknown_ids
 from .known import KNOWN_MODELS, TINY_MODELS, KnownModel, Progress
 from .load import device_named, load_model, load_tokenizer, resolve
 from .packages import quiet
@@ -29,6 +29,7 @@ __all__ = [
     "load_tokenizer",
     "make_tiny",
     "model_folder",
+    "not_finite",
     "quiet",
     "resolve",
     "unknown_ids",

@@ -9,7 +9,7 @@ from ...trajectories.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_weights", "context_limit", "end_ids", "unknown_ids"]
+__all__ = ["check_weights", "context_limit", "end_ids", "not_finite", "unknown_ids"]
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
 
@@ -66,16 +66,20 @@ def unknown_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def check_weights(model: Any) -> None:
-    """Raises `ConfigError` when a weight is not finite. One pass over all of them."""
+    """Raises `ConfigError` when a weight is not finite."""
+    if name := not_finite(model):
+        raise ConfigError(
+            f"the model's weights are not finite: {name} holds NaN or infinity. The model is damaged, or its training "
+            "diverged: take another one, or an earlier checkpoint"
+        )
+
+
+def not_finite(module: torch.nn.Module) -> str:
+    """The name of the first weight that holds a NaN or an infinity; empty where all are finite. One pass over all."""
     import torch
 
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if not _finite(weight):
-                raise ConfigError(
-                    f"the model's weights are not finite: {name} holds NaN or infinity. The model is damaged, or its "
-                    "training diverged: take another one, or an earlier checkpoint"
-                )
+        return next((name for name, weight in module.named_parameters() if not _finite(weight)), "")
 
 
 def _finite(weight: torch.Tensor) -> bool:

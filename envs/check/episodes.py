@@ -15,7 +15,8 @@ from ...trajectories.messages import Action
 from ...trajectories.trajectory import Task, Turn
 from ..env import ToolEnv
 from ..experts import play
-from .findings import Subject, at
+from ..hooks import at
+from .findings import Subject
 
 __all__ = ["comparable", "difference", "episode", "follow", "numpy_state", "verdict", "walk"]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-from ...trajectories.blame import line_of, place_of, trace_of
+from ...trajectories.blame import line_of, trace_of
 from ...trajectories.errors import DataError, EnvError
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
 from ..hooks import bug, files_of
 from ..task import Split
 
-__all__ = ["CheckFunction", "Finding", "Subject", "at", "found_error", "found_warning", "raised", "share"]
+__all__ = ["CheckFunction", "Finding", "Subject", "found_error", "found_warning", "raised", "share"]
 
 _WHILE = ", while checking: "
 
@@ -116,12 +116,6 @@ def raised(subject: Subject, error: BaseException, during: str) -> Finding:
         trace_of(error),
         line,
     )
-
-
-def at(function: Callable[..., Any] | type) -> str:
-    """` (kiosk.py, line 9, in success)`, or nothing."""
-    where = place_of(function)
-    return f" ({where})" if where else ""
 
 
 def share(tasks: list[Task], subject: Subject) -> str:

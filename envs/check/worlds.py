@@ -13,8 +13,9 @@ from ...trajectories.messages import Action, Json, ToolCall
 from ..copies import SHARED
 from ..env import ToolEnv
 from ..facets import Others, ToolRules, overridden
+from ..hooks import at
 from .episodes import comparable, difference, follow, verdict, walk
-from .findings import Finding, Subject, at, found_error, found_warning
+from .findings import Finding, Subject, found_error, found_warning
 
 __all__ = ["apart", "reads"]
 

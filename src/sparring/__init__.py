@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .lazy import lazy
+from .lazy_names import lazy
 
 __version__ = "0.1.0"
 

@@ -16,8 +16,8 @@ What a call came to is decided by the protocol, not by reading texts:
     an answer that is too large             ToolError; the connection is given up
     server dead, refusing, unreachable      InfrastructureError, after one reconnect for calls that are no effects
 
-A call that changes the world is sent once, whatever happens. A Sparring environment that is served over MCP says itself
-how a call ended (in `_meta`), and that is kept.
+A call that changes the world is sent once, also after a failure. A Sparring environment that is served over MCP says
+itself how a call ended (in `_meta`), and that is kept.
 
     wire          what a server wrote -> messages of the protocol; what cannot be read becomes an error answer at once
     answers       what a list of tools and a result say, and the form of them that the official client takes

@@ -16,7 +16,7 @@ from functools import lru_cache
 import jsonschema_rs
 
 from ...trajectories.messages import Json
-from .names import clean
+from ..names import clean
 from .parts import DocumentPart, Omissions, Sources, Wrong
 from .reading import kind_of, told
 
@@ -80,7 +80,7 @@ class Schemas:
         Args:
             files: The document.
             report: Told of keywords that are left out.
-            old: 3.0, or an older draft of JSON Schema: what stands next to a reference has no meaning.
+            old: 3.0, or an older draft of JSON Schema: what is next to a reference has no meaning.
         """
         self.files, self.report, self.old = files, report, old
         self._names: dict[tuple[str, _Set], str] = {}
@@ -406,7 +406,7 @@ def _may_be_given(node: Json) -> bool:
 
 
 def _inner(part: DocumentPart, key: str) -> list[DocumentPart]:
-    """The schemas under a keyword, whatever its form."""
+    """The schemas under a keyword, in any form."""
     value = part.value.get(key) if isinstance(part.value, dict) else None
     if isinstance(value, list):
         return part.inner(key, value).items()
@@ -536,7 +536,7 @@ _CHECKS: Mapping[str, Callable[[Json], Json]] = {
     "maxItems": _count, "uniqueItems": _truth, "minProperties": _count, "maxProperties": _count, "minContains": _count,
     "maxContains": _count, "dependentRequired": _names_of, "examples": _examples,
 }  # fmt: skip
-"""JSON Schema's keywords that hold no schemas. Whatever else OpenAPI writes (xml, discriminator ...) is left out."""
+"""JSON Schema's keywords that hold no schemas. What else OpenAPI writes (xml, discriminator ...) is left out."""
 
 _LENGTHS = re.compile(r"\^(?:\.|\[\\s\\S\]|\[\\S\\s\]|\[\^\]|\(\.\)|\(\?:\.\))\{(\d{1,9}),?(\d{1,9})?\}\$")
 """A pattern that says how long a text is, and nothing else."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ...trajectories.errors import ConfigError, EnvError
 from ...trajectories.messages import Json, ToolSpec
+from ..names import MAX_NAME, apart
 from .dialect import Schemas
-from .names import MAX_NAME, apart
 from .parts import DocumentPart, Omissions, Sources, Wrong
 from .reading import kind_of, read_document, told
 from .servers import Servers

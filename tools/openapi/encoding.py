@@ -74,7 +74,7 @@ def request_of(operation: Operation, arguments: dict[str, Json]) -> Request:
 
 
 def _filled(path: str, segments: dict[str, str]) -> str:
-    """The path with its values. One value never fills the place of another, whatever it holds."""
+    """The path with its values. One value never fills the place of another."""
     parts = path.split("{")
     filled = parts[0]
     for part in parts[1:]:

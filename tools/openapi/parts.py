@@ -1,6 +1,6 @@
 """Parts of an OpenAPI document, each with the place where it is; and the list of those that are left out.
 
-Documents are written by people. Whatever has another form than it should raises `Wrong`, which names the place and the
+Documents are written by people. What has another form than it should raises `Wrong`, which names the place and the
 reason. Who reads a part decides how much is left out: a keyword, a parameter, or the whole operation.
 """
 

@@ -6,7 +6,7 @@
 An operation's parameters (path, query, header, cookie) and the properties of its body form one flat schema; names that
 clash get their place in front (`path_id`, `body_id`). GET, HEAD and OPTIONS have no effect; PUT and DELETE are
 idempotent. No request is ever sent twice and no redirect is followed. Credentials are added below everything that logs
-or records, go to no server that the document or the user does not name, and are struck out of whatever comes back.
+or records, go to no server that the document or the user does not name, and are struck out of all that comes back.
 
 Documents are large and seldom right in all parts. A part that cannot be used is left out by itself, with one warning in
 the log and an entry in `tools.left_out`; the rest is there.

@@ -4,7 +4,7 @@ Defines `SourceMessage`, `SourceEpisode`; `chat_message`, `weighted`, `messages_
 `masked`, `weight_of`; `tool_call`, `called_with`, `tool_specs`, `tools_of`; `columns_next_to`, `both_sides`;
 `not_read`, `parsed`; the checks `need`, `as_object`, `as_list`, `as_text`, `as_number`.
 
-A field is read, or harmless, or counted: whatever else a record says is in `lost`, by the field's name.
+A field is read, or harmless, or counted: what else a record says is in `lost`, by the field's name.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def folder_to_write(out: Path, what: str, option: str = "--out") -> None:
 
 
 def _parents(out: Path, option: str) -> None:
-    """A file that stands where a folder would have to be."""
+    """A file where a folder would have to be."""
     for folder in out.parents:
         if folder.exists():
             if not folder.is_dir():

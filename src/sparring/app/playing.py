@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
-from ..agents.rollouts import TRACEBACK, EpisodeSpec, Limits, RolloutWarning, bugs
+from ..agents.rollouts import TRACEBACK, BugWarning, EpisodeSpec, Limits, RolloutWarning, bugs
 from ..envs import make, task_set
 from ..envs.task import Split
 from ..tools.plans import FaultPlan
@@ -104,11 +104,10 @@ def play(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", RolloutWarning)
         played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
-    lost = bugs(played)
     for warning in told:
         if not issubclass(warning.category, RolloutWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif not lost or "ended by a bug" not in str(warning.message):  # of those the command speaks at its end
+        elif not issubclass(warning.category, BugWarning):  # of bugs the command speaks at its end
             watch.say(f"note: {warning.message}")
     if before:
         watch.say(f"{count(before, 'episode')} of {len(wanted)} were in {path} already")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from ..envs.env import name_of
 from ..envs.episode import NOTES
 from ..envs.registry import make
 from ..trajectories.errors import ConfigError, DataError
+from ..trajectories.files import write_lines
 from ..trajectories.locks import only_writer_of
 from ..trajectories.messages import Json
 from ..trajectories.trajectory import StopReason, Trajectory
@@ -252,7 +252,9 @@ def _play_into(
         if recorder.overwrite:
             file.truncate(0)
         elif again:
-            file = _rewritten(file, recorder.path, known.values())
+            file.close()
+            write_lines((t.to_json() for t in known.values()), recorder.path)
+            file = recorder.path.open("ab")
 
     def done(_: int, trajectory: Trajectory) -> None:
         key = _key(trajectory)
@@ -272,18 +274,6 @@ def _play_into(
             with suppress(OSError):  # the disk is full, which has been said: what could be written is written
                 file.close()
     return [known[key] for key in keys], len(episodes) - len(missing)
-
-
-def _rewritten(file: Any, path: Path, episodes: Iterable[Trajectory]) -> Any:
-    """The file with these episodes alone, open. Whole at every moment, old or new."""
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temp.open("wb") as new:
-        new.writelines(t.to_json() + b"\n" for t in episodes)
-        new.flush()
-        os.fsync(new.fileno())
-    temp.replace(path)
-    file.close()
-    return path.open("ab")
 
 
 def _key(t: Trajectory) -> Key:
