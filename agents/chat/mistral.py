@@ -22,7 +22,7 @@ _CALLS, _ARGS, _ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 
 @FORMATS.register("mistral")
 class MistralFormat(TemplateFormat):
-    """The template's prompts; calls as `[TOOL_CALLS] [{"name": .., "arguments": {..}}]` or `[TOOL_CALLS]name[ARGS]{..}`."""
+    """The template's prompts; calls as `[TOOL_CALLS][{"name": .., "arguments": {..}}]` or `[TOOL_CALLS]f[ARGS]{..}`."""
 
     name = "mistral"
     known_by = (_CALLS, "[INST]")
