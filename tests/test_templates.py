@@ -301,6 +301,7 @@ CACHE = os.environ.get("SPARRING_FORMATS", "")
 GENUINE = [
     ("qwen3", "qwen3", "qwen"),
     ("qwen3", "qwen3_instruct_2507", "qwen"),
+    ("qwen3", "qwen3_vl", "qwen"),
     ("qwen3", "qwen2_5", "qwen"),
     ("llama3_1", "llama3_1", "llama"),
     ("llama3_1", "llama3_2", "llama"),
