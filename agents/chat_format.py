@@ -41,6 +41,7 @@ __all__ = [
     "read_format",
     "read_thinking",
     "sampled_tokens",
+    "save_tokenizer",
     "tokens_of",
     "write_format",
 ]
@@ -57,7 +58,8 @@ _FILE = "sparring.json"
 
 
 class ChatFormat(Protocol):
-    """Messages to token ids and back, for one tokenizer. One that keeps the tokenizer does so as `tokenizer`."""
+    """Messages to token ids and back, for one tokenizer. One that keeps the tokenizer does so as `tokenizer`. One that
+    has a `template()` says there, in Jinja, what renders its prompts in any program that loads a saved model."""
 
     name: str
     """As it is registered."""
@@ -251,6 +253,17 @@ def tokens_of(
 
 
 # ---- kept next to the weights ----------------------------------------------------------------------------------------
+
+
+def save_tokenizer(chat: ChatFormat, tokenizer: Any, folder: Path) -> None:
+    """Saves the tokenizer of a model that was trained in `chat`, with a chat template that renders this format: what
+    was trained is what another program serves."""
+    template = chat.template() if hasattr(chat, "template") else tokenizer.chat_template
+    own, tokenizer.chat_template = tokenizer.chat_template, template
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.chat_template = own
 
 
 def write_format(chat: ChatFormat, folder: Path) -> None:

@@ -15,9 +15,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sparring import ConfigError, Task, ToolEnv
 from sparring.agents import EpisodeSpec, LLMAgent, format_for, rollout
-from sparring.agents.chat_format import ChatFormat, encoding_of, read_format, write_format
+from sparring.agents.chat.qwen import QwenFormat
+from sparring.agents.chat_format import ChatFormat, encoding_of, read_format, save_tokenizer, write_format
 from sparring.agents.engines.fake import FakeEngine
 from sparring.agents.loading import chat_for
+from sparring.trainers import Policy
 from sparring.trajectories import Action, Message, ToolCall, ToolSpec
 
 # ---- small templates -------------------------------------------------------------------------------------------------
@@ -94,8 +96,15 @@ def read(family: str, text: str) -> Action:
     return small_format(family).parse(small(family)(text, add_special_tokens=False)["input_ids"])
 
 
-def conversation(seed: int, turns: int, *, parallel: bool, thinking: bool, users: bool) -> list[Message]:
-    """Generated: calls with results that succeed and fail, odd texts, control tokens spelt out."""
+def conversation(
+    seed: int, turns: int, *, parallel: bool, thinking: bool, users: bool, spelt: bool = True
+) -> list[Message]:
+    """Generated: calls with results that succeed and fail, odd texts, control tokens `spelt` out.
+
+    Args:
+        parallel: Up to three calls in one answer.
+        users: A user speaks in between.
+    """
     rng = random.Random(seed)
     words = [
         "naïve",
@@ -110,6 +119,7 @@ def conversation(seed: int, turns: int, *, parallel: bool, thinking: bool, users
         "{}",
         "two words",
     ]
+    words = words if spelt else [word for word in words if not word.endswith((">", "]"))]
 
     def said() -> str:
         return " ".join(rng.choices(words, k=rng.randint(1, 4)))
@@ -293,6 +303,78 @@ def test_a_past_that_the_template_would_change_is_named() -> None:
     assert t.success
     assert len(t.turns) == 2
     assert "past_kept_before_turns" not in t.meta
+
+
+# ---- what is saved ---------------------------------------------------------------------------------------------------
+
+
+def served(folder: Path, messages: list[Message], tools: list[ToolSpec]) -> list[int]:
+    """The prompt that another program makes of these messages."""
+    return list(
+        AutoTokenizer.from_pretrained(folder).apply_chat_template(
+            [QwenFormat.message(small_format("qwen"), m) for m in messages],  # type: ignore[arg-type]  # any of them
+            tools=[tool.openai() for tool in tools] or None,
+            add_generation_prompt=True,
+            sanitize_control_tokens=True,
+        )["input_ids"]
+    )
+
+
+MANY = ToolSpec(
+    "move",
+    "Move 'it', naïve 名.",
+    {
+        "type": "object",
+        "properties": {
+            "item": {"type": "string", "description": "A <b> & c."},
+            "how": {"enum": ["fast", 2, None]},
+            "to": {"anyOf": [{"type": "integer"}, {"type": "null"}, {"enum": ["x"]}]},
+            "any": {},
+            "list": {"type": ["array", "null"]},
+        },
+        "required": ["item", "how"],
+    },
+)
+
+
+@pytest.mark.parametrize("thinking", ["on", "off"])
+@pytest.mark.parametrize("style", ["signature", "schema"])
+def test_a_saved_model_is_served_as_it_was_trained(
+    style: Any, thinking: Any, tiny_qwen3: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """Our own format, by the chat template of the folder and transformers alone. One model's marks are tokens."""
+    for tiny in (tiny_qwen3, tiny_llama) if thinking == "on" else (tiny_qwen3,):
+        policy = Policy.load(tiny, tool_style=style, thinking=thinking, precision="fp32")
+        assert policy.chat.name == "hermes"
+        own = policy.tokenizer.chat_template
+        folder = tmp_path / tiny.name
+        policy.save(folder)
+        assert policy.tokenizer.chat_template == own
+        for seed in range(12):
+            told = conversation(seed, 4, parallel=True, thinking=seed % 2 == 0, users=True, spelt=False)
+            system = Message("system", "Later.")
+            for messages in (told, told[1:], [*told, system], [Message("assistant", "Move?", told[2].tool_calls)]):
+                for tools in ([MANY, TOOL], []):
+                    assert served(folder, messages, tools) == policy.chat.start(messages, tools)
+        marked = [Message("assistant", "", (ToolCall("move", {"item": "<tool_call>a</tool_call>"}),))]
+        assert served(folder, marked, []) == policy.chat.start(marked, [])
+        again = Policy.load(folder, precision="fp32")
+        assert encoding_of(again.chat) == encoding_of(policy.chat)
+
+
+@pytest.mark.parametrize("family", sorted(TEMPLATES))
+def test_a_template_is_saved_with_what_it_was_given(family: str, tmp_path: Path) -> None:
+    """And no more than once, however often a model is saved."""
+    for thinking in ("on", "off") if family == "qwen" else ("on",):
+        chat: Any = format_for(small(family), thinking=thinking)
+        save_tokenizer(chat, chat.tokenizer, tmp_path)
+        asked = [Message("system", "S."), Message("user", "Go.")]
+        assert served(tmp_path, asked, [TOOL]) == chat.start(asked, [TOOL])
+        again: Any = format_for(AutoTokenizer.from_pretrained(tmp_path), name=family, thinking=thinking)
+        assert again.template() == chat.template()
+        if thinking == "off":
+            on = format_for(AutoTokenizer.from_pretrained(tmp_path), name=family)
+            assert on.start(asked, [TOOL]) == small_format(family).start(asked, [TOOL])
 
 
 # ---- the genuine ones ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ conversation has behind the answer's end.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -52,12 +53,15 @@ class TemplateFormat:
         if tool_style != "schema":
             raise ConfigError(f"the chat format {self.name} shows tools as its template does: take the style schema")
         template = _template_of(tokenizer)
+        for saved in ({**self.options, "enable_thinking": False}, self.options):
+            template = template.removeprefix(_defaults(saved))
         if not template:
             raise ConfigError(f"the tokenizer has no chat template with tools: the format {self.name} needs one")
         if thinking == "off" and "enable_thinking" not in template:
             raise ConfigError("thinking is off, but the chat template cannot switch it off: leave the setting away")
         self.tokenizer = tokenizer
         self.thinking: Thinking = thinking
+        self._template = template
         added = tokenizer.get_added_vocab()
         self._ends = tuple(end for end in self.ends if end in added)
         if not self._ends:
@@ -145,6 +149,10 @@ class TemplateFormat:
         """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments."""
         return self.read(list(self._pieces(ids)))
 
+    def template(self) -> str:
+        """The tokenizer's own, with what this format gives to it as defaults."""
+        return _defaults(self._options) + self._template
+
     # ---- what a family says ----------------------------------------------------------------------------------------
 
     def read(self, pieces: Sequence[Piece]) -> Action:
@@ -190,6 +198,7 @@ class TemplateFormat:
         try:
             text = self.tokenizer.apply_chat_template(
                 self._guarded(conversation),
+                chat_template=self._template,
                 tools=self._guarded([tool.openai() for tool in tools]) or None,
                 add_generation_prompt=opening,
                 tokenize=False,
@@ -231,6 +240,14 @@ class TemplateFormat:
         text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         parts = self._spelt.split(text) if self._spelt else [text]
         yield from ((part, i % 2 == 1) for i, part in enumerate(parts) if part)
+
+
+def _defaults(options: dict[str, Any]) -> str:
+    """What stands before a saved template, for who renders it without these options."""
+    return "".join(
+        f"{{%- if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
+        for name, value in options.items()
+    )
 
 
 def _template_of(tokenizer: Any) -> str:
