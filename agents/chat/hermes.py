@@ -228,7 +228,7 @@ def _kind(schema: dict[str, Json]) -> str:
     return str(schema.get("type", "any"))
 
 
-# ---- the same as a chat template, for other programs that serve a saved model ------------------------------------------
+# ---- the same as a chat template, for other programs that serve a saved model ---------------------------------------
 
 _SIGNATURES = """\
 {%- macro kind(schema) %}
