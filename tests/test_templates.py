@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sparring import ConfigError, Task, ToolEnv
 from sparring.agents import EpisodeSpec, LLMAgent, format_for, rollout
+from sparring.agents.chat._textual import TextualFormat, described
 from sparring.agents.chat.qwen import QwenFormat
 from sparring.agents.chat_format import ChatFormat, encoding_of, read_format, save_tokenizer, write_format
 from sparring.agents.engines.fake import FakeEngine
@@ -65,12 +66,33 @@ MISTRAL = """\
 {% if not loop.last %}, {% endif %}{% endfor %}]{% endif %}</s>\
 {% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}"""
 
+GEMMA3 = """\
+<bos>{% set first_user_prefix = messages[0].content + '
+
+' if messages[0].role == 'system' else '' %}\
+{% for m in (messages[1:] if messages[0].role == 'system' else messages) %}\
+{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('by turns') }}{% endif %}\
+<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}
+{{ first_user_prefix if loop.first }}{{ m.content | trim }}<end_of_turn>
+{% endfor %}{% if add_generation_prompt %}<start_of_turn>model
+{% endif %}"""
+PHI = """\
+{# <|system|> <|user|> <|assistant|> #}{% for m in messages %}<|{{ m.role }}|>
+{{ m.content }}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>
+{% else %}<|endoftext|>{% endif %}"""
+
 TOKENS = {
     "qwen": ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>"],
     "llama": ["<|bos|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>"],
     "mistral": ["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[ARGS]"],
+    "gemma3": ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"],
+    "phi": ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"],
 }
-TEMPLATES = {"qwen": QWEN, "llama": LLAMA, "mistral": MISTRAL}
+TEMPLATES = {"qwen": QWEN, "llama": LLAMA, "mistral": MISTRAL, "gemma3": GEMMA3, "phi": PHI}
+END = {"qwen": "<|im_end|>", "llama": "<|eot_id|>", "mistral": "</s>", "gemma3": "<end_of_turn>", "phi": "<|end|>"}
+MARK = {"qwen": "<tool_call>", "llama": "<|python_tag|>", "mistral": "[TOOL_CALLS]"}
+"""Of a call, where it is a token."""
 TOOL = ToolSpec("move", "Move it, naïve 名.", {"type": "object", "properties": {"item": {"type": "string"}}})
 
 
@@ -166,7 +188,7 @@ def test_turn_by_turn_is_the_templates_own_render(family: str, seed: int) -> Non
     whole = chat.start([*messages, Message("user", "More?")], [TOOL])
     assert [*told(chat, messages), *chat.continuation([Message("user", "More?")])] == whole
     added = small(family).get_added_vocab()
-    end = added[{"qwen": "<|im_end|>", "llama": "<|eot_id|>", "mistral": "</s>"}[family]]
+    end = added[END[family]]
     spelt = [*messages[:1], Message("user", " ".join(added))]
     assert chat.start(spelt, [TOOL]).count(end) == chat.start([*messages[:1], Message("user", "a")], [TOOL]).count(end)
 
@@ -206,6 +228,16 @@ def test_answers_are_read_back(family: str) -> None:
         ("mistral", "[TOOL_CALLS]a[ARGS]{", [("a", None)]),
         ("mistral", "[TOOL_CALLS][]", [("", None)]),
         ("mistral", 'He wrote [{"name": "a", "arguments": {}}]', []),
+        ("gemma3", '```tool_code\n{"name": "a", "parameters": {"x": "```"}}\n```<end_of_turn>x', [("a", {"x": "```"})]),
+        ("gemma3", "I see.\n```tool_code\na(x=1)\n```\n```tool_code\n[b(), c()]\n```",
+         [("a", {"x": 1}), ("b", {}), ("c", {})]),
+        ("gemma3", '{"name": "a", "parameters": {}}', [("a", {})]),
+        ("gemma3", '{"name": "a"}', []),
+        ("gemma3", '```tool_code\n{"name": "a", "parameters": {"x', [("", None)]),
+        ("gemma3", "```tool_code\nprint(a())\n```", [("print", None)]),
+        ("gemma3", "```tool_code\nhm\n```\n```tool_code\na()\n```", [("", None), ("a", {})]),
+        ("gemma3", "Done.\n```tool_output\n7\n```\n```tool_code\na()\n```", []),
+        ("phi", '```tool_code\n{"name": "a", "parameters": {"x": 1}}\n```<|end|>', [("a", {"x": 1})]),
         ("qwen", '<tool_call>{"name": "a", "arguments": {"x', [("", None)]),
         ("qwen", '<think>a <tool_call>{"name": "a"}</tool_call></think>No.', []),
     ],
@@ -217,10 +249,10 @@ def test_what_models_write(family: str, text: str, expected: list[tuple[str, Any
     assert all(c.raw for c in action.tool_calls) or "[]" in text
 
 
-@pytest.mark.parametrize("family", sorted(TEMPLATES))
+@pytest.mark.parametrize("family", sorted(MARK))
 def test_what_only_spells_a_call_is_text(family: str) -> None:
-    chat, mark = small_format(family), {"qwen": "<tool_call>", "llama": "<|python_tag|>", "mistral": "[TOOL_CALLS]"}
-    text = f'See {mark[family]}{{"name": "a", "arguments": {{}}}}'
+    chat = small_format(family)
+    text = f'See {MARK[family]}{{"name": "a", "arguments": {{}}}}'
     ids = [i for letter in text for i in small(family)(letter, add_special_tokens=False)["input_ids"]]
     assert chat.parse(ids) == Action(text)
     assert chat.parse(small(family)(text, add_special_tokens=False)["input_ids"]).tool_calls
@@ -238,6 +270,8 @@ def test_no_answer_raises(family: str) -> None:
         "]",
         "a(x=1)",
         *TOKENS[family],
+        "```tool_code",
+        "```",
         '"',
         "\\",
         ";",
@@ -370,6 +404,11 @@ def test_a_template_is_saved_with_what_it_was_given(family: str, tmp_path: Path)
         save_tokenizer(chat, chat.tokenizer, tmp_path)
         asked = [Message("system", "S."), Message("user", "Go.")]
         assert served(tmp_path, asked, [TOOL]) == chat.start(asked, [TOOL])
+        for seed in range(0 if family in MARK else 4):  # one that shows tools as text
+            told = conversation(seed, 3, parallel=True, thinking=False, users=True, spelt=False)
+            for messages in (told[:-1], [*told[1:], Message("system", "Later.")], told[2:], told[:1]):
+                assert served(tmp_path, messages, [TOOL]) == chat.start(messages, [TOOL])
+                assert served(tmp_path, messages, []) == chat.start(messages, [])
         again: Any = format_for(AutoTokenizer.from_pretrained(tmp_path), name=family, thinking=thinking)
         assert again.template() == chat.template()
         if thinking == "off":
@@ -387,12 +426,18 @@ GENUINE = [
     ("qwen3", "qwen2_5", "qwen"),
     ("llama3_1", "llama3_1", "llama"),
     ("llama3_1", "llama3_2", "llama"),
+    ("gemma3", "gemma3", "gemma3"),
+    ("llama3_1", "phi3", "phi"),
+    ("llama3_1", "phi3_5", "phi"),
 ]
 
 
 @lru_cache
 def genuine(vocabulary: str, template: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(Path(CACHE) / vocabulary / "models")
+    for family, own in TOKENS.items():  # of a family whose own vocabulary cannot be had
+        if template.startswith(family):
+            tokenizer.add_tokens([t for t in own if t not in tokenizer.get_vocab()], special_tokens=True)
     tokenizer.chat_template = (Path(CACHE) / "trl" / "chat_templates" / f"{template}.jinja").read_text()
     return tokenizer
 
@@ -407,11 +452,18 @@ def test_our_render_is_the_genuine_one(vocabulary: str, template: str, family: s
     chat: Any = format_for(tokenizer)
     assert chat.name == family
     thinks = template == "qwen3"
-    messages = conversation(seed, 10, parallel=family == "qwen", thinking=thinks, users=seed % 2 == 1)
+    messages = conversation(seed, 10, parallel=family != "llama", thinking=thinks, users=seed % 2 == 1)
     more = [*messages, Message("user", "More?")] if not thinks else messages[:-1]
     own: Any = [chat.message(m) for m in more]
+    textual = isinstance(chat, TextualFormat)
+    if textual:
+        own = chat.conversation([*more[:1], Message("system", described([TOOL])), *more[1:]])
     theirs = tokenizer.apply_chat_template(
-        own, tools=[TOOL.openai()], add_generation_prompt=True, sanitize_control_tokens=True, **chat.options
+        own,
+        tools=None if textual else [TOOL.openai()],
+        add_generation_prompt=True,
+        sanitize_control_tokens=True,
+        **chat.options,
     )["input_ids"]
     assert chat.start(more, [TOOL]) == theirs
     if not thinks:

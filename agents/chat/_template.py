@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ...trajectories.errors import ConfigError
@@ -37,8 +38,10 @@ class TemplateFormat:
     """What the family writes around the parts of an answer: as tokens where the vocabulary has them, else spelt."""
     ends: ClassVar[tuple[str, ...]] = ()
     """Tokens that end an answer, the usual one first; those that the vocabulary has not are left out."""
-    options: ClassVar[dict[str, Any]] = {}
+    options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Given to the template: what else would depend on the day."""
+    prelude: ClassVar[str] = ""
+    """Put before a template that is saved: does there what `whole` and `conversation` do here."""
     tool_style: ToolStyle = "schema"
 
     def __init__(self, tokenizer: Any, *, tool_style: ToolStyle = "schema", thinking: Thinking = "on") -> None:
@@ -52,9 +55,7 @@ class TemplateFormat:
         """
         if tool_style != "schema":
             raise ConfigError(f"the chat format {self.name} shows tools as its template does: take the style schema")
-        template = _template_of(tokenizer)
-        for saved in ({**self.options, "enable_thinking": False}, self.options):
-            template = template.removeprefix(_defaults(saved))
+        template = self._own(tokenizer)
         if not template:
             raise ConfigError(f"the tokenizer has no chat template with tools: the format {self.name} needs one")
         if thinking == "off" and "enable_thinking" not in template:
@@ -70,6 +71,7 @@ class TemplateFormat:
         self.stop_ids: tuple[int, ...] = tuple(
             dict.fromkeys([*(added[end] for end in self._ends), *(id for id in others if isinstance(id, int))])
         )
+        self._end = re.compile(f"(?<!{_OPEN})(?:{'|'.join(map(re.escape, self._ends))})")  # and not one that is spelt
         self._options = {**self.options, **({"enable_thinking": False} if thinking == "off" else {})}
         self._mark_of = {added[mark]: mark for mark in self.marks if mark in added}
         tokens = tokenizer.added_tokens_decoder.values()
@@ -82,13 +84,13 @@ class TemplateFormat:
     @classmethod
     def fits(cls, tokenizer: Any) -> int:
         """2 for a tokenizer whose template is of this family."""
-        template = _template_of(tokenizer)
+        template = cls._own(tokenizer)
         known = bool(cls.known_by) and all(word in template for word in cls.known_by)
         return 2 if known and not any(word in template for word in cls.not_by) else 0
 
     def start(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
         """The template's own render, with the opening of the next answer."""
-        return self._ids(self._render(self.conversation(messages), tools, opening=True))
+        return self._ids(self.whole(messages, tools, opening=True))
 
     def continuation(self, messages: Sequence[Message], *, stopped: bool = True) -> list[int]:
         """What the template has behind the end of an answer, in a conversation where these messages follow it.
@@ -104,12 +106,12 @@ class TemplateFormat:
             for i, m in enumerate(results)
         )
         said = Message("assistant", "" if calls else probe, calls)
-        text = self._render(self.conversation([Message("user", "?"), said, *messages]), (), opening=True)
+        text = self.whole([Message("user", "?"), said, *messages], (), opening=True)
         at = text.rfind(probe)
-        found = [where for end in self._ends if (where := text.find(end, at)) >= 0]
-        if at < 0 or not found:
+        end = self._end.search(text, max(at, 0))
+        if at < 0 or end is None:
             raise ConfigError(f"the chat template shows no end of an answer: the format {self.name} cannot go on in it")
-        ids = self._ids(text[min(found) :])
+        ids = self._ids(text[end.start() :])
         return ids[1:] if stopped else ids
 
     def keeps(self, history: Sequence[Message], new: Sequence[Message], tools: Sequence[ToolSpec]) -> bool:
@@ -117,9 +119,9 @@ class TemplateFormat:
 
         Some do not: Qwen 3 leaves out what was thought before the last word of a user. The ids of an episode keep it.
         """
-        told = self._render(self.conversation(history), tools, opening=False)
-        end = max((told.rfind(end) for end in self._ends), default=-1)
-        return self._render(self.conversation([*history, *new]), tools, opening=True).startswith(told[:end])
+        told = self.whole(history, tools, opening=False)
+        ends = [end.start() for end in self._end.finditer(told)]
+        return self.whole([*history, *new], tools, opening=True).startswith(told[: ends[-1]] if ends else told)
 
     def answer(self, action: Action) -> list[int]:
         """An action as the template shows it after an opening, up to the end of the answer.
@@ -130,16 +132,15 @@ class TemplateFormat:
         if self.thinking == "off":  # a template may open otherwise than it shows what was said
             openings.append(self._render([_ASKED], (), opening=True, enable_thinking=True))
         shown = [
-            self._render(
-                self.conversation([Message("user", "?"), replace(action, thinking=t).message]), (), opening=False
-            )
+            self.whole([Message("user", "?"), replace(action, thinking=t).message], (), opening=False)
             for t in dict.fromkeys((action.thinking, "") if self.thinking == "on" else ("",))
         ]
-        found = ((before, text) for before in openings for text in shown if text.startswith(before))
-        before, text = next(found, ("", ""))
+        fitting = ((before, text) for before in openings for text in shown if text.startswith(before))
+        before, text = next(fitting, ("", ""))
         if not before:
             raise ConfigError(f"the chat template shows an answer otherwise than it opens one: {shown[0][:80]!r}")
-        end = max(text.rfind(end) + len(end) for end in self._ends if end in text)
+        found = self._end.search(text, len(before))
+        end = found.end() if found else len(text)
         opened, whole = self._ids(before), self._ids(text[:end])
         if whole[: len(opened)] == opened:
             return whole[len(opened) :]
@@ -151,7 +152,19 @@ class TemplateFormat:
 
     def template(self) -> str:
         """The tokenizer's own, with what this format gives to it as defaults."""
-        return _defaults(self._options) + self._template
+        return _defaults(self._options) + self.prelude + self._template
+
+    @classmethod
+    def _own(cls, tokenizer: Any) -> str:
+        """The family's template, without what `template` puts before it; empty: none."""
+        template = _template_of(tokenizer)
+        for saved in ({**cls.options, "enable_thinking": False}, cls.options):
+            template = template.removeprefix(_defaults(saved))
+        return template.removeprefix(cls.prelude)
+
+    def whole(self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, opening: bool) -> str:
+        """The template's text of a conversation."""
+        return self._render(self.conversation(messages), tools, opening=opening)
 
     # ---- what a family says ----------------------------------------------------------------------------------------
 
@@ -242,7 +255,7 @@ class TemplateFormat:
         yield from ((part, i % 2 == 1) for i, part in enumerate(parts) if part)
 
 
-def _defaults(options: dict[str, Any]) -> str:
+def _defaults(options: Mapping[str, Any]) -> str:
     """What stands before a saved template, for who renders it without these options."""
     return "".join(
         f"{{%- if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
