@@ -42,6 +42,7 @@ __all__ = [
     "read_format",
     "read_thinking",
     "sampled_tokens",
+    "save_tokenizer",
     "tokens_of",
     "write_format",
 ]
@@ -58,7 +59,8 @@ _FILE = "sparring.json"
 
 
 class ChatFormat(Protocol):
-    """Messages to token ids and back, for one tokenizer. One that keeps the tokenizer does so as `tokenizer`."""
+    """Messages to token ids and back, for one tokenizer. One that keeps the tokenizer does so as `tokenizer`. One that
+    has a `template()` says there, in Jinja, what renders its prompts in any program that loads a saved model."""
 
     name: str
     """As it is registered."""
@@ -111,6 +113,10 @@ def format_for(
     if name is not None:
         return _made(name, FORMATS.get(name), tokenizer, tool_style, thinking)
     families = FORMATS.all()
+    if tool_style != "schema":  # a template shows schemas only
+        compact = {n: family for n, family in families.items() if not hasattr(family, "known_by")}
+        families = compact if any(family.fits(tokenizer) for family in compact.values()) else families
+        tool_style = tool_style if families is compact else "schema"
     best = max(families, key=lambda n: (families[n].fits(tokenizer), -list(families).index(n)), default=None)
     if best is None or not families[best].fits(tokenizer):
         raise ConfigError(
@@ -265,6 +271,17 @@ def tokens_of(
 
 
 # ---- kept next to the weights ----------------------------------------------------------------------------------------
+
+
+def save_tokenizer(chat: ChatFormat, tokenizer: Any, folder: Path) -> None:
+    """Saves the tokenizer of a model that was trained in `chat`, with a chat template that renders this format: what
+    was trained is what another program serves."""
+    template = chat.template() if hasattr(chat, "template") else tokenizer.chat_template
+    own, tokenizer.chat_template = tokenizer.chat_template, template
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.chat_template = own
 
 
 def write_format(chat: ChatFormat, folder: Path) -> None:
