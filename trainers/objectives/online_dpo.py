@@ -20,6 +20,7 @@ from ..losses import DpoVariant, Loss, Normalise, dpo_loss
 from ..mixture import Mixture, sample_groups
 from ..model import Policy
 from ..objective import OBJECTIVES, Data, Drawn, Needs
+from ..playing import episodes_file
 from ..preferences import pairs_in_tokens, side_batches, side_sums
 from ..run import Run
 from ..samples import Replay
@@ -115,7 +116,7 @@ class OnlineDpo:
         started = time.monotonic()
         if step % s.every == 0:
             for ahead in range(step, min(step + s.every, s.steps)):
-                run.write(_file(ahead), dump_jsonl(self._play(run, step, ahead)))
+                run.write(episodes_file(ahead), dump_jsonl(self._play(run, step, ahead)))
         episodes = _read(run, step)
         groups = TrajectoryGroup.by_task(episodes)
         pairs = self._pairs(groups)
@@ -180,17 +181,13 @@ class OnlineDpo:
         yield from self._replay.losses(policy, step, s.optim.micro_tokens)
 
 
-def _file(step: int) -> str:
-    return f"episodes/step-{step + 1:06d}.jsonl"
-
-
 def _read(run: Run, step: int) -> list[Trajectory]:
     """What was played for this step. Raises `DataError` where that is gone."""
     try:
-        lines = (run.folder / _file(step)).read_bytes().splitlines()
+        lines = (run.folder / episodes_file(step)).read_bytes().splitlines()
     except OSError as error:
         raise DataError(
-            f"the episodes of step {step + 1} are not in {run.folder / _file(step)} ({error.strerror}): put the file "
-            "back, or delete the run's folder and start anew"
+            f"the episodes of step {step + 1} are not in {run.folder / episodes_file(step)} ({error.strerror}): put the "
+            "file back, or delete the run's folder and start anew"
         ) from None
     return [Trajectory.from_json(line) for line in lines]
