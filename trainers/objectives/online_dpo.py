@@ -183,11 +183,12 @@ class OnlineDpo:
 
 def _read(run: Run, step: int) -> list[Trajectory]:
     """What was played for this step. Raises `DataError` where that is gone."""
+    path = run.folder / episodes_file(step)
     try:
-        lines = (run.folder / episodes_file(step)).read_bytes().splitlines()
+        lines = path.read_bytes().splitlines()
     except OSError as error:
         raise DataError(
-            f"the episodes of step {step + 1} are not in {run.folder / episodes_file(step)} ({error.strerror}): put the "
-            "file back, or delete the run's folder and start anew"
+            f"the episodes of step {step + 1} are not in {path} ({error.strerror}): put the file back, or delete the "
+            "run's folder and start anew"
         ) from None
     return [Trajectory.from_json(line) for line in lines]
