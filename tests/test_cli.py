@@ -1172,6 +1172,11 @@ def test_a_file_that_is_not_there_is_told_as_a_file(here: Path) -> None:
         ("import a.jsonl --from openai --out folder", "--out folder is a folder; expected a file"),
         ("export a.jsonl --to openai --out folder", "--out folder is a folder; expected a file"),
         ("store export folder", "FILE folder is a folder; expected a file"),
+        ("rollout lamp.py --out /proc/x.jsonl", "--out /proc/x.jsonl: nothing can be written in /proc (No such file"),
+        ("evaluate lamp.py --agent expert --out /proc/x", "--out /proc/x: nothing can be written in /proc (No such"),
+        ("report a.jsonl --out /proc/x.html", "--out /proc/x.html: nothing can be written in /proc (No such file"),
+        ("recipe lamp.py --out /proc/x", "--out /proc/x: nothing can be written in /proc (No such file"),
+        ("report a.jsonl --out=", "--out names no file, but the present folder; expected a file, such as report.html"),
     ],
 )
 def test_where_a_command_cannot_write_is_said_first(here: Path, command: str, said: str) -> None:
@@ -1179,3 +1184,44 @@ def test_where_a_command_cannot_write_is_said_first(here: Path, command: str, sa
     Path("folder").mkdir()
     Path("a.jsonl").touch()
     assert fails(command).startswith(said)
+
+
+def test_no_command_replaces_a_file_unasked_nor_what_it_reads(here: Path) -> None:
+    lamp()
+    run("rollout lamp.py --agent expert --n 2 --out a.jsonl")
+    run("export a.jsonl --to openai --out chats.jsonl")
+    run("store import a.jsonl")
+    Path("data").mkdir()
+    made = {Path(name): Path(name).read_bytes() for name in ("a.jsonl", "chats.jsonl")}
+    for place in ("old.jsonl", "old.card.json", "old.html", "data/sparring.json", "report.html"):
+        made[Path(place)] = b"of another\n"
+        Path(place).write_bytes(made[Path(place)])
+    for command in (
+        "export a.jsonl --to openai --out old.jsonl",
+        "export a.jsonl --to llama-factory --out data",
+        "import chats.jsonl --from openai --out old.jsonl",
+        "report a.jsonl --out old.html",
+        "report a.jsonl",
+        "store export old.jsonl",
+        "curate a.jsonl --rule successes --out old.jsonl",
+    ):
+        assert re.search(r"is there already: choose another .+, or pass --overwrite to replace it", fails(command)), (
+            command
+        )
+    for command in (
+        "export a.jsonl --to openai --out a.jsonl",
+        "import chats.jsonl --from openai --out ./chats.jsonl",
+        "report a.jsonl --out a.jsonl",
+        "report . --out a.jsonl",
+        "curate a.jsonl --rule successes --out a.jsonl",
+    ):
+        for more in ("", " --overwrite"):
+            assert "is one of the files that are read: choose another --out" in fails(command + more), command
+    assert "is no regular file" in fails("report a.jsonl --out /dev/null --overwrite")
+    assert {path: path.read_bytes() for path in made} == made
+    run("report a.jsonl --out old.html --overwrite")
+    run("import chats.jsonl --from openai --out old.jsonl --overwrite")
+    Path("eval").mkdir()
+    Path("a.jsonl").rename("eval/a.jsonl")
+    for _ in range(2):  # the page of a folder is its own
+        assert run("report eval").stdout == "report: eval/report.html\n"

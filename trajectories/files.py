@@ -51,5 +51,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(part)
         os.replace(part, path)
+    except OSError as error:
+        if error.filename == str(part):  # nobody knows that name
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)

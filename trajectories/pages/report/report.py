@@ -24,6 +24,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...errors import ConfigError, UnknownName
+from ...files import write_whole
 from ...messages import Cause, Outcome
 from ...metrics import (
     ACTIONS,
@@ -149,16 +150,14 @@ def write_report(report: Report, path: str | Path, *, episodes_per_cell: int = 2
     """
     path = Path(path)
     page = _page(report, episodes_per_cell, max_chars).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
             file.write(page)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    write_whole(path, write)
     return path
 
 
