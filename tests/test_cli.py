@@ -1021,13 +1021,18 @@ def test_a_plan_of_training_loads_and_writes_nothing(
     run("rollout echo --out gold.jsonl")
     monkeypatch.setattr(Policy, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     shown = run("train sft --data gold.jsonl --model tiny-qwen3 --batch 2 --out x --plan").stdout
-    for row in (r"parameters +[\d,]+", r"peak +[\d.,]+ [MG]B", r"tokens a step +[\d,]+"):
+    for row in (r"parameters +[\d,]+", r"peak, at most +[\d.,]+ [MG]B", r"tokens a step +[\d,]+"):
         assert re.search(rf"^{row}$", shown, re.MULTILINE), row
     grpo = run("train grpo echo --model tiny-qwen3 --out x --plan").stdout
     assert not re.search(r"^engine and its cache +0.0 MB$", grpo, re.MULTILINE)
     assert re.search(r"^engine and its cache +0.0 MB$", shown, re.MULTILINE)
-    stages = run("recipe echo --profile smoke --plan").stdout
-    assert stages.count("peak ") == len(re.findall(r"^[a-z-]+$", stages, re.MULTILINE)) >= 3
+    assert re.search(r"^tokens a step +not known$", grpo, re.MULTILINE)
+    head, *rows = run("recipe echo --profile smoke --plan").stdout.splitlines()
+    assert len(stages := head.split()) >= 3
+    assert len({len(row) for row in rows}) == 1
+    (peak,) = (row for row in rows if row.startswith("peak, at most"))
+    (tokens,) = (row for row in rows if row.startswith("tokens a step"))
+    assert len(re.findall(r"[\d.]+ [MG]B", peak)) == len(re.findall(r" [1-9][\d,]+\b", tokens)) == len(stages)
     assert not (here / "x").exists()
     assert not (here / "runs").exists()
 

@@ -38,6 +38,8 @@ _ABOUT = "command.json"
 
 _COUNTED = 200
 """Episodes whose tokens are counted for a plan."""
+_PLAYED = 8
+"""Tasks of each environment that the expert plays for the plan of a recipe, which has no data yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,8 @@ def plan(objective: str, settings: TrainSettings, start: Start, given: Given) ->
 
 
 def recipe_plans(recipe: Recipe, envs: Sequence[str]) -> dict[str, Plan]:
-    """What each stage that trains would hold in memory. Loads no weights."""
+    """What each stage that trains would hold in memory, and the tokens of one step, counted on episodes of the expert.
+    Loads no weights."""
     from ..trainers.mixture import Mixture
     from ..trainers.objective import OBJECTIVES
     from ..trainers.stages.train import Train
@@ -168,14 +171,37 @@ def recipe_plans(recipe: Recipe, envs: Sequence[str]) -> dict[str, Plan]:
 
     how = recipe.document.policy
     start = Start(recipe.document.model, precision=how.precision)
+    lengths = _expert_lengths(recipe, envs)
     plans = {}
     for name, stage in recipe.stages.items():
         if isinstance(stage, Train):
             kind = OBJECTIVES.get(stage.objective)
             played = {"parallel": how.parallel, "mixture": Mixture.of(*envs)} if kind.needs == "mixture" else {}
             settings = from_plain(kind.Settings, {**played, **stage.settings}, f"stage {name}")
-            plans[name] = _plan(stage.objective, settings, start, [])
+            plans[name] = _plan(stage.objective, settings, start, lengths)
     return plans
+
+
+def _expert_lengths(recipe: Recipe, envs: Sequence[str]) -> list[int]:
+    """Tokens of some episodes, clean and with one fault. Raises `EnvError` where there is no expert, as the recipe does."""
+    from ..agents.chat_format import tokens_of
+    from ..agents.loading import chat_for
+    from ..agents.models import load_tokenizer, resolve
+    from ..agents.rollouts import EpisodeSpec, rollout
+    from ..agents.scripts import scripted
+    from ..envs import make, task_set
+    from ..tools.plans import FaultPlan
+    from ..trainers.mixture import Part
+
+    document = recipe.document
+    source = resolve(document.model)
+    chat = chat_for(load_tokenizer(source), source, document.policy.tool_style, "auto")
+    lengths: list[int] = []
+    for env in (Part.parse(text).env for text in envs):
+        tasks = task_set(make(env), "train", _PLAYED, levels=document.levels)
+        specs = [EpisodeSpec(task, plan) for task in tasks for plan in (FaultPlan(), FaultPlan(count=1))]
+        lengths += [len(tokens_of(chat, t)[0]) for t in rollout(env, scripted("expert"), specs)]
+    return lengths
 
 
 def _plan(objective: str, settings: TrainSettings, start: Start, lengths: Sequence[int]) -> Plan:
@@ -186,15 +212,16 @@ def _plan(objective: str, settings: TrainSettings, start: Start, lengths: Sequen
 
     needs = OBJECTIVES.get(objective).needs
     mean = sum(lengths) / max(1, len(lengths))
+    episodes = getattr(settings, "batch", 0) or getattr(settings, "groups", 0) * getattr(settings, "group", 0)
     return Plan.of(
         start.model,
         lora=start.lora,
         precision=start.precision,
         device=device_named(start.device),
         micro_tokens=settings.optim.micro_tokens,
-        tokens=round(mean * getattr(settings, "batch", 0) * (2 if needs == "pairs" else 1)),
+        tokens=round(mean * episodes * (2 if needs == "pairs" else 1)),
         episode_tokens=max(lengths, default=None),
-        parallel=getattr(settings, "parallel", 0) if needs == "mixture" else 0,
+        parallel=min(getattr(settings, "parallel", 0), episodes or sys.maxsize) if needs == "mixture" else 0,
         max_context=settings.max_context,
         reference=bool(getattr(settings, "kl", 0.0)),
         checkpointing=start.checkpointing,

@@ -65,9 +65,9 @@ def recipe(
 
     if plan:
         from ..app.training import recipe_plans
+        from ..trainers.plan import plan_table
 
-        for stage, planned in recipe_plans(loaded, env).items():
-            typer.echo(f"{stage}\n{planned}\n")
+        typer.echo(plan_table(recipe_plans(loaded, env)))
         return
     with watching() as watch:
         watch.say(f"recipe {recipe}, {profile}, for {trained_on} in {folder}")
