@@ -565,6 +565,29 @@ def test_a_rollout_is_ended_by_sigterm_as_by_ctrl_c(here: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_what_is_stopped_before_anything_was_written_does_not_say_saved(here: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    code = """
+import time
+from sparring.cli.root import main
+from sparring.trainers.model import Policy
+def load(*_, **__):
+    print("loading", flush=True)
+    time.sleep(60)
+Policy.load = load
+main()
+"""
+    process = start(*"train sft --data gold.jsonl --model tiny-qwen3 --out run".split(), code=code, cwd=here)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    said, again = errors.splitlines()[-2:]
+    assert said == "stopped; nothing had been written yet"
+    assert again == "resume with: sparring train sft --data gold.jsonl --model tiny-qwen3 --out run"
+
+
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
@@ -1230,3 +1253,70 @@ def test_no_command_replaces_a_file_unasked_nor_what_it_reads(here: Path) -> Non
     Path("a.jsonl").rename("eval/a.jsonl")
     for _ in range(2):  # the page of a folder is its own
         assert run("report eval").stdout == "report: eval/report.html\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train sft --data a.jsonl --model tiny-qwen3 --out mine", "--out mine holds other files"),
+        ("train sft --data a.jsonl --model tiny-qwen3 --out /proc/x", "--out /proc/x: nothing can be written in /proc"),
+        (
+            "train sft --data a.jsonl --model tiny-qwen4 --out x",
+            "unknown model 'tiny-qwen4'. Did you mean 'tiny-qwen3'?",
+        ),
+        ("recipe lamp.py --model tiny-qwen4 --out x", "unknown model 'tiny-qwen4'. Did you mean 'tiny-qwen3'?"),
+        ("rollout lamp.py --model tiny-qwen4", "unknown model 'tiny-qwen4'. Did you mean 'tiny-qwen3'?"),
+        ("rollout lamp.py --n 1 --out a.jsonl", "a.jsonl holds episodes of other tasks, faults or seeds"),
+        ("rollout lamp.py --model tiny-qwen3 --out a.jsonl", "a.jsonl holds episodes of agent expert: choose another"),
+        (
+            "evaluate lamp.py --agent expert --faults clean --n 2 --out mine",
+            "mine/expert.jsonl holds episodes of other",
+        ),
+    ],
+)
+def test_names_and_places_are_checked_before_any_work(here: Path, command: str, said: str) -> None:
+    lamp()
+    run("rollout lamp.py --agent expert --n 2 --out a.jsonl")
+    Path("mine").mkdir()
+    Path("mine/expert.jsonl").write_bytes(Path("a.jsonl").read_bytes())
+    (error,) = run(command, 1).stderr.splitlines()  # and no line of a stage before it
+    assert error.startswith(f"error: {said}")
+    assert not Path("x").exists()
+
+
+def test_a_half_written_line_is_kept_until_the_file_is_known_to_be_ours(here: Path) -> None:
+    lamp()
+    run("rollout lamp.py --agent expert --n 2 --out a.jsonl")
+    with Path("a.jsonl").open("ab") as file:
+        file.write(b'{"id": "cut')
+    before = Path("a.jsonl").read_bytes()
+    assert "holds episodes of agent expert" in fails("rollout lamp.py --agent give-up --n 2 --out a.jsonl")
+    assert Path("a.jsonl").read_bytes() == before
+    run("rollout lamp.py --agent expert --n 2 --out a.jsonl")
+    assert len(read(Path("a.jsonl"))) == 2
+
+
+def test_what_is_no_environment_is_told_by_what_it_is(here: Path) -> None:
+    Path("envs").mkdir()
+    assert fails("check envs").startswith("envs is a folder; expected an environment: ")
+    lamp()
+    Path("lamp.py").rename("envs/lamp.py")
+    assert fails("check envs").endswith("or a file in it: envs/lamp.py")
+    run("rollout envs/lamp.py --agent expert --n 2 --out a.jsonl")
+    assert fails("check a.jsonl").startswith("a.jsonl holds episodes; expected an environment: ")
+    del sys.modules["lamp"]
+    said = fails("check tamp:Lamp")
+    assert said.startswith(f"unknown module 'tamp'. There is no tamp.py in {here}")
+    assert said.endswith("another file: FOLDER/tamp.py:NAME")
+
+
+def test_a_record_of_another_folder_says_how_its_environment_is_named(here: Path) -> None:
+    Path("mine").mkdir()
+    lamp()
+    run("rollout lamp.py --agent expert --n 2 --out mine/a.jsonl")
+    Path("lamp.py").rename("mine/lamp.py")
+    del sys.modules["lamp"]
+    said = run("replay mine/a.jsonl", 1).stdout
+    assert "here is no lamp.py" in said
+    assert "--env FOLDER/lamp.py:Lamp, with the FOLDER it is in" in said
+    assert "2 identical" in run("replay mine/a.jsonl --env mine/lamp.py:Lamp").stdout

@@ -1,7 +1,8 @@
 """What a training needs, from the model's configuration alone: nothing is loaded.
 
 `Plan.of("smollm2-135m", lora=0, micro_tokens=2048)` counts parameters on torch's meta device and the bytes of
-everything that is held at once, at its largest. `activation_bytes` is also what a policy decides by, whether it checkpoints.
+everything that is held at once, at its largest. `activation_bytes` is also what a policy decides by, whether it
+checkpoints.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where a command writes: what is wrong with --out is said before anything is played or read.
 
-Defines `file_to_write`, `file_to_replace` and `folder_to_write`.
+Defines `file_to_write`, `file_to_replace`, `folder_to_write` and `nothing_written`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ from pathlib import Path
 
 from ..trajectories.errors import ConfigError
 
-__all__ = ["file_to_replace", "file_to_write", "folder_to_write"]
+__all__ = ["file_to_replace", "file_to_write", "folder_to_write", "nothing_written"]
 
 _DATA = (".json", ".jsonl", ".parquet")
 """What a folder may be read for; a page in it is not."""
+_RESULTS = (".jsonl", ".safetensors")
+"""What a run is resumed from."""
+
+_last: list[Path] = []
+"""Where the command writes, once that is known."""
 
 
 def file_to_write(out: Path, example: str, option: str = "--out") -> None:
@@ -30,6 +35,7 @@ def file_to_write(out: Path, example: str, option: str = "--out") -> None:
     if out.is_dir():
         raise ConfigError(f"{option} {out} is a folder; expected a file, such as {out / example}")
     _parents(out, option)
+    _last[:] = [out]
 
 
 def file_to_replace(
@@ -79,6 +85,16 @@ def folder_to_write(out: Path, what: str, option: str = "--out") -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{option} {out} is a file; expected a folder, {what}")
     _parents(out / "in it", option, out)
+    _last[:] = [out]
+
+
+def nothing_written() -> bool:
+    """Whether it is known that a stopped command has left nothing to go on from: it was still loading a model, say."""
+    if not _last:
+        return False
+    place = _last[0]
+    files = [f for f in place.rglob("*") if f.suffix in _RESULTS] if place.is_dir() else [place]
+    return not any(f.is_file() and f.stat().st_size for f in files)
 
 
 def _parents(out: Path, option: str, shown: Path | None = None) -> None:

@@ -92,7 +92,6 @@ def play(
         overwrite: Delete what the file holds.
         group: Episodes of each task.
     """
-    watch.stage(f"{agent.name} plays {env}", index, of)
     successes = 0
 
     def on_done(done: int, trajectory: Trajectory) -> None:
@@ -103,7 +102,16 @@ def play(
     recorder = Recorder(path, player.meta, player.written, overwrite)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", RolloutWarning)
-        played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
+        played, before = play_into(
+            recorder,
+            env,
+            agent,
+            wanted,
+            group=group,
+            limits=limits,
+            on_done=on_done,
+            began=lambda: watch.stage(f"{agent.name} plays {env}", index, of),
+        )
     for warning in told:
         if not issubclass(warning.category, RolloutWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

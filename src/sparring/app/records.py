@@ -21,7 +21,7 @@ from ..trajectories.locks import only_writer_of
 from ..trajectories.messages import Json
 from ..trajectories.trajectory import StopReason, Trajectory
 
-__all__ = ["Recorder", "episodes_in", "play_into", "read"]
+__all__ = ["Recorder", "episodes_in", "play_into", "read", "refuse_other"]
 
 _SHOWN = 6
 _WHOLE = 100_000_000
@@ -167,10 +167,7 @@ class Recorder:
         path = self.path
         if path is None or not path.is_file() or self.overwrite:
             return {}
-        whole, _, rest = path.read_bytes().rpartition(b"\n")
-        if rest:  # the process was killed while it wrote this line
-            with path.open("r+b") as file:
-                file.truncate(len(whole) + 1 if whole else 0)
+        whole, _, _ = path.read_bytes().rpartition(b"\n")  # one that was killed in a line left a part of it
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
         own = (*NOTES, "roles", *SESSION_NOTES, "limits", TRACEBACK)
         other = next(
@@ -197,6 +194,24 @@ class Recorder:
         return {_key(t): t for t in held}
 
 
+def refuse_other(
+    recorder: Recorder, env: str, agent: str, episodes: Sequence[EpisodeSpec], limits: Limits | None = None
+) -> None:
+    """Raises `ConfigError` where the file is of another run, or is being written: before an agent is loaded.
+
+    Args:
+        recorder: Where the episodes will go.
+        env: Its name.
+        agent: What the agent is called.
+        episodes: What will be played.
+        limits: When episodes are cut.
+    """
+    if recorder.path is not None and recorder.path.is_file():
+        made = make(env)
+        with only_writer_of(recorder.path):
+            recorder.known(name_of(made), agent, _notes([limited(planned(made, e), limits, None) for e in episodes]))
+
+
 def play_into(
     recorder: Recorder,
     env: str,
@@ -207,6 +222,7 @@ def play_into(
     slack: int | None = None,
     limits: Limits | None = None,
     on_done: Callable[[int, Trajectory], None] = lambda done, trajectory: None,
+    began: Callable[[], None] = lambda: None,
 ) -> tuple[list[Trajectory], int]:
     """Plays what the recorder's file does not hold yet; all, in the order of `episodes`, and how many it held.
 
@@ -221,9 +237,10 @@ def play_into(
         slack: Turns over the expert's before an episode is cut, as `rollout` takes it.
         limits: When episodes are cut, as `rollout` takes them.
         on_done: Told how many episodes there are now, and the newest.
+        began: Called when the file has turned out to be of this run.
     """
     with only_writer_of(recorder.path) if recorder.path is not None else nullcontext():
-        return _play_into(recorder, env, agent, episodes, group, slack, limits, on_done)
+        return _play_into(recorder, env, agent, episodes, group, slack, limits, on_done, began)
 
 
 def _play_into(
@@ -235,18 +252,22 @@ def _play_into(
     slack: int | None,
     limits: Limits | None,
     on_done: Callable[[int, Trajectory], None],
+    began: Callable[[], None],
 ) -> tuple[list[Trajectory], int]:
     made = make(env)
     episodes = [limited(planned(made, e), limits, slack) for e in episodes]
-    keys = [(e.task.id, str(e.plan), e.seed) for e in episodes]
+    notes = _notes(episodes)
+    keys = [_key_of(e) for e in episodes]
     attempts = {key: i % group for i, key in enumerate(keys)}
-    notes = {key: limits_note(e) for key, e in zip(keys, episodes, strict=True)}
     known = recorder.known(name_of(made), agent.name, notes)
+    began()
     again = [key for key, t in known.items() if t.stop is StopReason.BUG]  # the author may have fixed it
     for key in again:
         del known[key]
     missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
     file: Any = None
+    if recorder.path is not None and recorder.path.is_file():
+        _cut_part(recorder.path)
     if recorder.path is not None and (missing or recorder.overwrite):
         file = recorder.path.open("ab")
         if recorder.overwrite:
@@ -274,6 +295,23 @@ def _play_into(
             with suppress(OSError):  # the disk is full, which has been said: what could be written is written
                 file.close()
     return [known[key] for key in keys], len(episodes) - len(missing)
+
+
+def _cut_part(path: Path) -> None:
+    """Takes away the part of a line that a killed process left at the end."""
+    whole, _, rest = path.read_bytes().rpartition(b"\n")
+    if rest:
+        with path.open("r+b") as file:
+            file.truncate(len(whole) + 1 if whole else 0)
+
+
+def _notes(episodes: Sequence[EpisodeSpec]) -> dict[Key, dict[str, Json]]:
+    """What the records of these episodes say of their limits."""
+    return {_key_of(e): limits_note(e) for e in episodes}
+
+
+def _key_of(episode: EpisodeSpec) -> Key:
+    return episode.task.id, str(episode.plan), episode.seed
 
 
 def _key(t: Trajectory) -> Key:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..agents.loading import thinking_of, tool_style_of
 from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from ..trajectories.errors import ConfigError, DataError
-from ..trajectories.locks import LOCK, only_process_in
+from ..trajectories.locks import LOCK, at_work_in, only_process_in
 from ..trajectories.trajectory import Trajectory, TrajectoryGroup
 from .console import Watch, watching
-from .players import fetch_first
+from .outputs import folder_to_write
+from .players import fetch_first, known_or_there
 from .playing import fault_plan
 from .records import read
 from .wording import count
@@ -111,6 +112,13 @@ def train(
         overwrite: Whether a run that the folder holds is deleted first.
         written: Told of the folder before the first step.
     """
+    from ..agents.models import device_named
+
+    folder_to_write(out, "for checkpoints, metrics and the model")
+    known_or_there(start.model)
+    device_named(start.device)
+    if out.is_dir() and at_work_in(out) is None:  # who is at work there is told of below
+        _refuse_other(out, overwrite)
     with watching() as watch:
         watch.stage("reading the data", 1, 3)
         replayed = _replay(given.gold, watch)
@@ -183,7 +191,7 @@ def recipe_plans(recipe: Recipe, envs: Sequence[str]) -> dict[str, Plan]:
 
 
 def _expert_lengths(recipe: Recipe, envs: Sequence[str]) -> list[int]:
-    """Tokens of some episodes, clean and with one fault. Raises `EnvError` where there is no expert, as the recipe does."""
+    """Tokens of some episodes, clean and with one fault. Raises `EnvError` where there is no expert."""
     from ..agents.chat_format import tokens_of
     from ..agents.loading import chat_for
     from ..agents.models import load_tokenizer, resolve
@@ -315,9 +323,6 @@ def _train(
     about = {**about, "model": model, "lora": start.lora, "tool_style": style, "precision": start.precision}
     about |= {"thinking": thinking} if thinking != "on" else {}
     about = json.loads(json.dumps(about, default=str))
-    device = device_named(start.device)  # one that is not here is said before anything is deleted or fetched
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; expected a folder")
     metric: str = OBJECTIVES.get(about["objective"]).metric
     held_out = last = ""
 
@@ -345,7 +350,7 @@ def _train(
             thinking=thinking,
             precision=start.precision,
             lora=Lora(start.lora, 2 * start.lora, objective.settings.seed) if start.lora else None,
-            device=device,
+            device=device_named(start.device),
             checkpointing=start.checkpointing,
         )
         write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
@@ -361,16 +366,12 @@ def _train(
 
 def _prepare(out: Path, about: dict[str, Any], overwrite: bool) -> None:
     """Refuses a folder that holds something else than this very run, stopped in the middle. It is locked."""
+    _refuse_other(out, overwrite)
     ours = (out / _ABOUT).is_file()
-    held = [path for path in out.iterdir() if path.name != LOCK]
-    if overwrite and ours:  # never a folder that another program made
-        for path in held:
+    if overwrite and ours:
+        for path in _held(out):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return
-    if not ours and held:
-        raise ConfigError(f"--out {out} holds other files: choose an empty or a new folder")
-    if (out / "model").exists():
-        raise ConfigError(f"--out {out} holds a finished run: choose another folder, or pass --overwrite to delete it")
     if ours and (out / "checkpoints").exists():
         try:
             before = json.loads((out / _ABOUT).read_bytes())
@@ -386,6 +387,19 @@ def _prepare(out: Path, about: dict[str, Any], overwrite: bool) -> None:
                 f"--out {out} holds a stopped run that was started otherwise ({'; '.join(differs)}): give the same, "
                 "choose another folder, or pass --overwrite to delete it"
             )
+
+
+def _refuse_other(out: Path, overwrite: bool) -> None:
+    """Refuses a folder that another program made, and a finished run that is not to be deleted."""
+    ours = (out / _ABOUT).is_file()
+    if not ours and _held(out):
+        raise ConfigError(f"--out {out} holds other files: choose an empty or a new folder")
+    if (out / "model").exists() and not overwrite:
+        raise ConfigError(f"--out {out} holds a finished run: choose another folder, or pass --overwrite to delete it")
+
+
+def _held(out: Path) -> list[Path]:
+    return [path for path in out.iterdir() if path.name != LOCK]
 
 
 def _flat(about: dict[str, Any]) -> dict[str, Any]:

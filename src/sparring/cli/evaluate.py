@@ -79,9 +79,11 @@ def evaluate(
         raise ConfigError(f"the same agent twice: {', '.join(labels)}")
     arms, notes, every = [], [], []
     with watching() as watch, only_process_in(out) if out is not None else nullcontext():
+        places = [out / f"{file_name(label)}.jsonl" if out is not None else None for label in labels]
+        for player, label, path in zip(players, labels, places, strict=True):
+            player.check(env, wanted, path, limits, overwrite, label)
         tasks.say_if_fewer(wanted, watch)
-        for number, (player, label) in enumerate(zip(players, labels, strict=True), 1):
-            path = out / f"{file_name(label)}.jsonl" if out is not None else None
+        for number, (player, label, path) in enumerate(zip(players, labels, places, strict=True), 1):
             loaded = player.load(watch, number, len(players))
             loaded.name = label
             played = play(
