@@ -202,8 +202,9 @@ def _expert_lengths(recipe: Recipe, envs: Sequence[str]) -> list[int]:
     from ..trainers.mixture import Part
 
     document = recipe.document
+    tool_style: Any = document.policy.tool_style
     source = resolve(document.model)
-    chat = chat_for(load_tokenizer(source), source, document.policy.tool_style, "auto")
+    chat = chat_for(load_tokenizer(source), source, tool_style, "auto")
     lengths: list[int] = []
     for env in (Part.parse(text).env for text in envs):
         tasks = task_set(make(env), "train", _PLAYED, levels=document.levels)
