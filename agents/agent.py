@@ -20,8 +20,9 @@ from .engine import Engine, Sampling, context_within, end_ids_of
 
 __all__ = ["SESSION_NOTES", "Agent", "AgentSession", "ChatAgent", "Decision", "LLMAgent", "NotedSession"]
 
-SESSION_NOTES = ("usage", "bad_answer")
-"""What `NotedSession.notes` holds at most: tokens and cost (`Usage`), and the `BadAnswer` that ended the episode."""
+SESSION_NOTES = ("usage", "bad_answer", "past_kept_before_turns")
+"""What `NotedSession.notes` holds at most: tokens and cost (`Usage`); the `BadAnswer` that ended the episode; the turns
+before which the model's own template would have shown the past otherwise than the episode's ids do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,10 @@ class _ModelSession:
         self.stopped = True
         self.ready = False
         """Whether the ids end where the next answer begins."""
+        self.messages: list[Message] = []
+        self.turns = 0
+        self.departed: list[int] = []
+        """Turns before which the model's own template would have shown the past otherwise than these ids do."""
 
     def resume(self, parent: Trajectory, fork: int) -> tuple[Turn, ...]:
         """Keeps the parent's ids where they are of this agent's encoding; else its first turns are rendered anew, as
@@ -143,6 +148,10 @@ class _ModelSession:
         turns = parent.turns[:fork]
         span = parent.turns[fork].span if fork < len(parent.turns) else None
         self.ready = True
+        self.messages = list(parent.prompt)
+        for turn in turns:
+            self.messages += [turn.action.message, *turn.observation]
+        self.turns = len(turns)
         if tokens is not None and span is not None and owns(chat, parent):
             self.ids = list(tokens.ids[: span[0]])
             same = parent.temperature == self.agent.temperature  # else it is text that this agent did not draw
@@ -165,11 +174,14 @@ class _ModelSession:
             self.ready = False
         elif self.ids:
             new = agent.chat.continuation(observation.messages, stopped=self.stopped)
+            self._compare(observation)
         else:
             new = agent.chat.start(observation.messages, observation.tools)
         if len(self.ids) + len(new) + agent.sampling.max_tokens > agent.max_context:
             return Decision(None, cut=StopReason.TOKEN_LIMIT)
         self._given(new)
+        if new:
+            self.messages += observation.messages
         generated = await agent.engine.generate(self.key, self.ids, agent.sampling, self.seed)
         start = len(self.ids)
         self._append(generated.ids, 1, generated.logprobs)
@@ -178,13 +190,24 @@ class _ModelSession:
         self.stopped = generated.stopped and said[-1] in agent.chat.stop_ids
         cut = None if generated.stopped else StopReason.TOKEN_LIMIT
         action = agent.chat.parse(said if self.stopped or cut else said[:-1])
+        self.messages.append(action.message)
+        self.turns += 1
         return Decision(action, (start, len(self.ids)), cut)
 
     def tokens(self) -> Tokens:
         return Tokens(tuple(self.ids), tuple(self.sampled), tuple(self.logprobs), encoding_of(self.agent.chat))
 
+    def notes(self) -> dict[str, Json]:
+        return {"past_kept_before_turns": list(self.departed)} if self.departed else {}
+
     def close(self) -> None:
         self.agent.engine.release(self.key)
+
+    def _compare(self, observation: Observation) -> None:
+        """Notes where the template would have changed the past: the ids are never changed, so they depart from it."""
+        keeps = getattr(self.agent.chat, "keeps", None)
+        if keeps is not None and not keeps(self.messages, observation.messages, observation.tools):
+            self.departed.append(self.turns)
 
     def _given(self, ids: list[int]) -> None:
         self._append(ids, 0, [0.0] * len(ids))

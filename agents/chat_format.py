@@ -34,6 +34,7 @@ __all__ = [
     "ChatFormat",
     "Thinking",
     "ToolStyle",
+    "edited",
     "encoding_in",
     "encoding_of",
     "format_for",
@@ -41,6 +42,7 @@ __all__ = [
     "read_format",
     "read_thinking",
     "sampled_tokens",
+    "save_tokenizer",
     "tokens_of",
     "write_format",
 ]
@@ -57,7 +59,8 @@ _FILE = "sparring.json"
 
 
 class ChatFormat(Protocol):
-    """Messages to token ids and back, for one tokenizer. One that keeps the tokenizer does so as `tokenizer`."""
+    """Messages to token ids and back, for one tokenizer. One that keeps the tokenizer does so as `tokenizer`. One that
+    has a `template()` says there, in Jinja, what renders its prompts in any program that loads a saved model."""
 
     name: str
     """As it is registered."""
@@ -110,6 +113,10 @@ def format_for(
     if name is not None:
         return _made(name, FORMATS.get(name), tokenizer, tool_style, thinking)
     families = FORMATS.all()
+    if tool_style != "schema":  # a template shows schemas only
+        compact = {n: family for n, family in families.items() if not hasattr(family, "known_by")}
+        families = compact if any(family.fits(tokenizer) for family in compact.values()) else families
+        tool_style = tool_style if families is compact else "schema"
     best = max(families, key=lambda n: (families[n].fits(tokenizer), -list(families).index(n)), default=None)
     if best is None or not families[best].fits(tokenizer):
         raise ConfigError(
@@ -187,6 +194,22 @@ def owns(chat: ChatFormat, trajectory: Trajectory) -> bool:
     return list(tokens.ids[: first[0] if first else None]) == prompt
 
 
+def edited(chat: ChatFormat, trajectory: Trajectory) -> bool:
+    """Whether an answer says something else than its recorded ids, which are this format's own: somebody has written
+    the message anew, and left the ids."""
+    if trajectory.tokens is None:
+        return False
+    ids = trajectory.tokens.ids
+    spans = ((turn.action, turn.span) for turn in trajectory.turns)
+    return any(_said(chat.parse(ids[span[0] : span[1]])) != _said(action) for action, span in spans if span is not None)
+
+
+def _said(action: Action) -> object:
+    """What an answer says, without what a record adds to it."""
+    calls = [(call.name, call.arguments) for call in action.tool_calls]
+    return action.content.strip(), action.thinking.strip(), calls
+
+
 def encoding_in(trajectory: Trajectory) -> str:
     """The encoding of the recorded ids, in words."""
     named = trajectory.tokens.encoding if trajectory.tokens is not None else ""
@@ -212,14 +235,15 @@ def sampled_tokens(chat: ChatFormat, trajectory: Trajectory) -> Tokens:
 def tokens_of(
     chat: ChatFormat, trajectory: Trajectory, parent: Trajectory | None = None
 ) -> tuple[Tokens, tuple[tuple[int, int], ...]]:
-    """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled, where they are this format's own;
-    else rendered from messages, with log-probabilities of 0.
+    """A trajectory as tokens, and each turn's span. Sampled ids as they were sampled, where they are this format's own
+    and say what the messages say; else rendered from messages, with log-probabilities of 0.
 
     `parent`: the sampled episode that it was forked from, whose ids the shared turns keep.
     Raises `ConfigError` for a trajectory without turns.
     """
     own = [turn.span for turn in trajectory.turns if turn.span is not None]
-    if trajectory.tokens is not None and len(own) == len(trajectory.turns) and owns(chat, trajectory):
+    whole = trajectory.tokens is not None and len(own) == len(trajectory.turns)
+    if trajectory.tokens is not None and whole and owns(chat, trajectory) and not edited(chat, trajectory):
         return trajectory.tokens, tuple(own)
     if not trajectory.turns:
         raise ConfigError(f"trajectory {trajectory.id} has no turns to train on")
@@ -247,6 +271,17 @@ def tokens_of(
 
 
 # ---- kept next to the weights ----------------------------------------------------------------------------------------
+
+
+def save_tokenizer(chat: ChatFormat, tokenizer: Any, folder: Path) -> None:
+    """Saves the tokenizer of a model that was trained in `chat`, with a chat template that renders this format: what
+    was trained is what another program serves."""
+    template = chat.template() if hasattr(chat, "template") else tokenizer.chat_template
+    own, tokenizer.chat_template = tokenizer.chat_template, template
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.chat_template = own
 
 
 def write_format(chat: ChatFormat, folder: Path) -> None:

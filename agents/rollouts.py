@@ -17,10 +17,11 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from ..envs.copies import SHARED, worlds_apart
 from ..envs.env import ToolEnv, name_of
@@ -49,12 +50,20 @@ __all__ = [
     "rollout",
     "rollout_async",
     "rollout_stream",
+    "telling",
 ]
 
 TRACEBACK = "traceback"
 """Under this name a record's `meta` keeps the traceback of the bug that ended the episode."""
 SLACK = 4
 """Turns over the expert's number of turns that training gives an episode before it is cut."""
+
+_LOOK = 0.02
+"""Seconds between looks whether a call has ended that nobody waits for."""
+_PATIENCE = 60.0
+"""Seconds that an episode without a limit of its own waits for such a call."""
+_given_up: WeakKeyDictionary[type[ToolEnv], list[Lane]] = WeakKeyDictionary()
+"""Threads in which a call of such an environment was given up at its time limit."""
 
 EnvFactory = Callable[[], ToolEnv]
 OnDone = Callable[[int, Trajectory], None]
@@ -179,6 +188,29 @@ async def rollout_async(
     return played
 
 
+@contextmanager
+def telling(say: Callable[[str], None], *, bugs: bool = True) -> Iterator[None]:
+    """What rollouts within have to say (`RolloutWarning`) is told to `say`, each text once.
+
+    Args:
+        say: Told in place of Python's warnings.
+        bugs: Whether of bugs too.
+    """
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, RolloutWarning):
+            others(message, category, *place, **more)
+        elif str(message) not in said and (bugs or not issubclass(category, BugWarning)):
+            said.add(str(message))
+            say(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RolloutWarning)
+        others, warnings.showwarning = warnings.showwarning, show
+        yield
+
+
 def bugs(played: Sequence[Trajectory]) -> str:
     """What there is to say of episodes that a bug of their environment ended: how many, the commonest bug and the first
     episode that it ended. Empty where there are none."""
@@ -246,7 +278,9 @@ async def _work(
             async with shared.alone(env, apart):
                 expert_turns = await _expert_turns(shared, seat, env, episode) if apart else None
                 env = await seat.env(episode.env)  # another one where the expert did not come back
-                run = partial(seat.run, env)
+                run: Run = partial(seat.run, env)
+                if apart is False and await _still_runs(type(env), episode):
+                    run = _left_behind
                 trajectory = await play_episode(env, agent, episode, expert_turns=expert_turns, run=run)
             if trajectory.stop is StopReason.BUG:
                 seat.forget(episode.env)
@@ -267,6 +301,13 @@ class Run(Protocol):
     """Calls a function of the world where the world is run."""
 
     async def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+
+async def _left_behind(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Nowhere: what is done in this world is not only the agent's."""
+    raise InfrastructureError(
+        "a call of an earlier episode, which was given up at its time limit, still runs in the world that all share"
+    )
 
 
 async def inline(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -540,9 +581,14 @@ class _Seat:
         """Calls a function of `env` where that is run."""
         if env.toolbox.tools is not self._tools:  # asked anew: tools come and go
             self._tools, self._waits = env.toolbox.tools, may_wait(env)
-        if self._waits:
+        if not self._waits:
+            return fn(*args, **kwargs)
+        lane = self._thread()
+        try:
             return await self._in_thread(fn, *args, **kwargs)
-        return fn(*args, **kwargs)
+        except asyncio.CancelledError:
+            _given_up.setdefault(type(env), []).append(lane)
+            raise
 
     def forget(self, name: str) -> None:
         """The next episode has a new environment: a bug has left this one as nobody knows."""
@@ -555,14 +601,29 @@ class _Seat:
         self._lane = None
         self._envs.clear()
 
-    async def _in_thread(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def _thread(self) -> Lane:
         if self._lane is None:
             self._lane = Lane("sparring-world")
+        return self._lane
+
+    async def _in_thread(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await self._lane.run(fn, *args, **kwargs)
+            return await self._thread().run(fn, *args, **kwargs)
         except asyncio.CancelledError:  # out of time, or the rollout ends
             self.leave()
             raise
+
+
+async def _still_runs(kind: type[ToolEnv], episode: EpisodeSpec) -> bool:
+    """Waits for calls that were given up in a world that all share, as long as the episode itself may take. Whether one
+    goes on even then: what it does would be taken for the agent's."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + ((episode.limits or Limits()).seconds or _PATIENCE)
+    lanes = _given_up.get(kind, [])
+    while lanes and clock() < end:
+        lanes[:] = [lane for lane in lanes if not lane.ended]
+        await asyncio.sleep(_LOOK if lanes else 0)
+    return bool(lanes)
 
 
 async def _worlds_apart(shared: _Shared, seat: _Seat, env: ToolEnv, episode: EpisodeSpec) -> bool | None:

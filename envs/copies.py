@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
+from reprlib import Repr
 from weakref import WeakKeyDictionary
 
 from ..trajectories.errors import EnvError
@@ -30,8 +32,12 @@ _TRIED = 4
 """Tasks that are tried, until the expert solves one that is not solved from the start."""
 _LISTED = 16
 
-_known: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
-"""What has been proven of a class in this process."""
+_known: WeakKeyDictionary[type, dict[str, bool]] = WeakKeyDictionary()
+"""What has been proven of a class in this process, by what its instances were made with."""
+
+_repr = Repr()
+_repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 4, 1000, 1000, 1000
+_repr.maxdict = _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxfrozenset = 100
 
 
 def worlds_apart(here: ToolEnv, there: ToolEnv, wanted: Sequence[Task] = ()) -> bool | None:
@@ -51,13 +57,27 @@ def worlds_apart(here: ToolEnv, there: ToolEnv, wanted: Sequence[Task] = ()) -> 
     kind = type(here)
     if kind.solve is ToolEnv.solve:
         return None
-    if kind not in _known:
-        for task, own in islice(_candidates(here, wanted), _TRIED):
-            apart = _apart(here, there, task, wanted=own)
-            if apart is not None:
-                _known[kind] = apart
-                break
-    return _known.get(kind)
+    known, made = _known.setdefault(kind, {}), _made_with(here)
+    if made in known:
+        return known[made]
+    for task, own in islice(_candidates(here, wanted), _TRIED):
+        apart = _apart(here, there, task, wanted=own)
+        if apart is not None:
+            if " at 0x" not in made:  # an address says nothing: there may be another object next time
+                known[made] = apart
+            return apart
+    return None
+
+
+def _made_with(env: ToolEnv) -> str:
+    """What an author's constructor has kept: with a folder of its own a world may be apart, and in a given one not."""
+    return _repr.repr({name: value for name, value in vars(env).items() if name not in _of_all()})
+
+
+@lru_cache(maxsize=1)
+def _of_all() -> frozenset[str]:
+    """Attributes that every environment has."""
+    return frozenset((*vars(ToolEnv()), "state"))
 
 
 def _candidates(env: ToolEnv, wanted: Sequence[Task]) -> Iterator[tuple[Task, bool]]:

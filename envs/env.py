@@ -173,6 +173,9 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
                         f"{cls.__name__}.{name} cannot be a tool: every environment has that name; call the method "
                         f"otherwise, the agent can still see {name!r}: @tool(name={name!r}). Taken are {names}"
                     )
+        most = cls.max_turns
+        if not isinstance(most, property) and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise EnvError(f"{cls.__name__}.max_turns is a whole number of 1 or more, got {most!r:.80}")
         for name, kind in _FACETS.items():
             if not isinstance(facet := getattr(cls, name), kind):
                 raise EnvError(
@@ -330,7 +333,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
 
     def judge(self) -> tuple[bool, dict[str, float]]:
         """Success and the reward's parts, from the state as it is now. An episode that had to be cut is no success.
-        One that is over is judged once where that may cost something: a term may ask a model."""
+        One that is over is judged once: there is one verdict, and a judge may ask a model."""
         episode = self.episode
         if episode.judged is not None:
             return episode.judged
@@ -353,7 +356,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
             ended = replace(episode.ended(), success=success)
             for name, term in self.reward_terms.items():
                 earned[name] = number(term(ended), term, f"the reward part {name!r} is")
-        if episode.stop is not None and (self.reward_terms or isinstance(found, Verdict)):
+        if episode.stop is not None:
             episode.judged = success, earned
         return success, earned
 

@@ -187,14 +187,22 @@ def play(env: ToolEnv) -> list[Turn]:
 
 def expert_turns(env: ToolEnv) -> int | None:
     """Turns that the expert needs from here, final message included; None without an expert, and in a world that cannot
-    be copied. Leaves `env` as it was."""
+    be copied. Leaves `env` as it was. Raises `EnvError` where it finds that it cannot: the world is outside of the
+    state, and what the expert did stays done."""
     if type(env).solve is ToolEnv.solve or not env.copyable:
         return None
     frozen = env.snapshot()
+    done = env.judge()[0]
     try:
-        return len(play(env))
+        turns = len(play(env))
     finally:
         env.restore(frozen)
+    if env.judge()[0] and not done:
+        raise EnvError(
+            f"{type(env).__name__} is not as it was before its expert played: part of its world is outside of "
+            "self.state; set copyable = False in the class"
+        )
+    return turns
 
 
 def expert_turns_for(env: ToolEnv, task: Task, plan: FaultPlan) -> int | None:

@@ -189,7 +189,7 @@ def files_of(env: type) -> frozenset[str]:
     """Files in which the classes of an environment are, without those of the base class."""
     found = set()
     for cls in _classes(env):
-        with suppress(TypeError):  # made at run time
+        with suppress(TypeError, OSError):  # made at run time, or in a notebook
             found.add(inspect.getfile(cls))
     return frozenset(found)
 

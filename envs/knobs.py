@@ -255,7 +255,8 @@ class _Telling(User):
         answer: str | None = _mark(env.episode.task).get("tells") if "?" in said else None
         if answer is not None and not _told(env, answer):
             return answer
-        return self._own.reply(env, said) or answer
+        own = self._own.reply(env, said)
+        return answer if own is None else own  # "" is an answer: tools that come
 
     def tools(self, env: Any, offered: tuple[Tool, ...]) -> tuple[Tool, ...]:
         return self._own.tools(env, offered)

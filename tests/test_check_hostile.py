@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 import re
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import pytest
 
 from sparring.envs import FaultHooks, KnobHooks, Others, Task, ToolEnv, ToolRules, User, check_env
 from sparring.tools import tool
+from sparring.trajectories import ConfigError, EnvError
 
 DOC = "Open a door by its number.\n\n## Tools\n\n## Rewards\n\n## Episode End\n\n## Version History\n"
 WORLD: dict[int, int] = {}
@@ -408,3 +412,121 @@ def _kept() -> Iterator[None]:
     yield
     NeverTidied.kept.clear()
     WORLD.clear()
+
+
+def test_calls_that_change_the_task_are_found() -> None:
+    """Whoever changes what is asked for has done it: a wrong success that doing nothing does not show."""
+
+    class Moving(Doors):
+        @tool(effect=True)
+        def open_door(self, door: int) -> str:
+            """Open a door."""
+            self.episode.task.data["door"] = door
+            self.state["open"].append(door)
+            return "open"
+
+    assert "an episode changes its task: {'door':" in str(check_env(Moving))
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [("os.chdir('/')", "changes the working folder of the process to /"), ("os.environ['X'] = '1'", "variable X,")],
+)
+def test_what_all_episodes_of_a_program_share_is_left_alone(
+    does: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reaching(Doors):
+        @tool(effect=True)
+        def open_door(self, door: int) -> str:
+            """Open a door."""
+            exec(does, {"os": os})
+            self.state["open"].append(door)
+            return "open"
+
+    monkeypatch.setenv("X", "0")
+    here = Path.cwd()
+    assert said in str(check_env(Reaching))
+    assert Path.cwd() == here
+
+
+@pytest.mark.parametrize("most", [0, -1, 2.5, True, "24", None])
+def test_max_turns_that_cannot_be_meant_are_refused_with_the_class(most: Any) -> None:
+    with pytest.raises(EnvError, match=r"Wrong\.max_turns is a whole number of 1 or more, got"):
+        type("Wrong", (Doors,), {"max_turns": most})
+
+
+@pytest.mark.parametrize(
+    ("tool", "line"),
+    [
+        ("time.sleep(1e6)", "in put"),
+        ("while True:\n            pass", "in put"),
+        (
+            "while True:\n            try:\n                time.sleep(1e6)\n"
+            "            except Exception:\n                pass",
+            "in put",
+        ),
+        ("lock = threading.Lock()\n        lock.acquire()\n        lock.acquire()", "in put"),
+    ],
+    ids=["sleeps", "spins", "swallows", "deadlock"],
+)  # fmt: skip
+def test_a_tool_that_never_returns_is_named_with_its_line(tool: str, line: str, tmp_path: Path) -> None:
+    """One finding, the last: every other check would wait for it too."""
+    _hangs(tmp_path, tool, rf"the tool 'put' has not returned after 0\.3 s \(hangs\.py, line \d+, {line}\)")
+
+
+def test_an_async_tool_and_a_hook_that_never_return_are_named(tmp_path: Path) -> None:
+    _hangs(
+        tmp_path, "await asyncio.sleep(1e6)", r"the tool 'put' has not returned .*hangs\.py, line \d+, in put", "async "
+    )
+    _hangs(tmp_path, "return 'ok'", r"setup has not returned after 0\.3 s \(hangs\.py", setup="time.sleep(1e6)")
+
+
+def test_many_slow_calls_are_no_hang_and_a_deadline_ends_by_itself(tmp_path: Path) -> None:
+    """What takes long is one call, and not an action of several, an episode or a check."""
+    path = tmp_path / "slow.py"
+    path.write_text(HANGS.format(a="", setup="pass", tool="time.sleep(0.02)\n        return 'ok'", n=2))
+    assert "has not returned" not in str(check_env(f"{path}:Hangs", tasks=2, seconds=0.6))
+    sys.modules.pop("slow")
+
+
+def test_patience_is_a_number_above_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        check_env("echo", seconds=0)
+
+
+HANGS = """
+import asyncio, threading, time
+from sparring import Task, ToolEnv, tool
+
+class Hangs(ToolEnv):
+    def tasks(self, split, rng):
+        yield from (Task(f"Do {{split}} {{i}}.", {{"i": f"{{split}}{{i}}"}}) for i in range({n}))
+
+    def setup(self, task, rng):
+        {setup}
+        self.state = {{}}
+
+    @tool(effect=True)
+    {a}def put(self) -> str:
+        "Put."
+        {tool}
+
+    def success(self, task):
+        return False
+
+    def solve(self, task):
+        yield "put", {{}}
+"""
+
+
+def _hangs(folder: Path, tool: str, said: str, a: str = "", setup: str = "pass") -> None:
+    path = folder / "hangs.py"
+    path.write_text(HANGS.format(a=a, setup=setup, tool=tool, n=4))
+    began = time.monotonic()
+    last = check_env(f"{path}:Hangs", seconds=0.3)
+    assert time.monotonic() - began < 15
+    (found,) = [finding for finding in last if "has not returned" in finding.what]
+    assert re.search(said, found.what), found.what
+    assert found.severity == "error"
+    assert "deadline=10" in found.how_to_fix
+    sys.modules.pop("hangs")  # the next file has the same name

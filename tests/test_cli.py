@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from sparring.cli.exits import end, resume_command
 from sparring.cli.root import app
 from sparring.tools import FaultPlan
 from sparring.trajectories.errors import DataError
+from sparring.trajectories.locks import only_writer_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -934,6 +936,32 @@ def test_limits_of_an_episode_are_options(here: Path) -> None:
     assert {len(t.turns) for t in read(here / "eval/expert.jsonl")} == {1}
 
 
+@pytest.mark.parametrize(
+    "command", ["import chats.jsonl --from openai --out out.jsonl", "export gold.jsonl --to openai --out out.jsonl"]
+)
+def test_a_file_that_another_process_writes_is_left_alone(command: str, here: Path) -> None:
+    run("rollout echo --agent expert --n 2 --out gold.jsonl")
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    (here / "chats.jsonl").write_text(json.dumps({"messages": chat}))
+    taken, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with only_writer_of(Path("out.jsonl")):
+            taken.set()
+            over.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    try:
+        assert taken.wait(10)
+        assert "is writing out.jsonl" in fails(command)
+        assert not Path("out.jsonl").exists()
+    finally:
+        over.set()
+        other.join()
+    run(command)
+
+
 def test_a_plan_that_strikes_nobody_says_so(here: Path) -> None:
     assert (
         run("rollout echo --faults unavailable:0.0")
@@ -943,6 +971,8 @@ def test_a_plan_that_strikes_nobody_says_so(here: Path) -> None:
     shown = run("evaluate echo --agent expert --faults clean --faults unavailable:0.0 --faults count=1").stdout
     assert shown.count("note: ") == 1
     assert "note: 0 of 4 episodes were struck by unavailable:0" in shown
+    idle = run("rollout orders --agent do-nothing --n 2 --faults count=1").stdout
+    assert re.search(r"note: 0 of 2 episodes were struck by count=1.*: no call was made that a tool ran\n", idle)
     assert "note: " not in run("rollout orders --faults count=1").stdout
 
 

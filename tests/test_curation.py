@@ -677,3 +677,15 @@ def test_decontaminated_by_a_split(cook: Any, kitchen: Path) -> None:
         "--out clean.jsonl --overwrite"
     )
     assert json.loads((kitchen / "clean.card.json").read_text())["kept"] == 5
+
+
+def test_learning_from_calls_whose_ends_nobody_tells_is_said(cook: Any, kitchen: Path) -> None:
+    """An import takes a failure for a success where nobody says: gold would train it."""
+    sent = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}]}
+    told = {"role": "tool", "tool_call_id": "1", "content": "Error: no"}
+    messages = [{"role": "user", "content": "Go."}, sent, told, {"role": "assistant", "content": "Done."}]
+    (kitchen / "log.jsonl").write_text(json.dumps({"messages": messages}))
+    for name, rule, note in (("untold", "", True), ("told", "--errors ^Error", False)):
+        cook(f"import log.jsonl --from openai --success --out {name}.jsonl {rule}")
+        made = cook(f"curate {name}.jsonl --rule gold --out {name}-data.jsonl")
+        assert ("how 1 of 1 calls ended: they are taken for good" in made.stderr) is note

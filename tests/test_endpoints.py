@@ -27,16 +27,27 @@ import pytest
 from typer.testing import CliRunner
 
 from sparring import Trajectory
-from sparring.agents import AgentSettings, EpisodeSpec, Judge, Limits, load_agent, load_chat_model, rollout, scripted
+from sparring.agents import (
+    AgentSettings,
+    ChatAgent,
+    EpisodeSpec,
+    FakeChatModel,
+    Judge,
+    Limits,
+    load_agent,
+    load_chat_model,
+    rollout,
+    scripted,
+)
 from sparring.agents.chat_model import BadAnswer, ChatSettings, EndpointError, Usage
 from sparring.agents.engines.openai.address import Address, Price
 from sparring.agents.engines.openai.wire import Quirks, ToolNames, read_answer, request_body
 from sparring.cli.root import app
-from sparring.envs import make, task_set
+from sparring.envs import ToolEnv, User, make, task_set
 from sparring.trajectories import ConfigError, TrajectoryGroup
 from sparring.trajectories.curation import judged_pairs
 from sparring.trajectories.errors import UnknownName
-from sparring.trajectories.messages import Json, Message, Outcome, ToolCall, ToolSpec
+from sparring.trajectories.messages import Action, Json, Message, Outcome, ToolCall, ToolSpec
 from sparring.trajectories.metrics import success_rate
 from sparring.trajectories.trajectory import StopReason
 
@@ -1027,8 +1038,9 @@ def test_evaluate_shows_tokens_and_cost_next_to_success() -> None:
             "--faults",
             "clean",
         ]
-        done = CliRunner().invoke(app, [*command, "--n", "4"])
+        done = CliRunner().invoke(app, [*command, "--n", "4", "--max-turn-tokens", "99"])
         asked = len(server.asked)
+    assert server.asked[0].body["max_tokens"] == 99
     assert done.exit_code == 0, done.output
     row = next(line for line in done.stdout.splitlines() if line.strip().startswith("m "))
     judged = len(words) - 1
@@ -1132,6 +1144,37 @@ def test_a_reward_by_a_judge_whose_server_fails_is_no_reward() -> None:
         judge.model.close()  # type: ignore[attr-defined]  # an endpoint has it
     assert [t.stop for t in played] == [StopReason.INFRASTRUCTURE] * 3
     assert not any(t.judged or t.reward for t in played)
+
+
+def test_a_user_whose_words_come_from_an_endpoint() -> None:
+    """The agent asks, the user answers; where the user's server fails, the episode is not judged."""
+    task = task_set(make("echo"), "test", 1)[0]
+    word = task.instruction.removeprefix("Say ").rstrip(".")
+
+    def played(server: Server) -> Trajectory:
+        model = load_chat_model(server.spec("timeout=60"))
+        judge = Judge(model)
+
+        def env() -> ToolEnv:
+            made = make("echo")
+            made.user = User(lambda env, said: judge.ask(f"You want {word}. Somebody asks: {said}"), max_answers=1)
+            return made
+
+        agent = ChatAgent(FakeChatModel([Action("Which?"), Action.call("say", word=word), Action("Done.")]))
+        found = rollout(env, agent, [EpisodeSpec(task)])[0]
+        judge.close()
+        model.close()  # type: ignore[attr-defined]  # an endpoint has it
+        return found
+
+    with serving(said(200, answer({"content": "The word of the task."}))) as server:
+        t = played(server)
+    assert [m.content for m in t.turns[0].messages] == ["The word of the task."]
+    asked = [a.messages[-1]["content"] for a in server.asked]  # the expert, who is played first, ends with a word too
+    assert f"You want {word}. Somebody asks: Which?" in asked
+    assert t.success is True
+    with serving(error(500)) as server:
+        t = played(server)
+    assert (t.stop, t.success, t.judged) == (StopReason.INFRASTRUCTURE, None, False)
 
 
 def test_the_judge_of_a_command(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -38,6 +40,7 @@ from sparring.envs import make, task_set
 from sparring.trajectories.curation import Pair
 from sparring.trajectories.interchange import (
     Failures,
+    Imported,
     chat_message,
     openai,
     parquet,
@@ -350,6 +353,25 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_jsonl([{"a": 2}, {"a": "\ud800"}], path)
     assert path.read_text() == '{"a":1}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power failure may leave the name and not the content."""
+    did: list[tuple[str, bool]] = []
+    sync, rename = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        did.append(("sync", stat.S_ISDIR(os.fstat(handle).st_mode)))
+        sync(handle)
+
+    def renamed(old: Any, new: Any) -> None:
+        did.append(("rename", False))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_jsonl([{"a": 1}], tmp_path / "x.jsonl")
+    assert did == [("sync", False), ("rename", False), ("sync", True)]
 
 
 def test_datasets_keeps_each_call_as_it_is(tmp_path: Path) -> None:
@@ -1567,3 +1589,97 @@ def test_the_command_pairs_groups(app: typer.Typer, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     row = json.loads((tmp_path / "p.jsonl").read_text())
     assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("Done.", "Cannot.")
+
+
+def test_a_side_that_holds_the_whole_conversation_is_not_put_behind_it(tmp_path: Path) -> None:
+    """Ultrafeedback's columns: `messages` is the chosen side. And a prompt as text next to sides that begin with it."""
+    asked, system = {"role": "user", "content": "Hi."}, {"role": "system", "content": "Be kind."}
+    good, poor = {"role": "assistant", "content": "Hello."}, {"role": "assistant", "content": "What?"}
+    rows: dict[str, dict[str, Any]] = {
+        "openai": {"messages": [asked, good], "chosen": [asked, good], "rejected": [asked, poor]},
+        "trl": {"prompt": "Hi.", "chosen": [system, asked, good], "rejected": [system, asked, poor]},
+        "sharegpt": {
+            "conversations": [{"from": "human", "value": "Hi."}],
+            "chosen": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello."}],
+            "rejected": {"from": "gpt", "value": "What?"},
+        },
+    }
+    for form, row in rows.items():
+        chosen, rejected = read(lines(tmp_path / f"{form}.jsonl", row), form).trajectories
+        for t, last in ((chosen, good), (rejected, poor)):
+            start = ["system", "user"] if form == "trl" else ["user"]
+            assert [m.role for m in t.messages()] == [*start, "assistant"], form
+            assert t.messages()[-1].content == last["content"]
+    odd = {"prompt": "Hi.", "chosen": [{"role": "user", "content": "Ho."}, good], "rejected": [asked, poor]}
+    with pytest.raises(DataError, match="chosen begins with a message of user"):
+        read(lines(tmp_path / "odd.jsonl", odd), "trl")
+
+
+def test_tools_have_their_schema_by_any_of_its_names(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for name in ("parameters", "input_schema", "inputSchema"):
+        row = {"messages": PLAIN, "tools": [{"name": "f", "description": "F.", name: schema, "strict": True}]}
+        done = read(lines(tmp_path / f"{name}.jsonl", row), "openai")
+        assert done.trajectories[0].tools == (ToolSpec("f", "F.", schema),)
+        assert done.report.lost == {"tool field 'strict'": 1}
+    twice = {"messages": PLAIN, "tools": [{"name": "f", "parameters": schema}, {"name": "f", "parameters": {}}]}
+    assert "a tool of a name that a later one has" in read(lines(tmp_path / "2.jsonl", twice), "openai").report.lost
+
+
+def test_how_a_call_ended_in_other_words_is_read_or_counted(tmp_path: Path) -> None:
+    def done(**more: Any) -> Imported:
+        sent = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}]}
+        told = {"role": "tool", "tool_call_id": "1", "content": "Error: no", **more}
+        return read(
+            lines(tmp_path / "x.jsonl", {"messages": [{"role": "user", "content": "Go."}, sent, told]}),
+            "openai",
+            failures=rules,
+        )
+
+    rules = Failures()
+    for yes in (True, 1, "true", "True"):
+        (result,) = done(is_error=yes).trajectories[0].results()
+        assert (result.outcome, result.inferred) == ("tool_error", False)
+    for name, value in (("status", "failed"), ("error", {"type": "timeout"}), ("is_error", "perhaps")):
+        made = done(**{name: value})
+        assert made.report.lost == {f"message field {name!r}": 1}
+        assert all(r.inferred for r in made.trajectories[0].results())
+    rules = Failures.parse(errors=["status=failed"])
+    assert done(status="failed").report.lost == {}  # the rule reads it
+
+
+def test_a_rule_that_no_result_fits_is_told(tmp_path: Path) -> None:
+    sent = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f"}}]}
+    told = {"role": "tool", "tool_call_id": "1", "content": "Error: no"}
+    path = lines(tmp_path / "x.jsonl", {"messages": [{"role": "user", "content": "Go."}, sent, told]})
+    for rule, silent in (("^error", 1), ("^Error", 0)):
+        warnings = read(path, "openai", failures=Failures.parse(errors=[rule])).report.warnings
+        assert sum("no result is a failure by" in text for text in warnings) == silent
+
+
+def test_files_in_other_clothes(tmp_path: Path) -> None:
+    """A byte order mark, an array in .jsonl; and one line for what cannot be read, with what to do."""
+    text = json.dumps([{"messages": PLAIN}] * 2, indent=1).encode()
+    for name, data in (
+        ("bom.json", b"\xef\xbb\xbf" + text),
+        ("array.jsonl", text),
+        ("array", b"\xef\xbb\xbf\n" + text),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert len(read(tmp_path / name, "openai").trajectories) == 2
+    assert len(read(lines(tmp_path / "bare.jsonl", PLAIN), "openai").trajectories) == 1
+    for data, why in (
+        (text.decode().encode("utf-16"), "UTF-16"),
+        (b"\x1f\x8b\x08", "compressed"),
+        (b'{"messages":[],"reward":NaN}', "NaN is no JSON value; write null"),
+    ):
+        (tmp_path / "odd").write_bytes(data)
+        with pytest.raises(DataError, match=why):
+            read(tmp_path / "odd", "openai")
+
+
+def test_labels_of_tables_are_true_and_false(tmp_path: Path) -> None:
+    row = {"prompt": "Hi.", "completion": "Hello.", "label": 1}
+    assert read(lines(tmp_path / "x.jsonl", row), "trl").trajectories[0].success is True
+    with pytest.raises(DataError, match="a label of true or false"):
+        read(lines(tmp_path / "y.jsonl", {**row, "label": 2}), "trl")

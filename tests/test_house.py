@@ -654,18 +654,17 @@ def test_the_tables_of_settings_are_the_code() -> None:
 
     text = (ROOT / "docs" / "training.md").read_text("utf-8")
     more = (ROOT / "docs" / "objectives.md").read_text("utf-8")
-    preferences = [OBJECTIVES.get(name).Settings for name in ("simpo", "dmpo", "kto", "online-dpo", "reward-model")]
+    named = [OBJECTIVES.get(name).Settings for name in ("simpo", "dmpo", "kto", "online-dpo", "reward-model")]
+    elsewhere = (*named, PlaySettings, PpoSettings, DaggerSettings, DistillSettings)
     missing = []
-    play = (PlaySettings, PpoSettings, DaggerSettings, DistillSettings)
-    shown = (TrainSettings, SftSettings, DpoSettings, GrpoSettings, *play, Optim, Lora, Mixture, Part)
-    for kind in (*preferences, *shown):
+    for kind in (*elsewhere, TrainSettings, SftSettings, DpoSettings, GrpoSettings, Optim, Lora, Mixture, Part):
         for field in fields(kind):
             given = default(field)
             inherited = kind is not TrainSettings and issubclass(kind, TrainSettings) and field.name in common
             if (kind is TrainSettings and field.name == "optim") or (inherited and field.default == common[field.name]):
                 continue
             row = f"| `{field.name}` | {given if given == 'required' else f'`{given}`'} |"
-            if row not in (more if kind in preferences else text):
+            if row not in (more if kind in elsewhere else text):
                 missing.append(f"{kind.__name__}: {row}")
     assert not missing, "not in the documents:\n" + "\n".join(missing)
 

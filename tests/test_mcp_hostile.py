@@ -259,6 +259,11 @@ READ: dict[str, tuple[str, Any]] = {
     "structured content": (content(structuredContent={"a": 1}), {"a": 1}),
     "structured content alone": (result({"structuredContent": {"a": 1}}), {"a": 1}),
     "a list as structured content": (content(structuredContent=[1, 2]), [1, 2]),
+    "decimals of many digits": (
+        content(structuredContent={"p": 0.5}).replace("0.5", "0.12345678901234567890123"),
+        {"p": "0.12345678901234567890123"},
+    ),
+    "a number beyond floats": (content(structuredContent=[0.5]).replace("0.5", "1e400"), ["1E+400"]),
     "audio": (content({"type": "audio", "data": "AAAA", "mimeType": "audio/wav"}), "[audio audio/wav, 3 bytes]"),
     "a link": (content({"type": "resource_link", "uri": "file:///a"}, TEXT), "[resource file:///a]\nok"),
     "a resource": (content({"type": "resource", "resource": {"uri": "a:b", "text": "in"}}), "in"),

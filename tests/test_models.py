@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sparring import ConfigError, InfrastructureError, MissingExtra, UnknownName
 from sparring.agents import models
@@ -403,6 +405,53 @@ def test_damaged_weights_are_one_line(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot load the model in") as caught:
         models.load_model(folder)
     assert "\n" not in str(caught.value)
+
+
+def _without(names: str) -> Any:
+    return lambda weights: {name: w for name, w in weights.items() if names not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        (_without("layers.0.mlp.down_proj"), {}, r"1 are missing, such as model.layers.0.mlp.down_proj.weight"),
+        (lambda weights: {f"backbone.{name}": w for name, w in weights.items()}, {}, r"\d+ are missing"),
+        (dict, {"num_hidden_layers": 3}, r"11 are missing, such as model.layers.2."),
+        (dict, {"num_hidden_layers": 1}, r"more than its 1 layers, such as model.layers.1."),
+        (dict, {"intermediate_size": 96}, r"has the shape \[64, 128\] in the file and \[64, 96\]"),
+        (_without("lm_head"), {"tie_word_embeddings": False}, r"1 are missing, such as lm_head.weight"),
+        (
+            lambda weights: {name.replace("_proj.", "_proj.base_layer."): w for name, w in weights.items()},
+            {},
+            r"a model with adapters: merge them into it first",
+        ),
+    ],
+    ids=["one is missing", "other names", "too few layers", "too many layers", "another shape", "no head", "adapters"],
+)
+def test_weights_that_are_not_those_of_the_configuration_are_refused(
+    tiny_qwen3: Path, tmp_path: Path, change: Any, config: dict[str, Any], said: str
+) -> None:
+    """transformers fills what is missing with random numbers, and says so where nobody looks."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_qwen3, folder)
+    weights = {name: w.clone() for name, w in change(load_file(folder / "model.safetensors")).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    kept = json.loads((folder / "config.json").read_text()) | config
+    kept["layer_types"] = ["full_attention"] * kept["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match=said) as raised:
+        models.load_model(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_that_take_no_part_are_said(tiny_qwen3: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_qwen3, folder)
+    weights = {name: w.clone() for name, w in load_file(folder / "model.safetensors").items()}
+    save_file(weights | {"v_head.weight": torch.zeros(1, 64)}, folder / "model.safetensors", metadata={"format": "pt"})
+    models.load_model(folder)
+    assert "1 weights in" in caplog.text
+    assert "such as v_head.weight" in caplog.text
 
 
 def test_a_hub_out_of_reach_is_one_line() -> None:

@@ -358,7 +358,7 @@ def test_an_optional_body_with_required_properties_stays_whole() -> None:
 @pytest.mark.parametrize(
     ("document", "error"),
     [
-        ({"swagger": "2.0"}, "got Swagger 2.0"),
+        ({"swagger": "1.2"}, "got Swagger 1.2"),
         ({}, "openapi: missing"),
         (one(parameters=[{"$ref": "other.yaml#/x"}]), "leads out of the document"),
         (one(parameters=[{"$ref": "http://evil/x"}]), "leads out of the document"),

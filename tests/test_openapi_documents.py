@@ -42,6 +42,7 @@ class Service(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[Seen] = []
         self.reply = b"{}"
+        self.kind = "application/json"
 
     @property
     def url(self) -> str:
@@ -69,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.seen.append(Seen(self.command, self.path, headers, body))
         self.send_response(200)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", self.server.kind)
         self.send_header("content-length", str(len(self.server.reply)))
         self.end_headers()
         self.wfile.write(self.server.reply)
@@ -1628,3 +1629,164 @@ def test_no_value_changes_where_a_request_goes(service: Service) -> None:
     with openapi_tools(moved(several, service.url)) as tools:
         assert all(Toolbox(tools, World()).execute(ToolCall(made.name, {"q": "x"}))[1].ok for made in tools)
     assert [seen.target for seen in service.seen[-2:]] == ["/?q=x", "/?v=1&q=x"]
+
+
+# ---------------------------------------------------------------------------------------------------------- Swagger 2.0
+
+
+def swagger(rng: random.Random) -> Doc:
+    """One of everything, as Swagger 2.0 writes it."""
+    words = {"type": "array", "items": text()}
+    return {
+        "swagger": "2.0",
+        "host": "127.0.0.1:9",
+        "basePath": "/v2/",
+        "schemes": ["http"],
+        "consumes": ["application/json", "application/xml"],
+        "securityDefinitions": {
+            "key": {"type": "apiKey", "name": "api_key", "in": "header"},
+            "user": {"type": "basic"},
+        },
+        "security": [{"key": []}],
+        "parameters": {
+            "Limit": {"name": "limit", "in": "query", "type": "integer", "maximum": 100},
+            "Pet": {"name": "pet", "in": "body", "required": True, "schema": {"$ref": "#/definitions/Pet"}},
+        },
+        "definitions": {
+            "Id": {"type": "integer", "readOnly": True},
+            "Pet": {
+                "type": "object",
+                "required": ["id", "name"],
+                "properties": {
+                    "id": {"$ref": "#/definitions/Id"},
+                    "name": text(),
+                    "nick": {**text(), "x-nullable": True},
+                },
+            },
+        },
+        "paths": {
+            "/pet": {
+                "post": {"operationId": "add", "parameters": [{"$ref": "#/parameters/Pet"}]},
+                "get": {
+                    "operationId": "find",
+                    "parameters": [
+                        {"$ref": "#/parameters/Limit"},
+                        {"name": "status", "in": "query", "required": True, "collectionFormat": "multi", **words},
+                        {"name": "ids", "in": "query", "type": "array", "items": {"type": "integer"}},
+                        {"name": "kinds", "in": "query", "collectionFormat": "pipes", **words},
+                        {"name": "tabs", "in": "query", "collectionFormat": "tsv", **words},
+                    ],
+                },
+            },
+            "/pet/{id}": {
+                "parameters": [{"name": "id", "in": "path", "required": True, "type": "integer"}],
+                "post": {
+                    "operationId": "change",
+                    "security": [{"user": []}],
+                    "parameters": [
+                        {"name": "name", "in": "formData", "type": "string", "required": True, "description": "Whole."},
+                        {"name": "many", "in": "formData", "collectionFormat": "multi", **words},
+                        {"name": "few", "in": "formData", **words},
+                    ],
+                },
+                "put": {
+                    "operationId": "upload",
+                    "parameters": [{"name": "photo", "in": "formData", "type": "file", "required": True}],
+                },
+            },
+            "/xml": {"post": {"operationId": "xml", "consumes": ["image/png", "application/xml"],
+                              "parameters": [{"name": "b", "in": "body", "required": True, "schema": {}}]}},
+            "/both": {"post": {"operationId": "both", "parameters": [
+                {"name": "b", "in": "body", "schema": {}}, {"name": "f", "in": "formData", "type": "string"}]}},
+        },
+    }  # fmt: skip
+
+
+def test_swagger_2_is_read_as_it_is_meant(service: Service) -> None:
+    document = {**swagger(random.Random(0)), "host": service.url.removeprefix("http://")}
+    with openapi_tools(document, auth={"key": "k", "user": "u:p"}) as tools:
+        box = Toolbox(tools, World())
+
+        def seen(tool: str, /, **arguments: Any) -> Seen:
+            result = box.execute(ToolCall(tool, arguments))[1]
+            assert result.ok, result.content
+            return service.last
+
+        assert sorted(tool.name for tool in tools) == ["add", "change", "find", "upload"]
+        assert [(left.what, left.where.split("/")[2]) for left in tools.left_out] == [
+            ("parameter 'tabs' of operation 'find'", "~1pet"),
+            ("operation 'xml'", "~1xml"),
+            ("operation 'both'", "~1both"),
+        ]
+        made = seen("add", name="Ada", nick=None)
+        assert (made.target, made.body) == ("/v2/pet", b'{"name":"Ada","nick":null}')
+        assert (made.headers["api_key"], made.headers["content-type"]) == ("k", "application/json")
+        found = seen("find", limit=5.0, status=["a", "b"], ids=[1.0, 2], kinds=["x", "y"]).target.removeprefix(
+            "/v2/pet?"
+        )
+        assert sorted(found.split("&")) == ["ids=1,2", "kinds=x%7Cy", "limit=5", "status=a", "status=b"]
+        changed = seen("change", id=3.0, name="Ada L", many=["1", "2"], few=["a,b", "c"])
+        assert (changed.target, changed.body) == ("/v2/pet/3", b"name=Ada+L&many=1&many=2&few=a%2Cb,c")
+        assert changed.headers["authorization"] == "Basic dTpw"
+        assert "api_key" not in changed.headers
+        sent = seen("upload", id=3, photo="bytes")
+        assert sent.headers["content-type"].startswith("multipart/form-data")
+        assert b'filename="photo"' in sent.body
+        assert box.execute(ToolCall("find", {"status": ["a"], "limit": 101}))[1].outcome == "invalid_arguments"
+    with openapi_tools({**document, "host": None}, base_url=service.url + "/z", only=["add"]) as tools:
+        assert Toolbox(tools, World()).execute(ToolCall("add", {"name": "x"}))[1].ok
+        assert service.last.target == "/z/pet"
+
+
+def test_one_wrong_value_in_a_swagger_document_raises_nothing_untyped(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    for seed in range(150):
+        document, at = wronged(swagger(random.Random(seed)), random.Random(seed))
+        try:
+            with openapi_tools(document) as tools:
+                orjson.dumps([t.spec.parameters for t in tools])
+                # What a wrong value does not touch is there.
+                names = {_called(t)[0] for t in tools}
+        except SparringError:
+            continue
+        path = next((p for p in document.get("paths") or () if p == "/pet"), None)
+        if at[:2] != ("paths", "/pet") and at[0] in ("info", "security", "paths") and path is not None:
+            assert "/pet" in names, at
+
+
+# ------------------------------------------------------------------------------------------------- answers and nothing
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "shown"),
+    [
+        ("text/plain; charset=iso-8859-1", "café".encode("latin-1"), "café"),
+        ("application/json; charset=iso-8859-1", '{"a":"é"}'.encode("latin-1"), '{"a":"é"}'),
+        ("application/json; charset=utf-16", '{"a":"é"}'.encode("utf-16"), '{"a":"é"}'),
+        ("text/plain; charset=no-such", b"plain", "plain"),
+        ("application/json", b'{"cut":"\\ud83d","\\ude00":"\\ud83d\\ude00"}', '{"cut":"?","?":"😀"}'),
+    ],
+)
+def test_an_answer_is_read_in_its_own_encoding(service: Service, kind: str, reply: bytes, shown: str) -> None:
+    service.reply, service.kind = reply, kind
+    with openapi_tools(api({"/x": {"get": {}}}), base_url=service.url) as tools:
+        assert Toolbox(tools, World()).execute(ToolCall("get_x", {}))[1].content == shown
+
+
+def test_null_for_what_may_be_left_out_sends_nothing(service: Service) -> None:
+    listed = [
+        param(n, place, schema=text(nullable=True)) for n, place in (("q", "query"), ("X-H", "header"), ("c", "cookie"))
+    ]
+    seen = sent(service, api({"/x": {"get": {"parameters": listed}}}), {"q": None, "X-H": None, "c": None})
+    assert seen.target == "/x"
+    assert not {"x-h", "cookie"} & seen.headers.keys()
+
+
+def test_a_body_that_a_property_tells_apart_may_fit_several(service: Service) -> None:
+    cat = {"type": "object", "required": ["t"], "properties": {"t": text(), "n": {"type": "integer"}}}
+    either = {"oneOf": [ref("Cat"), ref("Dog")], "discriminator": {"propertyName": "t"}}
+    document = api(
+        {"/x": {"post": {"requestBody": body(either)}}},
+        schemas={"Cat": cat, "Dog": {**cat, "properties": {"t": text()}}},
+    )
+    assert sent(service, document, {"body": {"t": "Cat", "n": 7.0}}).body == b'{"t":"Cat","n":7}'

@@ -19,6 +19,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from sparring.agents import EpisodeSpec, rollout, scripted
+from sparring.envs import make, task_set
 from sparring.trainers import OBJECTIVES, Mixture
 from sparring.trainers import recipe as recipe_module
 from sparring.trainers.recipe import Recipe, RecipeResult, recipes, run_recipe
@@ -29,6 +31,7 @@ from sparring.trainers.stages.train import Train
 from sparring.trajectories import ConfigError, DataError, EnvError, SparringError, StopReason, Trajectory, UnknownName
 from sparring.trajectories.locks import only_process_in
 from sparring.trajectories.plain import from_plain
+from sparring.trajectories.trajectory import dump_jsonl
 
 ARMS = ["do-nothing", "expert", "SFT clean", "SFT", "DPO", "GRPO"]
 STAGES = [
@@ -229,6 +232,8 @@ def test_a_stage_that_is_added_early_redoes_no_other(whole: Whole, library: str,
             lambda d: d["stages"]["expert"].update(agent="exprt"),
             "agent of expert is one of expert, gold, do-nothing",
         ),
+        (lambda d: d["stages"]["clean"].update(agent="random"), "who demonstrates is expert or gold, got 'random'"),
+        (lambda d: d["stages"]["sft"].update(validation="cleen"), "builds on 'cleen', which does not come before it"),
         (lambda d: d.update(baselin="SFT"), "unknown setting of recipe .* 'baselin'. Did you mean 'baseline'"),
     ],
 )
@@ -250,6 +255,56 @@ def test_every_recipe_can_be_read(name: str, profile: str) -> None:
         kind = OBJECTIVES.get(stage.objective)
         given = {"mixture": Mixture.of("echo")} if kind.needs == "mixture" else {}
         from_plain(kind.Settings, {**given, **stage.settings})
+
+
+GOLD = """
+class Recorded(Library):
+    # Has recorded gold next to its expert, as a foreign suite has.
+    tool_rules = ToolRules()
+
+    def gold(self, task):
+        book = self.state["books"][task.data["title"]]
+        lend = ("lend", {"book_id": book, "member": task.data["member"]})
+        return [("find_book", {"title": task.data["title"]}), lend, "Lent, as recorded."]
+"""
+
+
+def test_recorded_gold_demonstrates_and_a_file_validates(library: str, tmp_path: Path) -> None:
+    source = Path(library.partition(":")[0]).read_text().replace("mine/Library-v0", "mine/Recorded-v0")
+    (tmp_path / "recorded.py").write_text(f"from sparring.envs import ToolRules\n{source}\n{GOLD}")
+    env = f"{tmp_path / 'recorded.py'}:Recorded"
+    held_out = tmp_path / "held-out.jsonl"
+    tasks = task_set(make(env), "validation", 3)
+    held_out.write_bytes(dump_jsonl(rollout(env, scripted("gold"), [EpisodeSpec(task) for task in tasks])))
+
+    def change(data: dict[str, Any]) -> None:
+        train: dict[str, Any] = {
+            "kind": "train",
+            "objective": "sft",
+            "episodes": ["clean"],
+            "validation": str(held_out),
+        }
+        train["settings"] = {"steps": 2, "batch": 2, "validate_every": 1, "optim": {"lr": 1e-3}}
+        data["faults"] = ["unavailable"]
+        data["stages"] = {"clean": {"kind": "demonstrations", "n": 4, "agent": "gold"}, "sft": train}
+        data["profiles"] = {"smoke": {"model": "tiny-qwen3"}}
+
+    def go() -> list[str]:
+        log = Log()
+        run_recipe(env, "smoke", recipe=own_recipe(tmp_path, change), folder=tmp_path / "r", watcher=log)
+        return [title for title, *_, reused in log.stages if not reused]
+
+    assert go() == ["clean", "sft"]
+    shown = [Trajectory.from_json(line) for line in (tmp_path / "r/clean/episodes.jsonl").read_bytes().splitlines()]
+    assert {t.turns[-1].action.content for t in shown} == {"Lent, as recorded."}
+    rows = [json.loads(line) for line in (tmp_path / "r/sft/metrics.jsonl").read_text().splitlines()]
+    assert all(row["held_out_nll"] > 0 for row in rows)
+    assert go() == []
+    held_out.write_bytes(b"\n".join(held_out.read_bytes().splitlines()[:2]) + b"\n")
+    assert go() == ["sft"]  # other episodes, another measurement
+    held_out.unlink()
+    with pytest.raises(ConfigError, match=r"stage sft: cannot read .*held-out\.jsonl: No such file"):
+        go()
 
 
 CHILD = """

@@ -797,6 +797,113 @@ def test_nothing_is_earned_by_nothing_in_a_world_that_is_never_tidied_up(
     assert {t.expert_turns for t in played} == {None}
 
 
+@pytest.mark.parametrize("tidy", [False, True])
+def test_a_world_that_is_apart_with_one_option_is_proven_anew_with_another(tidy: bool, tmp_path: Path) -> None:
+    """A folder of its own first, then one that is given, as a user does who keeps the files of one run."""
+
+    class Given(Foldered):
+        def __init__(self, folder: Path) -> None:
+            super().__init__()
+            self.folder = folder
+
+        def setup(self, task: Task, rng: random.Random) -> None:
+            super().setup(task, rng)
+            for left in self.folder.iterdir() if tidy else ():
+                left.unlink()
+
+    own = iter(range(10**6))
+    wanted = [EpisodeSpec(task) for task in task_set(Given(tmp_path / "first"), "test", 6)]
+    apart = rollout(lambda: Given(tmp_path / f"own{next(own)}"), scripted("do-nothing", parallel=3), wanted)
+    assert [(t.success, t.expert_turns) for t in apart] == [(False, 2)] * 6
+    with pytest.warns(RolloutWarning, match="share one world"):
+        played = rollout(lambda: Given(tmp_path / "kept"), scripted("do-nothing", parallel=3), wanted)
+    assert [(t.success, t.expert_turns) for t in played] == [(False, None)] * 6
+
+
+class OneDoor(ToolEnv):
+    """A world of all instances, in which a call may take longer than an episode."""
+
+    blocking, copyable = True, False
+    done = False
+    goes_on: threading.Event
+
+    def setup(self, task: Task, rng: random.Random) -> None:
+        type(self).done = False
+
+    @tool(effect=True)
+    def put(self) -> str:
+        """Put it there, in the end."""
+        self.goes_on.wait(10)
+        type(self).done = True
+        return "done"
+
+    @tool
+    def look(self) -> bool:
+        """Look."""
+        return self.done
+
+    def success(self, task: Task) -> bool:
+        return self.done
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_call_that_was_given_up_does_nothing_for_the_next_episode(ends: bool) -> None:
+    """Of the same rollout or of a later one: it waits for the call, and is not judged where that never ends."""
+    late = threading.Event()
+    env: Any = type("OneDoor", (OneDoor,), {"goes_on": late})
+    first = [EpisodeSpec(TASKS[0], limits=Limits(seconds=0.1))]
+    second = [EpisodeSpec(TASKS[1], limits=Limits(seconds=5 if ends else 0.2))]
+    timer = threading.Timer(0.3, late.set)
+    if ends:
+        timer.start()
+    try:
+        (cut,) = rollout(env, acts(Action.call("put")), first)
+        (after,) = rollout(env, acts(Action.call("look"), DONE), second)
+    finally:
+        late.set()
+        timer.cancel()
+    assert cut.stop is StopReason.INFRASTRUCTURE
+    assert after.success is (False if ends else None)
+    if not ends:
+        assert after.stop is StopReason.INFRASTRUCTURE
+        assert "still runs in the world that all share" in (after.error or "")
+
+
+def test_an_episode_that_is_over_has_one_verdict() -> None:
+    """A judge may ask a model, or change its mind: what the turn's reward says is what the record says."""
+
+    class Fickle(ToolEnv):
+        asked: list[str] = []  # noqa: RUF012  # of all instances
+
+        def setup(self, task: Task, rng: random.Random) -> None:
+            self.state = {"asked": 0}
+
+        @tool
+        def look(self) -> str:
+            """Look."""
+            return "nothing"
+
+        def success(self, task: Task) -> bool:
+            self.asked.append(task.id)
+            self.state["asked"] += 1
+            return bool(self.state["asked"] > 1)
+
+    played = rollout(Fickle, scripted("do-nothing"), specs(3))
+    assert [(t.success, t.reward, t.turns[-1].reward) for t in played] == [(False, 0, 0)] * 3
+    assert len(Fickle.asked) == 3
+    env = Fickle()
+    env.start(TASKS[0])
+    _, reward, _, _, info = env.step(DONE)
+    assert (reward, info, env.judge()[0]) == (0.0, {"success": False}, False)
+
+
+def test_the_experts_turns_from_here_are_refused_where_they_would_stay() -> None:
+    env = Outside()
+    env.start(TASKS[0])
+    with pytest.raises(EnvError, match=r"part of its world is outside of self\.state; set copyable = False"):
+        expert_turns(env)
+
+
 def test_where_the_only_task_is_left_done_nothing_is_measured(tmp_path: Path) -> None:
     env: Any = type("Kept", (Foldered,), {"folder": tmp_path / "kept"})
     env.tasks = lambda self, split, rng: iter([Task("Do it.", {"key": "it"})])

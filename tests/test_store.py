@@ -828,3 +828,21 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("ls --store elsewhere", 1)
     for command in ("ls", "query", "verify", "seal", "gc", "import", "export"):
         assert "Example" in run(f"{command} --help")
+
+
+def test_an_outcome_that_was_inferred_is_no_outcome_to_a_query(tmp_path: Path) -> None:
+    """What an import does not know is null in SQL, live and sealed, and no filter finds it."""
+    guessed = episode(1, n_turns=1)
+    (turn,) = guessed.turns
+    told = replace(turn.results[0], outcome=Outcome.OK, cause=None, inferred=True)
+    store = Store(tmp_path)
+    store.append(replace(guessed, turns=(replace(turn, results=(told,)),)))
+    store.append(episode(2, n_turns=1))
+    for _ in range(2):
+        rows = store.query("select outcome, count(*) as n from calls group by all order by outcome nulls last").dicts()
+        known = episode(2, n_turns=1).turns[0].results[0].outcome.value
+        assert rows == [{"outcome": known, "n": 1}, {"outcome": None, "n": 1}]
+        failed = store.query("select n_failed, outcomes from episodes order by n_failed nulls last").dicts()
+        assert failed == [{"n_failed": int(known != "ok"), "outcomes": [known]}, {"n_failed": None, "outcomes": [None]}]
+        assert [t.id for t in store.read(outcome=known)] == [episode(2).id]
+        store.seal()

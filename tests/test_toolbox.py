@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import importlib.util
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -863,3 +865,24 @@ assert len([hook for hook in hooks if "before" in hook]) == 1, hooks
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+def test_a_number_that_a_body_cannot_work_with_is_the_arguments_fault() -> None:
+    """1e308 is a whole number of 309 digits; few bodies take it. An overflow without such a number is a bug."""
+
+    def row(n: int) -> str:
+        """A row."""
+        return str(sqlite3.connect(":memory:").execute("select ?", (n,)).fetchone()[0])
+
+    async def wait(n: int) -> str:
+        """Wait."""
+        return str(datetime.timedelta(days=n))
+
+    box = toolbox(row, wait, effect=True)
+    for name in ("row", "wait"):
+        made = run(box, name, n=1e308)
+        assert (made.outcome, made.cause) == (Outcome.INVALID_ARGUMENTS, Cause.POLICY)
+        assert "n: expected a number that the tool can work with, got one of 309 digits" in made.content
+        assert run(box, name, n=3.0).ok
+    assert made.took_effect is None
+    assert run(box, "wait", n=10**12).outcome is Outcome.TOOL_ERROR

@@ -46,7 +46,9 @@ from sparring.agents.engines.transformers import TransformersEngine
 from sparring.agents.fakes import ByteTokenizer
 from sparring.agents.head import Head
 from sparring.agents.models import load_model, load_tokenizer, quiet
+from sparring.agents.rollouts import telling
 from sparring.envs import ToolEnv, make, task_set
+from sparring.envs.echo import Echo
 from sparring.trainers import (
     OBJECTIVES,
     Data,
@@ -77,6 +79,7 @@ from sparring.trajectories import (
     DataError,
     InfrastructureError,
     StopReason,
+    Task,
     Tokens,
     Trajectory,
     TrajectoryGroup,
@@ -701,7 +704,7 @@ start(Path(sys.argv[3]), Path(sys.argv[4]), on_step)
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] * (kind.name not in ("sft", "grpo", "ppo")))
+        pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] * (kind.name not in ("sft", "grpo")))
         for kind in KINDS + VARIANTS
         if kind.name != "lora"
     ],
@@ -1106,6 +1109,23 @@ def steep(policy: Policy, loss: Loss) -> Loss:
     return replace(loss, value=loss.value + (policy.parameters()[0].sum() * 0).sqrt())
 
 
+def test_an_answer_that_was_written_anew_is_what_is_trained_on(
+    tiny_qwen3: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A record holds an answer twice: as a message, which people edit, and as ids."""
+    policy = policy_of(tiny_qwen3)
+    own = rollout("echo", policy.agent(parallel=4), [EpisodeSpec(t) for t in task_set(make("echo"), "train", 2)])
+    first = own[0].turns[0]
+    turns = (replace(first, action=replace(first.action, content="Written by hand.")), *own[0].turns[1:])
+    (sample, other) = samples_of(policy.chat, [replace(own[0], turns=turns), own[1]], 4096)
+    assert "Written by hand." in policy.tokenizer.decode(list(sample.ids))
+    assert other == samples_of(policy.chat, [own[1]], 4096)[0]
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert said.startswith(
+        f"1 of 2 episodes with token ids are rendered anew from their messages, such as {own[0].id}: "
+    )
+
+
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_run(warm: tuple[Path, Any], tmp_path: Path, factor: float) -> None:
     """What was saved before it stays; its row of metrics is there to be looked at."""
@@ -1131,6 +1151,37 @@ def test_steps_that_were_skipped_are_said(warm: tuple[Path, Any], tmp_path: Path
     notes: list[str] = []
     assert train(policy_of(warm[0]), Spoiled(steep, after=4), tmp_path, on_note=notes.append).is_dir()
     assert notes == ["2 of 6 steps were skipped: their gradients were not finite"]
+
+
+def test_a_run_that_moves_no_weight_says_so(warm: tuple[Path, Any], tmp_path: Path) -> None:
+    notes: list[str] = []
+    made = SftSettings(steps=2, batch=2, optim=Optim(lr=0.0))
+    train(policy_of(warm[0]), Sft(made, Data(echo_gold())), tmp_path, on_note=notes.append)
+    assert len(notes) == 1
+    assert notes[0].startswith("the learning rate was 0 in each of 2 steps: the weights are as they were")
+
+
+def test_bugs_of_an_environment_are_said_at_the_end_of_a_run(
+    warm: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are learned from; the rows of metrics count them."""
+    broken, right = task_set(make("echo"), "train", 1)[0].id, Echo.success
+
+    def success(self: Echo, task: Task) -> Any:
+        if task.id == broken:
+            raise KeyError("door")
+        return right(self, task)
+
+    monkeypatch.setattr(Echo, "success", success)
+    notes: list[str] = []
+    told: list[str] = []
+    made = replace(GRPO, steps=1, groups=4, kl=0.0, replay=0, redraws=0, save_every=0)
+    with telling(told.append):
+        train(policy_of(warm[0]), Grpo(made, Data()), tmp_path, on_note=notes.append)
+    assert rows_of(tmp_path)[0]["bugs"] == made.group
+    assert notes[0].startswith(f"{made.group} episodes were ended by a bug of the environment")
+    assert len(told) == 1
+    assert "KeyError: 'door'" in told[0]
 
 
 def test_weights_that_are_not_finite_are_never_saved(warm: tuple[Path, Any], tmp_path: Path) -> None:

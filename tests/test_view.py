@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from sparring.trajectories.errors import ConfigError, DataError
+from sparring.trajectories.locks import only_process_in, only_writer_of
 from sparring.trajectories.messages import Action, Cause, Message, Outcome, ToolCall, ToolResult
 from sparring.trajectories.pages.live import LiveView, ViewServer
 from sparring.trajectories.pages.report.embed import Lines
@@ -148,6 +149,23 @@ def test_the_folder_of_a_run(tmp_path: Path) -> None:
     assert "run/03-grpo" in summary
     assert "loss" in summary
     assert "100%" in summary
+
+
+def test_whether_a_run_is_running_is_said(tmp_path: Path) -> None:
+    """The page says so while it is open, and not only the command at its start."""
+    run = tmp_path / "run"
+    run.mkdir()
+    view = LiveView(run)
+    assert "running" not in (view.summary("") or "")  # of a folder that is no run's, nobody knows
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 0.25}\n')
+    assert "not running" in (LiveView(run).summary("") or "")
+    with only_process_in(run):
+        assert f"running: process {os.getpid()}: " in (LiveView(run).summary("") or "")
+    assert "not running" in (LiveView(run).summary("") or "")
+    file = tmp_path / "episodes.jsonl"
+    file.write_bytes(dump_jsonl([episode(0)]))
+    with only_writer_of(file):
+        assert f"running: process {os.getpid()}: " in (LiveView(file).summary("") or "")
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from sparring.envs import (
     registered,
     task_set,
 )
+from sparring.envs.knobs import harder
 from sparring.envs.recorded import recorded_actions
 from sparring.envs.spaces import ActionSpace
 from sparring.envs.task import NoTasks
@@ -1021,6 +1022,19 @@ def test_recorded_gold_is_played_by_an_agent(cls: type[ToolEnv]) -> None:
         assert t.expert_turns is None  # recorded gold is no expert
         assert Trajectory.from_json(t.to_json()) == t
         assert replay_check(cls(), t) is None
+
+
+@of_all_suites
+def test_recorded_gold_is_played_in_disguise(cls: type[ToolEnv]) -> None:
+    hidden = harder(cls, disguise=1.0)
+    tasks = task_set(hidden(), "test", 9)
+    for t in rollout(hidden, scripted("gold"), [EpisodeSpec(task) for task in tasks]):
+        assert t.success
+        assert replay_check(hidden(), t) is None
+        told = [call.name for turn in t.undisguised.turns for call in turn.action.tool_calls]
+        bare = rollout(cls, scripted("gold"), [EpisodeSpec(t.task)])[0]
+        assert told == [call.name for turn in bare.turns for call in turn.action.tool_calls]
+    assert check_env(hidden, tasks=3) == []
 
 
 @pytest.mark.parametrize(

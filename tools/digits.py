@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from ..trajectories.messages import Json
 
-__all__ = ["read_json", "shown", "write_json"]
+__all__ = ["Exact", "read_json", "read_number", "shown", "write_json"]
 
 _LONG = re.compile(rb"[0-9][0-9.]{17,}|[eE]\+?[0-9]{3}")
 """Where there may be a number that a float or 64 bits do not hold."""
@@ -38,7 +38,7 @@ def read_json(data: bytes) -> Json:
     except orjson.JSONDecodeError:
         pass  # NaN, perhaps
     try:
-        return json.loads(data, parse_int=_int, parse_float=_float)
+        return json.loads(data, parse_int=_int, parse_float=read_number)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
@@ -47,7 +47,20 @@ def _int(text: str) -> int:
     return int(text) if len(text) < 4000 else int(Decimal(text))
 
 
-def _float(text: str) -> float | Decimal:
+class Exact(float):
+    """A float, and the number that it stands for: for code on the way that takes floats alone."""
+
+    __slots__ = ("number",)
+
+    number: Decimal
+
+    def __new__(cls, number: Decimal) -> Exact:
+        made = super().__new__(cls, number)
+        made.number = number
+        return made
+
+
+def read_number(text: str) -> float | Decimal:
     """A number with a fraction or an exponent. A float where it says the same, rounded to the digits that are there."""
     value = float(text)
     if len(text) <= 17 and math.isfinite(value):

@@ -287,7 +287,8 @@ class Toolbox:
         calls = tuple(map(disguise.shown_call, turn.action.tool_calls, action.tool_calls))
         results = tuple(map(disguise.shown_result, turn.results))
         messages = (*told, *map(disguise.shown_message, turn.messages[len(told) :])) if turn.messages else ()
-        return Turn(replace(action, tool_calls=calls), results, messages, turn.reward, turn.span, turn.weight)
+        done = Action(action.content, calls, action.thinking)
+        return Turn(done, results, messages, turn.reward, turn.span, turn.weight)
 
     # ---- the episode -------------------------------------------------------------------------------------------------
 
@@ -547,7 +548,7 @@ class Toolbox:
                 if inspect.iscoroutine(raw):  # from a plain function around an async one
                     raw = run_async(raw)
             except Exception as error:
-                return self._raised(tool, error)
+                return self._raised(tool, _too_large(error, tool, values) or error)
             return self._rendered(tool, raw)
         except ToolError as error:
             return self._raised(tool, error)
@@ -565,7 +566,7 @@ class Toolbox:
                 except Exception as error:
                     if limit.expired() and isinstance(error, TimeoutError):
                         raise
-                    return self._raised(tool, error)
+                    return self._raised(tool, _too_large(error, tool, values) or error)
                 answer = self._rendered(tool, raw)
             return _late(tool) if limit.expired() else answer
         except ToolError as error:
@@ -768,6 +769,20 @@ def _by_name(tools: Sequence[Tool]) -> dict[str, Tool]:
     """Tools by name; a second route that is not among them is none. Raises `EnvError` where two have one name."""
     named = {t.name: t for t in merge(tools)}
     return {name: t if not t.alternative or t.alternative in named else t.alone() for name, t in named.items()}
+
+
+def _too_large(error: Exception, tool: Tool, values: Mapping[str, Any]) -> InvalidArguments | None:
+    """For a body that cannot work with a whole number beyond 64 bits (`1e308`) that it was given: these are the
+    arguments' fault. None for any other failure."""
+    if not isinstance(error, OverflowError):
+        return None
+    large = [name for name, value in values.items() if type(value) is int and not -(2**63) <= value < 2**64]
+    if not large:
+        return None
+    return InvalidArguments(
+        f"{large[0]}: expected a number that the tool can work with, got one of {len(str(values[large[0]]))} digits",
+        took_effect=None if tool.effect else False,
+    )
 
 
 _NOBODY_REFUSED = (Outcome.TIMEOUT, Outcome.CRASHED, Outcome.UNAVAILABLE, Outcome.RATE_LIMITED)

@@ -96,6 +96,16 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"that the policy learned nothing from it{rest}. Try other levels or faults, more episodes of a group, a "
             "higher temperature, more tokens a turn, or SFT first"
         )
+    if bugs := sum(int(row["bugs"]) for row in rows if isinstance(row.get("bugs"), int | float)):
+        notes.append(
+            f"{bugs} episodes were ended by a bug of the environment, and nothing was learned from them: what is left "
+            "is no fair draw of its tasks; sparring check says which line, then train again"
+        )
+    if rows and all(row.get("lr") == 0 or row.get("grad_norm") == 0 for row in rows) and (not signals or any(signals)):
+        why = "the learning rate" if all(row.get("lr") == 0 for row in rows) else "the gradient"
+        notes.append(
+            f"{why} was 0 in each of {len(rows)} steps: the weights are as they were; look at --lr and at the data"
+        )
     skipped = sum(bool(row.get("skipped")) for row in rows)
     if skipped:
         notes.append(f"{skipped} of {len(rows)} steps were skipped: their gradients were not finite")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..agents.agent import LLMAgent
 from ..agents.attention import forward_hidden, use_layouts
-from ..agents.chat_format import ChatFormat, encoding_of, write_format
+from ..agents.chat_format import ChatFormat, encoding_of, save_tokenizer, write_format
 from ..agents.engine import context_within
 from ..agents.engines.transformers.engine import TransformersEngine
 from ..agents.head import Head
@@ -369,15 +369,15 @@ class Policy:
                 yield _plain(name), tensor if module is None else _merged(tensor, module)
 
     def save(self, folder: Path) -> None:
-        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer, adapters and heads next to
-        them."""
+        """A folder that `load` and any Hugging Face program read: merged weights, tokenizer with a chat template that
+        renders the format of training, adapters and heads next to them."""
         with quiet():
             if self.lora:
                 self.model.save_pretrained(folder / "adapter")
                 self._save_merged(folder)
             else:
                 self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+            save_tokenizer(self.chat, self.tokenizer, folder)
         if self.heads:
             save_file({name: tensor.cpu() for name, tensor in self.heads.state_dict().items()}, folder / _HEADS)
         write_format(self.chat, folder)

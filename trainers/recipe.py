@@ -22,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..agents.rollouts import EpisodeSpec, rollout
+from ..agents.rollouts import EpisodeSpec, rollout, telling
 from ..agents.runtime import release_memory
 from ..agents.scripts import scripted
 from ..envs.experts import expert
@@ -211,7 +211,8 @@ class _Running:
             spent = known.get("seconds", 0.0) if same else 0.0
             write_text(marker, json.dumps({"key": key, "done": False, "seconds": spent}))
             started = time.monotonic()
-            stage.run(work)
+            with telling(lambda text: self.watcher.say(f"note: {work.name}: {text}")):
+                stage.run(work)
             release_memory()  # what follows needs other shapes
             spent += time.monotonic() - started
             write_text(marker, json.dumps({"key": key, "done": True, "seconds": round(spent, 1)}))
@@ -230,6 +231,9 @@ class _Running:
             "inputs": [work.model if used == BASE else self.done[used].key for used in uses],
             "policy": to_plain(work.how) if uses else None,
         }
+        files: Sequence[str] = getattr(stage, "files", tuple)()
+        if files:
+            what["files"] = [hashlib.sha256(_bytes(file, work.name)).hexdigest() for file in files]
         return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=12).hexdigest()
 
     def _kinds(self, env: str) -> tuple[str, ...]:
@@ -284,6 +288,13 @@ class _Running:
                     f"not {about[what]!r}: choose another --out, or delete that folder"
                 )
         write_text(path, json.dumps(about, indent=1))
+
+
+def _bytes(file: str, stage: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"stage {stage}: cannot read {file}: {error.strerror or error}") from None
 
 
 # ---- a recipe's file -------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from ..agents.runtime import spare_memory
 from ..trajectories.errors import ConfigError, DataError, InfrastructureError, TrainingError, is_full_disk
 from ..trajectories.files import read_rows, write_whole
 from ..trajectories.interrupts import as_ctrl_c
-from ..trajectories.trajectory import Trajectory
+from ..trajectories.trajectory import StopReason, Trajectory
 from .losses import Loss, merge_logs
 from .model import Policy
 from .settings import Optim
@@ -104,6 +104,8 @@ class Run:
         """Steps whose update is in the weights; one more than `step` from then until the step is over."""
         self._skipped = 0
         """Steps in a row whose gradient was not finite."""
+        self._bugs = 0
+        """Episodes since the last row of metrics that a bug of the environment ended."""
         self._shield = _Shield()
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -221,6 +223,8 @@ class Run:
     def log(self, row: dict[str, float]) -> None:
         """Appends one row of metrics, with `step` (from 1) and `seconds`."""
         full = {"step": self.step + 1, "seconds": round(time.monotonic() - self._started, 2), **row}
+        if self._bugs:
+            full["bugs"], self._bugs = float(self._bugs), 0
         if self.world.is_main:
             with (self.folder / METRICS).open("a") as file:
                 file.write(json.dumps({k: _plain(v) for k, v in full.items()}) + "\n")
@@ -232,12 +236,14 @@ class Run:
             raise KeyboardInterrupt
 
     def counting_episodes(self, of: int) -> Callable[[int, Trajectory], None]:
-        """A counter for `rollout`'s `on_done`, which tells `on_episode` of each episode played."""
+        """A counter for `rollout`'s `on_done`, which tells `on_episode` of each episode played. Those that a bug of the
+        environment ended are in the step's row, as `bugs`."""
         played = 0
 
-        def count(_index: int, _trajectory: Trajectory) -> None:
+        def count(_index: int, trajectory: Trajectory) -> None:
             nonlocal played
             played += 1
+            self._bugs += trajectory.stop is StopReason.BUG
             if self.on_episode is not None:
                 self.on_episode(self, played, of)
 
@@ -440,15 +446,9 @@ def _save_tensors(state: dict[str, Any], path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, lambda part: part.write_text(text))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InfrastructureError(f"cannot write {path}: {error.strerror or error}") from None
 
 

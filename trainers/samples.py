@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..agents.chat_format import ChatFormat, encoding_in, encoding_of, owns, tokens_of
+from ..agents.chat_format import ChatFormat, edited, encoding_in, encoding_of, owns, tokens_of
 from ..trajectories.errors import DataError
 from ..trajectories.trajectory import Trajectory
 from .batch import Sample, TreeBatch, micro_batches
@@ -61,9 +61,19 @@ def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context
 
 
 def say_rendered_anew(chat: ChatFormat, trajectories: Iterable[Trajectory]) -> None:
-    """Logs a warning where recorded ids are not `chat`'s own, so that messages are trained on and not these."""
+    """Logs a warning where recorded ids are not `chat`'s own, or not what the messages say: then the messages are
+    trained on, and not these."""
     recorded = [t for t in trajectories if t.tokens is not None]
     foreign = [t for t in recorded if not owns(chat, t)]
+    changed = [t for t in recorded if owns(chat, t) and edited(chat, t)]
+    if changed:
+        _log.warning(
+            "%d of %d episodes with token ids are rendered anew from their messages, such as %s: an answer says "
+            "something else than its ids",
+            len(changed),
+            len(recorded),
+            changed[0].id,
+        )
     if foreign:
         _log.warning(
             "%d of %d episodes with token ids are rendered anew from their messages: their ids are of %s, "

@@ -35,6 +35,7 @@ __all__ = [
     "Watcher",
     "Work",
     "check_uses",
+    "is_file",
 ]
 
 BASE = "base"
@@ -137,6 +138,16 @@ class Work:
             how["thinking"] = "off"
         return Policy.load(source, **how, **options)
 
+    def episodes(self, source: str) -> list[Trajectory]:
+        """Of a stage, or of a file of episodes. Raises `DataError` where there are none."""
+        if not is_file(source):
+            return self.inputs[source].read()
+        try:
+            lines = Path(source).read_bytes().splitlines()
+        except OSError as error:
+            raise DataError(f"stage {self.name}: cannot read {source}: {error.strerror or error}") from None
+        return [Trajectory.from_json(line) for line in lines if line.strip()]
+
     def mixture(self, shares: Mapping[str, float]) -> Mixture:
         """The recipe's environments under fault plans by share; `{kinds}` in a plan are those of each environment."""
         parts = (
@@ -190,8 +201,14 @@ class Work:
         return show
 
 
+def is_file(source: str) -> bool:
+    """Whether a recipe names a file of episodes there, and no stage."""
+    return source.endswith(".jsonl")
+
+
 class Stage(Protocol):
-    """A kind of stage; a frozen dataclass."""
+    """A kind of stage; a frozen dataclass. One that reads files too names them by a method `files`: it is done anew
+    where their content changes."""
 
     about: ClassVar[str]
     """What it does, in one line."""

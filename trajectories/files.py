@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and rows of one that grows.
+"""Files that appear whole or not at all and survive a power failure, and rows of one that grows.
 
 Defines `write_lines`, `write_whole`, `read_rows`.
 """
@@ -45,15 +45,27 @@ def write_lines(lines: Iterable[bytes], path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes next to the file, then renames: who reads it sees the old one or the new one."""
+    """Writes next to the file, then renames: who reads it sees the old one or the new one, also after a power failure.
+    When this returns, the disk has the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
+        _sync(part)  # before the rename: else the name may survive and the content not
         os.replace(part, path)
+        _sync(path.parent)
     except OSError as error:
         if error.filename == str(part):  # nobody knows that name
             error.filename = str(path)
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """What was written of a file, or renamed in a folder, survives a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

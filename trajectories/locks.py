@@ -4,7 +4,7 @@
         ...                                  # a second process is refused, in one line that names this one
 
 The lock is the kernel's, on a file next to what is written: a process that ended, however it ended, holds nothing. The
-file says who holds it. Defines `Worker`, `only_process_in`, `only_writer_of`, `at_work_in`, `LOCK`.
+file says who holds it. Defines `Worker`, `only_process_in`, `only_writer_of`, `at_work_in`, `writer_of`, `LOCK`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from .errors import ConfigError
 
-__all__ = ["LOCK", "Worker", "at_work_in", "only_process_in", "only_writer_of"]
+__all__ = ["LOCK", "Worker", "at_work_in", "only_process_in", "only_writer_of", "writer_of"]
 
 LOCK = ".lock"
 """Name of the lock file in a folder."""
@@ -96,7 +96,15 @@ def only_writer_of(path: Path) -> Iterator[None]:
 
 def at_work_in(folder: Path) -> Worker | None:
     """The process that holds a folder now; None: no process does. Not for deciding whether to write: take the lock."""
-    lock = folder / LOCK
+    return _holder(folder / LOCK)
+
+
+def writer_of(path: Path) -> Worker | None:
+    """The process that writes a file now, or is at work in its folder; None: no process does. As `at_work_in`."""
+    return _holder(path.with_name(f".{path.name}{LOCK}")) or at_work_in(path.parent)
+
+
+def _holder(lock: Path) -> Worker | None:
     if (own := _held.get(os.path.realpath(lock))) is not None:
         return _worker(own.fd)
     try:

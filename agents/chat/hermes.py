@@ -102,6 +102,12 @@ class HermesFormat:
         """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments."""
         return read_answer(list(self._pieces(ids)), _MARKS)
 
+    def template(self) -> str:
+        """What renders this format's prompts as a chat template."""
+        style = _SIGNATURES if self.tool_style == "signature" else _SCHEMAS
+        nothing = rf"{_THINK}\n\n{_UNTHINK}\n\n" if self.thinking == "off" else ""
+        return _TEMPLATE.replace("STYLE", style).replace("NOTHING", nothing)
+
     # ---- pieces ----------------------------------------------------------------------------------------------------
 
     def _system(self, system: str, tools: Sequence[ToolSpec]) -> list[str]:
@@ -220,3 +226,64 @@ def _kind(schema: dict[str, Json]) -> str:
     if "anyOf" in schema:
         return "|".join(_kind(s) for s in schema["anyOf"] if s.get("type") != "null")
     return str(schema.get("type", "any"))
+
+
+# ---- the same as a chat template, for other programs that serve a saved model ---------------------------------------
+
+_SIGNATURES = """\
+{%- macro kind(schema) %}
+{%- if "enum" in schema %}{{ schema["enum"] | map("string") | join("|") }}
+{%- elif "anyOf" in schema %}
+{%- for one in schema["anyOf"] if one["type"] != "null" %}{{ kind(one) }}{% if not loop.last %}|{% endif %}{% endfor %}
+{%- else %}{{ schema["type"] if "type" in schema else "any" }}
+{%- endif %}
+{%- endmacro %}
+{%- macro shown(tools) %}
+{%- for tool in tools %}{% set tool = tool["function"] or tool %}{% set schema = tool["parameters"] or {} %}
+{{- "\\n" + tool["name"] + "(" }}
+{%- for name, value in (schema["properties"] or {}) | items %}
+{{- name + ("" if name in (schema["required"] or []) else "?") }}
+{%- set type = kind(value) %}{% if type != "string" %}{{ ": " + type }}{% endif %}{% if not loop.last %}, {% endif %}
+{%- endfor %}{{ ")" }}
+{%- endfor %}
+{%- endmacro %}
+{%- macro about(system, tools) %}
+{{- (system + "\\n" if system else "") + "Tools:" + shown(tools) + "\\nCall: <tool_call>" }}
+{{- '{"name": tool, "arguments": {...}}</tool_call>' }}
+{%- endmacro %}
+"""
+_SCHEMAS = """\
+{%- macro about(system, tools) %}
+{{- (system + "\\n\\n" if system else "") + "# Tools\\n\\nYou may call these functions:\\n<tools>" }}
+{%- for tool in tools %}{{ "\\n" + tool | tojson }}{% endfor %}
+{{- "\\n</tools>\\n\\nFor each function call, return a JSON object with the function's name and arguments within " }}
+{{- "<tool_call></tool_call> tags:\\n<tool_call>\\n" }}
+{{- '{"name": <name>, "arguments": <arguments>}\\n</tool_call>' }}
+{%- endmacro %}
+"""
+_TEMPLATE = """\
+STYLE
+{%- macro written(function) %}
+{%- set given = function["arguments"] %}
+{%- set text = given if given is string else given | tojson %}
+{{- '{"name": ' + function["name"] | tojson + ', "arguments": ' + text + '}' }}
+{%- endmacro %}
+{%- set first = namespace(text="", any=false) %}
+{%- for message in messages if message["role"] == "system" %}
+{%- set first.text = first.text + ("\\n" if first.any else "") + message["content"] %}{% set first.any = true %}
+{%- endfor %}
+{{- "<|im_start|>system\\n" + (about(first.text, tools) if tools else first.text) + "<|im_end|>\\n" }}
+{%- for message in messages if message["role"] != "system" %}
+{{- "<|im_start|>" + message["role"] + "\\n" }}
+{%- set thought = message["reasoning_content"] or message["reasoning"] or message["thinking"] %}
+{%- if thought and message["role"] == "assistant" %}{{ "<think>\\n" + thought + "\\n</think>\\n\\n" }}{% endif %}
+{%- set content = message["content"] or "" %}
+{{- content }}
+{%- for one in message["tool_calls"] or [] %}
+{{- ("\\n" if content or not loop.first else "") + "<tool_call>\\n" }}
+{{- written(one["function"] or one) | replace("<tool_call>", "\\\\u003ctool_call>")
+    | replace("</tool_call>", "\\\\u003c/tool_call>") + "\\n</tool_call>" }}
+{%- endfor %}
+{{- "<|im_end|>\\n" }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ "<|im_start|>assistant\\nNOTHING" }}{% endif %}"""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...trajectories.errors import ConfigError, InfrastructureError, SparringError, UnknownName
 from ...trajectories.locks import at_work_in
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 __all__ = ["device_named", "load_model", "load_tokenizer", "resolve"]
+
+_log = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_WAIT_S = 10.0
@@ -72,7 +75,11 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> PreTrainedModel:
-    """The causal language model, in evaluation mode; `dtype` defaults to float32, `device` to the CPU."""
+    """The causal language model, in evaluation mode; `dtype` defaults to float32, `device` to the CPU.
+
+    Raises `ConfigError` where weights and configuration do not belong together: transformers would fill what is missing
+    with random numbers.
+    """
     need("torch", "transformers")
     import torch
     from transformers import AutoModelForCausalLM
@@ -81,15 +88,16 @@ def load_model(
     source = resolve(name_or_path)
     with quiet(), _load_errors(source):
         place = _place(source)
-        model = cast(
-            "PreTrainedModel",
-            AutoModelForCausalLM.from_pretrained(
-                place,
-                dtype=dtype or torch.float32,
-                trust_remote_code=False,
-                local_files_only=Path(place).is_dir(),
-            ),
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=dtype or torch.float32,
+            trust_remote_code=False,
+            local_files_only=Path(place).is_dir(),
+            ignore_mismatched_sizes=True,  # told below, in one sentence
+            output_loading_info=True,
         )
+        model = cast("PreTrainedModel", loaded[0])
+        _check_names(source, model, loaded[1])
     if device is not None:
         cast("torch.nn.Module", model).to(device)
     model.eval()
@@ -155,6 +163,34 @@ def _place(source: str) -> str:
     return source
 
 
+def _check_names(source: str, model: Any, found: Mapping[str, Iterable[Any]]) -> None:
+    """Raises `ConfigError` where a weight is missing, has another shape, or is of a layer that the configuration does
+    not have. What else the files hold (a tower that sees, a value head) takes no part, and the log says so."""
+    missing, more = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    what = f"the weights in {source} are not those of its config.json ({type(model).__name__})"
+    fix = "take both from one model"
+    if any(".base_layer." in name or "lora_" in name for name in more):
+        fix = "these are a model with adapters: merge them into it first"
+    if shapes := sorted(found.get("mismatched_keys", ()), key=str):
+        name, there, wanted = shapes[0]
+        raise ConfigError(
+            f"{what}: {name} has the shape {list(there)} in the file and {list(wanted)} by the configuration, "
+            f"{len(shapes)} such in all; {fix}"
+        )
+    if missing:
+        raise ConfigError(f"{what}: {len(missing)} are missing, such as {missing[0]}; {fix}")
+    layers = int(getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 0) or 0)
+    beyond = [name for name in more if (at := _LAYER.search(name)) and int(at[1]) >= layers > 0]
+    if beyond:
+        raise ConfigError(f"{what}: the files have more than its {layers} layers, such as {beyond[0]}; {fix}")
+    if more:
+        _log.warning("%d weights in %s take no part in the model, such as %s", len(more), source, more[0])
+
+
+_LAYER = re.compile(r"^(?:model\.|transformer\.|gpt_neox\.)?(?:decoder\.)?(?:layers|h|blocks)\.(\d+)\.")
+"""A weight of the decoder's layers; a tower that sees has names of its own before them."""
+
+
 @contextmanager
 def _load_errors(source: str) -> Iterator[None]:
     """transformers' pages of advice, as one sentence."""
@@ -176,4 +212,8 @@ def _load_errors(source: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+    """What an error says first; a list that it announces goes with it."""
+    first, _, rest = str(error).strip().partition("\n")
+    if first.rstrip().endswith(":"):
+        first = " ".join(f"{first} {rest}".split())
+    return (first or type(error).__name__)[:300]

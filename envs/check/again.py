@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import random
 import re
 import time
@@ -19,8 +20,28 @@ __all__ = ["beside", "determinism", "snapshots"]
 
 def determinism(subject: Subject) -> Iterator[Finding]:
     """the same task twice, clean and under faults, and after another one"""
+    before, outside = (random.getstate(), numpy_state()), (os.getcwd(), {**os.environ})
+    yield from _twice(subject)
+    if (random.getstate(), numpy_state()) != before:
+        yield found_warning(
+            "the environment draws from the global random generator, or seeds it",
+            "draw from the rng that tasks and setup are given, and after that from self.episode.rng",
+        )
+    if (folder := os.getcwd()) != outside[0]:
+        yield found_error(
+            f"an episode changes the working folder of the process to {folder}: files with a relative path, such as "
+            "those of --out, would go there",
+            "give the folder to what needs it (cwd=..., root / name); all episodes of a program have one",
+        )
+    if changed := sorted({name for name, _ in {**os.environ}.items() ^ outside[1].items()}):
+        yield found_warning(
+            f"an episode changes the environment variable {changed[0]}, which all episodes of a program share",
+            "keep it in self.state, and pass it to what needs it (env=...)",
+        )
+
+
+def _twice(subject: Subject) -> Iterator[Finding]:
     env = subject.env
-    before = random.getstate(), numpy_state()
     for plan in (FaultPlan(), FaultPlan(count=2)):
         for index, task in enumerate(subject.tasks[:6]):
             actions = walk(subject, task, plan)
@@ -40,11 +61,6 @@ def determinism(subject: Subject) -> Iterator[Finding]:
                 )
                 return
     yield from _by_the_clock(subject)
-    if (random.getstate(), numpy_state()) != before:
-        yield found_warning(
-            "the environment draws from the global random generator, or seeds it",
-            "draw from the rng that tasks and setup are given, and after that from self.episode.rng",
-        )
 
 
 def _by_the_clock(subject: Subject) -> Iterator[Finding]:

@@ -50,6 +50,8 @@ class Subject:
     listed: dict[Split, list[Task]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     """Ids of tasks that are done as they begin, as those of a suite may be where nothing is to be done."""
+    moving: bool = False
+    """Whether a finding says already that an episode changes its task."""
     raising: set[str] = field(default_factory=set)
     """Tools of which a finding says already that they raise."""
 

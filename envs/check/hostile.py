@@ -5,6 +5,7 @@ A model in training makes all of them. What an environment's code raises then wo
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 import time
@@ -29,7 +30,7 @@ from .episodes import difference, episode
 from .findings import Finding, Subject, found_error, found_warning, raised
 from .suites import hardly_meant, of_suite
 
-__all__ = ["hooks", "hostile", "tool_bug"]
+__all__ = ["changed_task", "hooks", "hostile", "tool_bug"]
 
 _EPISODES = 10
 """Of each kind of fault, and without one."""
@@ -59,12 +60,17 @@ def hostile(subject: Subject) -> Iterator[Finding]:
             if number and time.monotonic() > until:
                 break
             task = subject.tasks[number % len(subject.tasks)]
+            body = copy.deepcopy(task)
             try:
                 env.start(task, plan)  # its tools may be its own
                 actions = _actions(env, task, known, random.Random(f"{plan}/{number}"))
                 actions = [env.toolbox.shown_action(action) for action in actions]
                 seen = _played(subject, task, plan, actions)
                 yield from tool_bug(subject, seen)
+                if task != body and not subject.moving:
+                    subject.moving = True
+                    yield changed_task(body, task)
+                    return
                 if not differs and (again := episode(env, task, plan, actions)) != seen:
                     differs, parts = True, difference(seen, again, env)
                     yield found_error(
@@ -78,6 +84,14 @@ def hostile(subject: Subject) -> Iterator[Finding]:
                 if found.bug not in told and len(told) < _MOST:
                     told.add(found.bug)
                     yield found
+
+
+def changed_task(before: Task, after: Task) -> Finding:
+    """An agent whose calls change the task has changed what it is asked for."""
+    return found_error(
+        f"an episode changes its task: {str(before.data)[:80]} became {str(after.data)[:80]}",
+        "copy what setup(task, rng) takes out of task.data: the same task is started again and again, and judged by it",
+    )
 
 
 def hooks(subject: Subject) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from ..recorded import recorded_actions
 from ..spaces import ActionSpace
 from .episodes import verdict
 from .findings import Finding, Subject, found_error, found_warning, share
-from .hostile import tool_bug
+from .hostile import changed_task, tool_bug
 from .suites import not_meant, of_suite, offered, said
 
 __all__ = ["expert", "nothing", "samples"]
@@ -50,10 +50,8 @@ def nothing(subject: Subject) -> Iterator[Finding]:
         if subject.env.judge()[0] and task not in solved:
             excused.append(task)
         if task != body:
-            yield found_error(
-                f"an episode changes its task: {str(body.data)[:80]} became {str(task.data)[:80]}",
-                "copy what setup(task, rng) takes out of task.data: the same task is started again and again",
-            )
+            subject.moving = True
+            yield changed_task(body, task)
             return
     if of_suite(subject.env):
         solved, excused, unknown = not_meant(subject, solved, excused)

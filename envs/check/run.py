@@ -8,18 +8,20 @@ next to this one.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from ...trajectories.blame import trace_of
-from ...trajectories.errors import EnvError
+from ...trajectories.errors import ConfigError, EnvError
 from ..env import ToolEnv
 from ..hooks import guarded
 from ..registry import make
 from . import again, hostile, played, suites, worlds, written
 from .findings import CheckFunction, Finding, Subject, found_error, raised
+from .patience import Hung, patience
 
 __all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
 
@@ -46,23 +48,28 @@ _AFTER: dict[CheckFunction, tuple[CheckFunction, ...]] = {
 """Left out where one of these has found an error: it would only find the same again."""
 
 
-def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> list[Finding]:
+def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24, seconds: float = 60.0) -> list[Finding]:
     """All findings, errors first; empty when all is well.
 
     Args:
         env: A registered name, `module:Class`, a class, or an environment. It is reset many times.
         tasks: How many tasks are played in each check.
+        seconds: How long one call may take. One that takes longer is the last finding. (In the main thread.)
 
     Raises `UnknownName` when there is no such environment. What an environment's own code raises becomes a finding.
     """
-    findings = [finding for _, found in run_checks(env, tasks=tasks) for finding in found or ()]
+    findings = [finding for _, found in run_checks(env, tasks=tasks, seconds=seconds) for finding in found or ()]
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
 
 
-def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterator[tuple[str, list[Finding] | None]]:
+def run_checks(
+    env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24, seconds: float = 60.0
+) -> Iterator[tuple[str, list[Finding] | None]]:
     """The name of each check in turn (`check_names()`) and what it found. None: it was left out, because one that it
     relies on found an error. Arguments and errors are those of `check_env`."""
     first, *names = check_names()
+    if not seconds > 0:
+        raise ConfigError(f"seconds, for one call, are above 0, got {seconds!r}")
     try:
         another = _maker(env)
         made = env if isinstance(env, ToolEnv) else another()
@@ -89,9 +96,13 @@ def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterat
             continue
         found: list[Finding] = []
         known = {finding.bug for finding in findings}
-        with _threads(subject, known, found):
+        with _same_folder(), _threads(subject, known, found):
             try:
-                found.extend(finding for finding in check(subject) if finding.bug not in known)
+                with patience(type(made), seconds):
+                    found.extend(finding for finding in check(subject) if finding.bug not in known)
+            except Hung as late:  # every other check would wait for it too
+                found.append(_hung(str(late), (check.__doc__ or "").splitlines()[0]))
+                playable = False
             except (KeyboardInterrupt, MemoryError):
                 raise
             except BaseException as error:  # sys.exit() in a hook would say that all is well
@@ -104,7 +115,12 @@ def run_checks(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24) -> Iterat
             broken.add(check)
         yield name, found
         if check is written.tasks and any(f.severity == "error" for f in findings):
-            playable = subject.playable  # without tasks or tools there is no episode to look at
+            playable = playable and subject.playable  # without tasks or tools there is no episode to look at
+
+
+def _hung(what: str, during: str) -> Finding:
+    fix = "let it end: give the tool a deadline, as @tool(deadline=10); if it is only slow, raise --seconds"
+    return found_error(f"{what}, while checking: {during}", fix)
 
 
 def _maker(env: str | ToolEnv | type[ToolEnv]) -> Callable[[], ToolEnv]:
@@ -114,6 +130,17 @@ def _maker(env: str | ToolEnv | type[ToolEnv]) -> Callable[[], ToolEnv]:
     if isinstance(env, str):
         return partial(make, env)
     return partial(guarded, env, env)
+
+
+@contextmanager
+def _same_folder() -> Iterator[None]:
+    """Whoever checks stays where it was, wherever an episode has gone."""
+    before = os.getcwd()
+    try:
+        yield
+    finally:
+        if os.getcwd() != before:
+            os.chdir(before)
 
 
 @contextmanager

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import orjson
 
 from ...trajectories.messages import Json, Outcome
+from ..digits import Exact, read_json
 from ..errors import BY_OUTCOME, RateLimited, ToolError
 
 if TYPE_CHECKING:
@@ -33,14 +36,18 @@ __all__ = [
     "depth",
     "fit",
     "listed",
+    "packed",
     "result_of",
     "short",
+    "unpacked",
 ]
 
 META = "sparring/result"
 """Key in a result's `_meta` under which a served Sparring environment says how the call ended."""
 _KEPT = "sparring/kept"
 """Key in `_meta` under which what the server wrote passes the official client."""
+_NUMBER = f"sparring/number {secrets.token_hex(8)}"
+"""Key under which the digits of a number pass the official client, which makes floats of numbers."""
 _WRONG = "sparring/wrong"
 """Key in a listed tool under which it says why it cannot be used."""
 MAX_DEPTH = 200
@@ -224,7 +231,7 @@ class CallResult:
         if self.structured is None:
             return self.text or "the server says that the call failed, and not why"
         with suppress(ValueError):
-            if json.loads(self.text) == self.structured:
+            if read_json(self.text.encode()) == self.structured:
                 return self.text
         told = self.structured if isinstance(self.structured, str) else _json(self.structured)
         return "\n".join(part for part in (self.text, told) if part)
@@ -253,7 +260,7 @@ def result_of(result: types.CallToolResult) -> CallResult:
     meta = result.meta or {}
     told = meta.get(META)
     text = "\n".join(block.text for block in result.content if block.type == "text")
-    return CallResult(result.is_error, text, meta.get(_KEPT), told if isinstance(told, dict) else {})
+    return CallResult(result.is_error, text, unpacked(meta.get(_KEPT)), told if isinstance(told, dict) else {})
 
 
 def _fit_result(result: dict[str, Json]) -> dict[str, Json]:
@@ -271,7 +278,7 @@ def _fit_result(result: dict[str, Json]) -> dict[str, Json]:
     return {
         "content": [{"type": "text", "text": text} for text in _texts(content)],
         "isError": failed if isinstance(failed, bool) else str(failed).lower() not in ("none", "false", "0", ""),
-        "_meta": meta if structured is None else {**meta, _KEPT: structured},
+        "_meta": meta if structured is None else {**meta, _KEPT: packed(structured)},
         **({"resultType": "complete"} if "resultType" in result else {}),
     }
 
@@ -297,8 +304,26 @@ def _texts(content: list[Json]) -> Iterator[str]:
             yield _json(block)
 
 
+def packed(value: Json) -> Json:
+    """A value with each number that a float does not hold as an object that holds its digits."""
+    if isinstance(value, Exact):
+        return {_NUMBER: str(value.number)}
+    if isinstance(value, dict):
+        return {key: packed(inner) for key, inner in value.items()}
+    return [packed(inner) for inner in value] if isinstance(value, list) else value
+
+
+def unpacked(value: Json) -> Json:
+    """The inverse of `packed`, with numbers as `Decimal`."""
+    if isinstance(value, dict):
+        if _NUMBER in value:
+            return Decimal(value[_NUMBER])
+        return {key: unpacked(inner) for key, inner in value.items()}
+    return [unpacked(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _json(value: Json) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def short(value: Json) -> str:

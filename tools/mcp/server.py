@@ -19,7 +19,7 @@ from ...trajectories.messages import Json
 from ..background import Background
 from ..errors import InvalidArguments, ToolError, ToolTimeout, UnknownTool
 from ..schemas import validator_of
-from .answers import CallResult, Listed, listed, result_of, short
+from .answers import CallResult, Listed, listed, result_of, short, unpacked
 from .transports import EXIT_S, REFUSED, LinkState, Lost, http, stdio
 from .wire import UNREADABLE
 
@@ -204,7 +204,7 @@ class Server:
         from mcp.types import INVALID_PARAMS, METHOD_NOT_FOUND
 
         words = error.message
-        if (data := error.error.data) not in (None, "", [], {}):
+        if (data := unpacked(error.error.data)) not in (None, "", [], {}):
             words += f": {data if isinstance(data, str) else short(data)}"
         if error.code == METHOD_NOT_FOUND:
             return UnknownTool(words)

@@ -11,10 +11,12 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from ...trajectories.messages import Json
-from .answers import HALF, MAX_DEPTH, Unreadable, depth, fit, short
+from ..digits import Exact, read_number
+from .answers import HALF, MAX_DEPTH, Unreadable, depth, fit, packed, short
 
 __all__ = ["UNREADABLE", "Inbox", "JsonRpc"]
 
@@ -34,7 +36,14 @@ _ID_FIRST = re.compile(r'[\[{\s]*(?:"jsonrpc"\s*:\s*"[^"]*"\s*,\s*)?' + _ID)
 _ID_LAST = re.compile(_ID + r'\s*(?:,\s*"jsonrpc"\s*:\s*"[^"]*"\s*)?[}\]\s]*$')
 _BEGINS = re.compile(r"\{|\[\s*\{")
 _HALF_WRITTEN = re.compile(r"\\u[dD][89a-fA-F]")
-_DECODER = json.JSONDecoder()
+
+
+def _number(text: str) -> float:
+    number = read_number(text)
+    return Exact(number) if isinstance(number, Decimal) else number
+
+
+_DECODER = json.JSONDecoder(parse_float=_number)
 
 
 class Inbox:
@@ -222,7 +231,7 @@ def _answer(id: Id, method: str, value: JsonRpc, wrong: str) -> JsonRpc:
         code = error.get("code") if isinstance(error, dict) else None
         if _same(code) is None or isinstance(code, str) or not isinstance(error.get("message"), str):
             raise Unreadable(f"its error is no object with a code and a message: {short(error)}")
-        return {"jsonrpc": "2.0", "id": id, "error": {**error, "code": _same(code)}}
+        return {"jsonrpc": "2.0", "id": id, "error": packed({**error, "code": _same(code)})}
     result = value.get("result")
     if not isinstance(result, dict):
         raise Unreadable(f"its result is no object: {short(result)}" if "result" in value else "it has no result")

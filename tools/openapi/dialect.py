@@ -20,7 +20,7 @@ from ..names import clean
 from .parts import DocumentPart, Omissions, Sources, Wrong
 from .reading import kind_of, told
 
-__all__ = ["Schemas"]
+__all__ = ["Schemas", "is_nullable"]
 
 _MAX_NODES = 100_000
 """Schema nodes of one tool. More is an error, or a document that was written to exhaust memory."""
@@ -224,7 +224,7 @@ class Schemas:
         """Makes choices and default fit the type: YAML and its writers mix `1.0` and `"1.0"`."""
         kinds = out.get("type")
         kinds = [kinds] if isinstance(kinds, str) else kinds
-        if isinstance(kinds, list) and node.get("nullable") is True:
+        if isinstance(kinds, list) and is_nullable(node):
             kinds = [*kinds, "null"]
         if isinstance(kinds, list) and isinstance(out.get("enum"), list):
             choices = [_as(kinds, choice) for choice in out["enum"]]
@@ -286,6 +286,12 @@ class Schemas:
                 self._leave(part, key, node[key], wrong)
                 continue
             inner = given if key in _SAME else _Set()
+            if key == "oneOf" and isinstance(node.get("discriminator"), (dict, str)) and "anyOf" not in node:
+                # A property says which one is meant. What they have in common fits several, and is no mistake.
+                out["anyOf"] = [
+                    self._convert(_without_null(item), inner, work) for item in part.inner(key, node[key]).items()
+                ]
+                continue
             out[key] = [self._convert(_without_null(item), inner, work) for item in part.inner(key, node[key]).items()]
 
     def _one(self, part: DocumentPart, node: dict[str, Json], given: _Set, out: dict[str, Json], work: _Work) -> None:
@@ -307,7 +313,7 @@ class Schemas:
 
     def _nullable(self, node: dict[str, Json], out: dict[str, Json]) -> dict[str, Json]:
         """3.0's null. Written in 3.1 documents too, by habit."""
-        if node.get("nullable") is not True:
+        if not is_nullable(node):
             return out
         if isinstance(out.get("type"), str) and not any(key in out for key in (*_LISTS, "not", "$ref", "const")):
             out["type"] = [out["type"], "null"]
@@ -398,6 +404,11 @@ class Schemas:
                 yield self.files.at(part)
             except Wrong:
                 return
+
+
+def is_nullable(node: Json) -> bool:
+    """Whether a schema allows null in the way of 3.0, or in that of Swagger 2.0's documents."""
+    return isinstance(node, dict) and (node.get("nullable") is True or node.get("x-nullable") is True)
 
 
 def _may_be_given(node: Json) -> bool:

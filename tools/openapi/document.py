@@ -1,19 +1,20 @@
-"""What an OpenAPI 3 document says: its operations, their parameters and schemas. Nothing is sent here."""
+"""What a document of OpenAPI 3 or Swagger 2.0 says: its operations, their parameters and schemas. Sends nothing."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...trajectories.errors import ConfigError, EnvError
 from ...trajectories.messages import Json, ToolSpec
 from ..names import MAX_NAME, apart
-from .dialect import Schemas
+from .dialect import Schemas, is_nullable
 from .parts import DocumentPart, Omissions, Sources, Wrong
 from .reading import kind_of, read_document, told
 from .servers import Servers
+from .swagger import is_swagger, operation_of, root_of
 
 __all__ = [
     "SAFE", "Document", "Encoding", "Named", "Operation", "Parameter", "is_form", "is_json", "is_multipart",
@@ -121,10 +122,15 @@ class Document:
         root, path = read_document(
             document, lambda key: report.add("#", f"the first {key!r} of an object", "it is twice")
         )
+        self.swagger = is_swagger(root)
+        if self.swagger:
+            root = {**root_of(root), "openapi": "3.0"}
         version = told(root.get("openapi", ""))
         if not re.match(r"3(\.|$)", version):
             found = f"Swagger {told(root['swagger'])}" if "swagger" in root else f"openapi: {version or 'missing'}"
-            raise EnvError(f"expected an OpenAPI 3 document, got {found}: convert it to OpenAPI 3 first")
+            raise EnvError(
+                f"expected a document of OpenAPI 3 or Swagger 2.0, got {found}: convert it to OpenAPI 3 first"
+            )
         self.report = report
         self.files = Sources(root, path, report)
         self.root = self.files.root
@@ -232,6 +238,9 @@ class Document:
         part, what = named.part, repr(named.name)
         if not named.path.startswith("/"):
             raise Wrong(named.item.where, f"the path {named.path!r} does not begin with a slash")
+        if self.swagger:
+            item, part = operation_of(self.root.fields(), named.item, part, self.files.follow)
+            named = replace(named, item=item, part=part)
         server = servers.of(named.item, part)
         found = self._parameters(named, uses)
         sent = self._security(part, credentials, named.what)
@@ -483,7 +492,7 @@ def _is_flat(part: DocumentPart, required: bool) -> bool:
         and kinds in ("object", ["object"])
         and all(key in _FLAT or key.startswith("x-") or node[key] is None for key in node)
         and (extra is None or extra is False)
-        and node.get("nullable") is not True
+        and not is_nullable(node)
         and (required or not node.get("required"))
     )
 

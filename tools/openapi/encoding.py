@@ -50,6 +50,8 @@ def request_of(operation: Operation, arguments: dict[str, Json]) -> Request:
         parameter = operation.parameters.get(argument)
         if parameter is None:
             raise InvalidArguments(f"no parameter is called {argument!r}")
+        if value is None and parameter.place in ("query", "header", "cookie"):
+            continue  # nothing, and no empty text
         match parameter.place:
             case "path":
                 segments[parameter.name] = _segment(argument, parameter, value)
@@ -143,8 +145,6 @@ def _segment(argument: str, parameter: Parameter, value: Json) -> str:
 
 def _query(parameter: Parameter, value: Json) -> list[str]:
     name = parameter.name
-    if value is None:
-        return []
 
     def one(text: str) -> str:
         return quote(text, safe=_RESERVED if parameter.reserved else "", errors="replace")

@@ -26,10 +26,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from decimal import Decimal
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +61,8 @@ _SNIPPET = 500
 """Characters of an error answer that the agent is told."""
 _CONNECT_S = 10.0
 _STRUCK = "***"
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Perhaps half of a surrogate pair."""
 
 
 class OpenAPITools(tuple[Tool, ...]):
@@ -299,16 +303,19 @@ class Service:
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if kind and is_json(kind):
             try:
-                value = read_json(body)
+                value = read_json(_utf8(body, headers))
+                if _HALF.search(body):
+                    value = _whole(value)
                 return self._strike_json(value) if self.secrets else value
             except (ValueError, RecursionError):
                 raise ToolError("the answer is no valid JSON", took_effect=operation.effect) from None
         if kind and not kind.startswith("text/") and b"\0" in body[:1024]:
             return f"[{kind}, {len(body)} bytes]"
-        return self._strike(body.decode("utf-8", "replace"))
+        return self._strike(_utf8(body, headers).decode("utf-8", "replace"))
 
     def _said(self, headers: Mapping[str, str], body: bytes) -> str:
         """What an error answer says, in one line: its message where it is JSON that has one."""
+        body = _utf8(body, headers)
         text, kind = body.decode("utf-8", "replace"), headers.get("content-type", "").lower()
         if "html" in kind:
             return ""  # markup tells an agent nothing
@@ -317,7 +324,7 @@ class Service:
                 told = read_json(body)
                 for key in ("message", "detail", "error_description", "error", "title"):
                     if isinstance(told, dict) and told.get(key):
-                        text = scalar(told[key])
+                        text = scalar(_whole(told[key]))
                         break
         return " ".join(self._strike(text).split())[:_SNIPPET]  # cut last: half a secret is one too
 
@@ -336,6 +343,27 @@ class Service:
         if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and scalar(value) in self.secrets:
             return _STRUCK
         return value
+
+
+def _utf8(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """A body in UTF-8, from the encoding that its content type names."""
+    charset = Message()
+    charset["content-type"] = headers.get("content-type", "")
+    name = charset.get_content_charset("utf-8")
+    if name in ("utf-8", "utf8", "us-ascii"):
+        return body
+    with suppress(LookupError, ValueError):  # no such encoding, or not what it says
+        return body.decode(name).encode("utf-8", "replace")
+    return body
+
+
+def _whole(value: Json) -> Json:
+    """The value with each half of a surrogate pair, which no record can hold, as U+FFFD."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_whole(v) for v in value]
+    return {_whole(k): _whole(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def _signing_transport() -> httpx.AsyncBaseTransport:

@@ -1,4 +1,4 @@
-"""The stage `demonstrations`: the expert plays, and its good episodes are kept."""
+"""The stage `demonstrations`: the expert plays, or recorded gold is played, and good episodes are kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ...agents.rollouts import EpisodeSpec, rollout
 from ...agents.scripts import scripted
 from ...tools.plans import FaultPlan
 from ...trajectories.curation import gold
+from ...trajectories.errors import ConfigError
 from ...trajectories.trajectory import Trajectory
 from ..stage import EPISODES, STAGES, Work
 
@@ -20,14 +21,20 @@ __all__ = ["Demonstrations"]
 class Demonstrations:
     """Leaves `episodes`."""
 
-    about = "the expert plays"
+    about = "the expert, or recorded gold, is played"
 
     n: int
     """Episodes, over all environments."""
     faults: str = ""
     """A plan for all of them, such as `count=1:{kinds}`; empty: none."""
+    agent: str = "expert"
+    """Who plays: `expert` (the environment's `solve`), or `gold` (what its tasks have recorded)."""
     shift: int = 0
     """Other tasks and other faults than those of another shift, as far as there are any."""
+
+    def __post_init__(self) -> None:
+        if self.agent not in ("expert", "gold"):
+            raise ConfigError(f"who demonstrates is expert or gold, got {self.agent!r}")
 
     def uses(self) -> Sequence[str]:
         return ()
@@ -38,7 +45,7 @@ class Demonstrations:
         for on, n in work.split(self.n):
             plan = FaultPlan.parse(f"{on.plan(self.faults)}@{work.seed + self.shift}") if self.faults else FaultPlan()
             specs = [EpisodeSpec(task, plan) for task in work.tasks(on.env, n, self.shift)]
-            played += rollout(on.env, scripted("expert"), specs, on_done=count)
+            played += rollout(on.env, scripted(self.agent), specs, on_done=count)
         kept = gold(played)
         work.watcher.say(str(kept.card))
         work.write(EPISODES, kept.items)

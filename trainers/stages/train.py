@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...trajectories.curation import mixture
+from ...trajectories.errors import ConfigError
 from ...trajectories.plain import from_plain
 from ...trajectories.trajectory import Trajectory
 from ..loop import train
 from ..objective import OBJECTIVES, Data
 from ..run import Run
-from ..stage import BASE, STAGES, Work
+from ..stage import BASE, STAGES, Work, is_file
 from .pairs import read_pairs
 
 __all__ = ["Train"]
@@ -35,13 +36,19 @@ class Train:
     """The stage whose pairs it learns."""
     gold: str = ""
     """The stage whose episodes are replayed."""
+    validation: str = ""
+    """Episodes whose loss is measured, and which are not learned: a stage, or a file of episodes (`held-out.jsonl`)."""
     faults: Mapping[str, float] = field(default_factory=dict)
     """Plans by share, for objectives that play; `{kinds}` are the kinds of fault that fit the environment."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the objective, by the names of its settings."""
 
     def uses(self) -> Sequence[str]:
-        return [name for name in (self.model, *self.episodes, self.pairs, self.gold) if name]
+        held_out = "" if is_file(self.validation) else self.validation
+        return [name for name in (self.model, *self.episodes, self.pairs, self.gold, held_out) if name]
+
+    def files(self) -> Sequence[str]:
+        return (self.validation,) if is_file(self.validation) else ()
 
     def run(self, work: Work) -> None:
         kind = OBJECTIVES.get(self.objective)
@@ -52,8 +59,14 @@ class Train:
         episodes = self._episodes(work, settings)
         pairs = read_pairs(work.inputs[self.pairs]) if self.pairs else ()
         gold = work.inputs[self.gold].read() if self.gold else ()
+        if self.validation and not hasattr(kind, "measure"):
+            raise ConfigError(
+                f"stage {work.name}: the objective {self.objective} measures nothing on held-out episodes: leave "
+                "validation away"
+            )
+        held_out = work.episodes(self.validation) if self.validation else ()
         make: Any = kind  # each kind takes (settings, data)
-        objective = make(settings, Data(episodes, pairs, gold))
+        objective = make(settings, Data(episodes, pairs, gold, held_out))
 
         def playing(run: Run, done: int, of: int) -> None:
             work.watcher.progress(run.step, run.total, f"playing episode {done} of {of}", run.seconds_left())

@@ -54,6 +54,21 @@ class Failures:
     rules: tuple[_Rule, ...] = ()
     met: set[str] = field(default_factory=set, compare=False)
     """Rules whose field was there, or that have none."""
+    struck: set[str] = field(default_factory=set, compare=False)
+    """Rules by which a result was a failure."""
+
+    @property
+    def fields(self) -> set[str]:
+        """The outermost fields of a result that the rules read."""
+        return {rule.path.split(".")[0] for rule in self.rules if rule.path}
+
+    def silent(self) -> list[str]:
+        """A sentence for each rule that no result of those read fits: perhaps it is written wrongly."""
+        return [
+            f"no result is a failure by {rule.text!r}: where no other rule says so, all are declared good"
+            for rule in self.rules
+            if rule.text not in self.struck and self.met
+        ]
 
     @classmethod
     def parse(cls, errors: Iterable[str] = (), prefixes: Iterable[str] = ()) -> Failures:
@@ -75,6 +90,7 @@ class Failures:
         """Whether a result failed; None: no rule says anything of it."""
         said = [(rule, rule.failed(source)) for rule in self.rules]
         self.met.update(rule.text for rule, failed in said if failed is not None)
+        self.struck.update(rule.text for rule, failed in said if failed)
         if any(failed for _, failed in said):
             return True
         # A field that only failures have says by its absence that this is none; one that is told to say ok does not.

@@ -117,7 +117,18 @@ def parsed(text: bytes) -> Any:
         value = orjson.loads(text)
         return json.loads(text) if _LONG.search(text) else value
     except (orjson.JSONDecodeError, ValueError, RecursionError) as error:
-        return DataError(f"not JSON: {error}")
+        return DataError(f"not JSON: {_not_finite(text) or error}")
+
+
+def _not_finite(text: bytes) -> str:
+    """What is wrong with a text that is JSON but for its NaN or Infinity, as Python writes them; else empty."""
+    try:
+        json.loads(text, parse_constant=no_constant)
+    except RecursionError:
+        return ""
+    except ValueError as error:
+        return f"{error}; write null for it" if "JSON value" in str(error) else ""
+    return ""
 
 
 _LONG = re.compile(rb"\d{19}")
@@ -149,8 +160,11 @@ _WEIGHTS = ("weight", "train", "training", "loss", "loss_mask")
 _SWITCHES = _WEIGHTS[1:4]
 """Those that are yes or no; a number there is something else, such as a loss that was measured."""
 _READ = frozenset({"role", "content", "tool_calls", "function_call", "tool_call_id", "name", "refusal", "audio"})
-_RESULTS_OWN = frozenset({"is_error", "isError", "status", "artifact", "additional_kwargs", "error"})
-"""Of a result, next to its text: the model never saw it."""
+_UNTOLD = frozenset({"artifact", "additional_kwargs"})
+"""Of a result, next to its text: the model never saw it, and it does not say how the call ended."""
+_RESULTS_OWN = _UNTOLD | {"is_error", "isError", "status", "error"}
+_YES_NO = {True: True, False: False, "true": True, "false": False}
+"""1 and 0 are these, too."""
 
 
 def chat_message(raw: Json) -> SourceMessage:
@@ -158,8 +172,9 @@ def chat_message(raw: Json) -> SourceMessage:
     raw = as_object(raw, "a message")
     role = raw.get("role")
     need(isinstance(role, str) and role in _ROLES, f"unknown role {shown(role)}: expected one of {', '.join(_ROLES)}")
-    lost = not_read(raw, {*_READ, *REASONING, *_WEIGHTS, *(_RESULTS_OWN if _ROLES[role] == "tool" else ())},
-                    "message field")  # fmt: skip
+    told = _told(raw) if _ROLES[role] == "tool" else None
+    own = _RESULTS_OWN if told is not None else _UNTOLD if _ROLES[role] == "tool" else ()
+    lost = not_read(raw, {*_READ, *REASONING, *_WEIGHTS, *own}, "message field")
     said = _Said(raw.get("content"), lost)
     if raw.get("refusal"):
         said.refuses(as_text(raw["refusal"], "refusal"))
@@ -180,7 +195,7 @@ def chat_message(raw: Json) -> SourceMessage:
     return SourceMessage(
         message,
         weight_of(raw, role == "assistant", lost),
-        _told(raw) if message.role == "tool" else None,
+        told,
         reasoning=reasoning,
         refused=said.refused and role == "assistant",
         fields=raw,
@@ -190,7 +205,8 @@ def chat_message(raw: Json) -> SourceMessage:
 
 def _told(raw: Row) -> tuple[Outcome, Cause | None, str] | None:
     """How a call ended, where the result has the field for it of MCP and Anthropic, or that of LangChain."""
-    said = [raw[name] for name in ("is_error", "isError") if isinstance(raw.get(name), bool)]
+    said = [raw[name] for name in ("is_error", "isError") if isinstance(raw.get(name), bool | int | str)]
+    said = [_YES_NO[value.lower() if isinstance(value, str) else value] for value in said if _is_yes_no(value)]
     if said:
         failed = any(said)
     elif raw.get("status") in ("error", "success"):
@@ -198,6 +214,10 @@ def _told(raw: Row) -> tuple[Outcome, Cause | None, str] | None:
     else:
         return None
     return (Outcome.TOOL_ERROR, Cause.TOOL, "") if failed else (Outcome.OK, None, "")
+
+
+def _is_yes_no(value: Json) -> bool:
+    return (value.lower() if isinstance(value, str) else value) in _YES_NO
 
 
 class _Said:
@@ -478,6 +498,10 @@ def _depth(value: Json) -> int:
     return deepest
 
 
+_SCHEMAS = ("parameters", "input_schema", "inputSchema")
+"""What OpenAI, Anthropic and MCP call the schema of a tool's arguments."""
+
+
 def tool_specs(raw: Json, lost: set[str] | None = None) -> tuple[ToolSpec, ...]:
     """Tools in OpenAI's form, or without its wrapping; a list, or the list as JSON text. A tool that is no function (a
     search that the provider has built in) goes to `lost`; without it, it is refused."""
@@ -485,7 +509,7 @@ def tool_specs(raw: Json, lost: set[str] | None = None) -> tuple[ToolSpec, ...]:
         raw = parsed(raw.encode("utf-8", "replace")) if raw.strip() else None
         if isinstance(raw, DataError):
             raise DataError(f"tools are text, but {raw}")
-    out = []
+    out: list[ToolSpec] = []
     for item in as_list(raw, "tools") if raw else ():
         item = as_object(item, "a tool")
         about = as_object(item.get("function") or item, "a tool's function")
@@ -494,8 +518,15 @@ def tool_specs(raw: Json, lost: set[str] | None = None) -> tuple[ToolSpec, ...]:
             lost.add(f"tool of type {clean(kind)[:40]!r}")
             continue
         need(isinstance(about.get("name"), str), f"a tool has a name, got {shown(about.get('name'))}")
-        schema = as_object(about.get("parameters") or about.get("input_schema") or {}, "a tool's parameters")
-        out.append(ToolSpec(about["name"], str(about.get("description") or ""), fitting(schema)))
+        held = [name for name in _SCHEMAS if about.get(name)]
+        need(len(held) < 2, f"a tool with {' and '.join(held)}: expected one of them")
+        schema = as_object(about[held[0]] if held else {}, "a tool's parameters")
+        spec = ToolSpec(about["name"], str(about.get("description") or ""), fitting(schema))
+        if lost is not None:
+            lost |= not_read(about, {"name", "description", "function", "title", *_SCHEMAS}, "tool field")
+            if any(other.name == spec.name and other != spec for other in out):
+                lost.add("a tool of a name that a later one has")
+        out.append(spec)
     return tuple(out)
 
 
@@ -566,15 +597,31 @@ def both_sides(
     before = [replace(m, weight=0.0) for m in before]
     out = []
     for side, reward in (("chosen", 1.0), ("rejected", 0.0)):
-        messages = sides[side]
-        need(bool(messages), f"nothing was {side}")
-        if not before or [m.message for m in messages[: len(before)]] != [m.message for m in before]:
-            messages = [*before, *messages]  # else the implicit-prompt form, where both sides begin with the prompt
+        need(bool(sides[side]), f"nothing was {side}")
+        messages = _after(before, sides[side], side)
         own = {**about, "reward": reward, "lost": set(about.get("lost", ()))}
         episode = SourceEpisode(messages, tools, **own)
         episode.inferred, episode.meta = ["reward"], {"preference": side}
         out.append(episode)
     return out
+
+
+def _after(before: list[SourceMessage], messages: list[SourceMessage], side: str) -> list[SourceMessage]:
+    """The conversation of one side: behind what both begin with, or all of it where the side begins anew."""
+    systems = [m for m in before if m.message.role == "system"]
+    opening = _opening(before)
+    if opening and _opening(messages) == opening:  # the side holds the whole conversation
+        return messages if any(m.message.role == "system" for m in messages) else [*systems, *messages]
+    begins = messages[0].message.role
+    need(begins == "assistant" or not before or (before[-1].message.role == "assistant" and begins == "user"),
+         f"{side} begins with a message of {begins}, and the prompt is another one")  # fmt: skip
+    return [*before, *messages]
+
+
+def _opening(messages: Sequence[SourceMessage]) -> list[Message]:
+    """What was said to the agent before its first action, without the system's messages."""
+    first = next((i for i, m in enumerate(messages) if m.message.role == "assistant"), len(messages))
+    return [m.message for m in messages[:first] if m.message.role != "system"]
 
 
 # --- checks ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ file and line; `skip_bad=True` leaves it out and counts it.
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -99,14 +100,21 @@ def read(
         out += made
         told += [e.attempt is not None for e in episodes]
         for e, t in zip(episodes, made, strict=True):
-            lost.update(sorted(e.lost))
+            lost.update(sorted(e.lost - {f"message field {field!r}" for field in rules.fields}))
             inferred.update(t.meta.get("inferred", ()))
     if not out:
         raise DataError(f"{path}: no episode in it" + (f"; {came_in} records cannot be read" if came_in else ""))
     rules.check_met()
     out = _attempts(out, told)
     report = ExchangeReport(
-        f"from {form}", came_in, len(out), "episodes", dict(lost), dict(left_out), dict(inferred), tuple(_warnings(out))
+        f"from {form}",
+        came_in,
+        len(out),
+        "episodes",
+        dict(lost),
+        dict(left_out),
+        dict(inferred),
+        (*_warnings(out), *rules.silent()),
     )
     return Imported(tuple(out), report)
 
@@ -193,9 +201,16 @@ def json_records(path: Path) -> Iterator[SourceRecord]:
     if path.suffix == ".parquet":
         yield from parquet.records(path)
         return
-    if path.suffix == ".json":
-        value = parsed(path.read_bytes())
-        if isinstance(value, list):
+    with path.open("rb") as file:
+        begins = file.read(4096)
+    if begins.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")):
+        raise DataError(f"{path} is compressed: unpack it first")
+    if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path} is written in UTF-16: write it in UTF-8")
+    array = path.suffix == ".json"
+    if array or begins.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        value = parsed(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+        if isinstance(value, list) and (array or not _is_conversation(value)):
             yield from ((f"item {number}", row) for number, row in enumerate(value, 1))
             return
         if isinstance(value, dict):
@@ -203,6 +218,11 @@ def json_records(path: Path) -> Iterator[SourceRecord]:
             return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if text.strip():
                 yield f"line {number}", parsed(text)
+
+
+def _is_conversation(value: Sequence[Json]) -> bool:
+    """Whether a list is the bare messages of one conversation: the only line of a file, say."""
+    return bool(value) and all(isinstance(m, dict) and "role" in m for m in value)

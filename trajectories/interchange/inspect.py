@@ -102,7 +102,8 @@ def episodes(record: Json) -> list[SourceEpisode]:
                     message=replace(source.message, content=source.message.content or str(error.get("message", ""))),
                 )
             call = calls.get(source.message.tool_call_id or "")
-            messages.append(replace(source, ended=_end(error, call, offered)))
+            read = source.lost - {"message field 'error'"}
+            messages.append(replace(source, ended=_end(error, call, offered), lost=read))
             continue
         sent = as_list(raw.pop("tool_calls", None) or [], "tool_calls")
         source = chat_message(raw)

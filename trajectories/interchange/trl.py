@@ -149,9 +149,12 @@ def episodes(row: Json) -> list[SourceEpisode]:
         return [SourceEpisode([*system_of(row, entries), *weighted(entries, row, lost)], tools, **about)]
     before = [replace(h, weight=0.0) for h in messages_or_text(row.get("prompt"), "user", "prompt")]
     if row.get("completion") is not None:
-        about = columns_next_to(row, {"prompt", "completion"}, lost)
         label = row.get("label")
+        if type(label) is int and label in (0, 1):  # as tables write it
+            row = {**row, "label": bool(label)}
+            label = row["label"]
         need(label is None or isinstance(label, bool), f"expected a label of true or false, got {shown(label)}")
+        about = columns_next_to(row, {"prompt", "completion"}, lost)
         after = row["completion"]
         after = weighted(after, row, lost) if isinstance(after, list) else messages_or_text(after, "assistant", "")
         return [SourceEpisode([*before, *after], tools, **about)]

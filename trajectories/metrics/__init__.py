@@ -82,11 +82,13 @@ from .recovery import (
     unresolved,
 )
 from .spending import Spent, spent
+from .standings import PLAYED_S, Standing, leaderboard
 from .summaries import MEASURES, EvalSummary, Measure, Seen, measure, not_measured, summary, untold_calls
 
 __all__ = [
     "ACTIONS",
     "MEASURES",
+    "PLAYED_S",
     "RIGHT",
     "RIGHT_AFTER_OUTCOME",
     "Abstention",
@@ -107,6 +109,7 @@ __all__ = [
     "Roles",
     "Seen",
     "Spent",
+    "Standing",
     "ToolRoles",
     "abstention",
     "across_seeds",
@@ -124,6 +127,7 @@ __all__ = [
     "forgetting",
     "holm",
     "kl_from_base",
+    "leaderboard",
     "mcnemar_exact",
     "measure",
     "newcombe_paired",

@@ -58,6 +58,8 @@ class PairedDifference:
     left_out: int
     """Episodes of either side in no pair: no partner, or one of the two was not judged."""
     mcnemar: McNemar
+    p: float
+    """Two-sided and exact: McNemar's where each task has one pair, else of sign flips by task."""
 
 
 def mcnemar_exact(pairs: Iterable[tuple[bool, bool]]) -> McNemar:
@@ -118,7 +120,8 @@ def paired_difference(
     sizes = np.array([len(values) for values in clusters.values()], dtype=np.float64)
     low, high = bootstrap(sums, sizes, resamples=resamples, seed=seed)
     difference = (test.b - test.c) / len(pairs) if pairs else None
-    return PairedDifference(difference, low, high, len(pairs), len(clusters), episodes - 2 * len(pairs), test)
+    p = test.p if len(pairs) == len(clusters) else sign_flip_exact([sum(values) for values in clusters.values()])
+    return PairedDifference(difference, low, high, len(pairs), len(clusters), episodes - 2 * len(pairs), test, p)
 
 
 def forgetting(before: Iterable[Trajectory], after: Iterable[Trajectory]) -> dict[str, PairedDifference]:

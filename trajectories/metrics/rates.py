@@ -263,7 +263,9 @@ def not_struck(trajectories: Iterable[Trajectory]) -> str:
         return ""
     plans = ", ".join(dict.fromkeys(short_plan(t.faults) for t in with_plan))
     n = len(with_plan)
-    return f"0 of {n} {'episode' if n == 1 else 'episodes'} were struck by {plans}: no call was one that it can strike"
+    called = any(result.ok for t in with_plan for result in t.results())
+    why = "no call was one that it can strike" if called else "no call was made that a tool ran"
+    return f"0 of {n} {'episode' if n == 1 else 'episodes'} were struck by {plans}: {why}"
 
 
 def split(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], int]:

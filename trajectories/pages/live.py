@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import orjson
 
 from ..errors import ConfigError, DataError, SparringError
+from ..locks import at_work_in, writer_of
 from ..trajectory import Tokens, Trajectory
 from .report import Arm, Report
 from .report.embed import Decode, Lines
@@ -42,6 +43,8 @@ _LINES_CHARS = 1 << 20
 _BLOCK = 1 << 22
 _METRICS = "metrics.jsonl"
 _MANIFEST = "manifest.json"
+_RUNS = (_METRICS, "recipe.json", "command.json", "run.yaml")
+"""One of these is in the folder of a run or a recipe, which one process at a time writes."""
 
 
 class Watched(Protocol):
@@ -282,17 +285,26 @@ class LiveView:
         with self._lock:
             curves = self._watched.curves()
             rows = sum(map(len, curves.values()))
-            version = f"{self._epoch}-{self._lines.episodes}-{len(self._held)}-{rows}"
+            at_work = self._at_work()
+            version = f"{self._epoch}-{self._lines.episodes}-{len(self._held)}-{rows}-{at_work}"
             began = self._clock()
             if version != self._version and began >= self._not_before:
                 cells: dict[str, dict[str, list[Trajectory]]] = {}
                 for arm, condition, t in self._held:
                     cells.setdefault(arm, {}).setdefault(condition, []).append(t)
                 arms = [Arm(name, "", {**conditions}) for name, conditions in cells.items()]
-                self._summary = live_summary(Report("", arms=arms, curves=curves), self._lines, version)
+                self._summary = live_summary(Report("", arms=arms, curves=curves), self._lines, version, at_work)
                 self._version = version
                 self._not_before = self._clock() + 10 * (self._clock() - began)
             return None if have == self._version else self._summary
+
+    def _at_work(self) -> str:
+        """Which process is at work in what is looked at, in words; empty: that is not known, as of a store."""
+        worker = writer_of(self.path) if self.path.is_file() else at_work_in(self.path)
+        if worker is not None:
+            return f"running: {worker}"
+        kept = any((self.path / name).exists() for name in _RUNS)
+        return "not running" if kept else ""
 
     def _read(self) -> None:
         until = self._clock() + _SLICE_S

@@ -195,10 +195,11 @@ def _light(stored: Stored, n_tokens: int | None) -> dict[str, Any]:
                 "turn": i,
                 "tool": r["tool"],
                 "arguments": None if arguments is None else _json(arguments),
-                "outcome": r["outcome"],
+                "outcome": _outcome(r),
                 **{name: r.get(name) for name in ("cause", "took_effect", "fault", "retry_of", "latency_s")},
             }
         )
+    ended = [_outcome(r) for _, _, r in results]
     task = body["task"]
     success = body.get("success")
     fork = body.get("forked_from")
@@ -216,7 +217,7 @@ def _light(stored: Stored, n_tokens: int | None) -> dict[str, Any]:
         "seed": _int64(body.get("seed", 0)),
         "faults": body.get("faults", ""),
         "faults_hit": body.get("faults_hit", []),
-        "outcomes": [r["outcome"] for _, _, r in results],
+        "outcomes": ended,
         "stop": body["stop"],
         "success": success,
         "judged": success is not None and not StopReason(body["stop"]).no_verdict,
@@ -224,7 +225,7 @@ def _light(stored: Stored, n_tokens: int | None) -> dict[str, Any]:
         "reward_parts": _json(body.get("reward_parts", {})),
         "n_turns": len(body["turns"]),
         "n_calls": len(results),
-        "n_failed": sum(r["outcome"] != Outcome.OK for _, _, r in results),
+        "n_failed": None if None in ended else sum(outcome != Outcome.OK for outcome in ended),
         "n_tokens": n_tokens,
         "expert_turns": body.get("expert_turns"),
         "forked_from": fork["parent"] if fork else None,
@@ -232,6 +233,11 @@ def _light(stored: Stored, n_tokens: int | None) -> dict[str, Any]:
         "schema_version": body["schema_version"],
         "calls": calls,
     }
+
+
+def _outcome(result: dict[str, Any]) -> str | None:
+    """How a call ended; None where that was inferred at import: it was not measured."""
+    return None if result.get("inferred") else result["outcome"]
 
 
 def rows_table(rows: Sequence[Stored]) -> Any:
@@ -466,7 +472,7 @@ class Where:
             and (self.fault is None or self.fault in body.get("faults_hit", ()))
             and (
                 self.outcome is None
-                or any(self.outcome == r["outcome"] for _, turn in _turns(body) for r in turn.get("results", ()))
+                or any(self.outcome == _outcome(r) for _, turn in _turns(body) for r in turn.get("results", ()))
             )
         )
 
@@ -487,7 +493,11 @@ class Where:
         for name, value in lists.items():
             column = table[name].combine_chunks()
             parents = pc.list_parent_indices(column).to_numpy()
-            hit = pc.equal(pc.list_flatten(column), value).to_numpy(zero_copy_only=False).astype(bool)
+            hit = (
+                pc.fill_null(pc.equal(pc.list_flatten(column), value), False)
+                .to_numpy(zero_copy_only=False)
+                .astype(bool)
+            )
             found = np.zeros(table.num_rows, bool)
             found[parents[hit]] = True
             mask &= found

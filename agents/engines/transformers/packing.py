@@ -2,7 +2,7 @@
 
 A decoding step multiplies a few dozen tokens by every weight of the model. torch brings each weight into that order
 anew in each product; here it is done once for each load of weights. In bfloat16 the products are the same to the last
-bit; with 8 tokens they take half of the time, with 48 three quarters (benchmarks/engine.py).
+bit; one of 8 tokens takes half of the time, one of 48 three quarters (whole episodes: benchmarks/engine.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def project(layer: Any, hidden: Tensor) -> Tensor:
     """hidden W^T of an output layer, (..., width) -> (..., V), without its bias."""
     if isinstance(layer, _PackedLinear):
         return _product(hidden, layer.packed, None)
-    return hidden @ layer.weight.to(hidden.dtype).T
+    out: Tensor = hidden @ layer.weight.to(hidden.dtype).T
+    return out
 
 
 def _product(tokens: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
@@ -53,7 +54,7 @@ def _product(tokens: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _can_be(weight: Tensor) -> bool:
-    known = torch.backends.mkldnn.is_available() and hasattr(_ops(), "_reorder_linear_weight")
+    known = hasattr(_ops(), "_reorder_linear_weight")  # not where torch was built without oneDNN
     return known and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
 
 

@@ -33,6 +33,8 @@ class Player:
         if self.agent and self.agent not in SCRIPTED:  # said before anything is loaded
             spec = ModelSpec.parse(self.agent)
             if spec.scheme == "transformers":
+                if Path(self.agent).is_dir():
+                    raise ConfigError(f"no scripted agent: {self.agent!r}; for a model: --model {self.agent}")
                 raise UnknownName("agent", self.agent, SCRIPTED)
             if spec.scheme not in ENGINES:
                 raise UnknownName("engine", spec.scheme, ENGINES)

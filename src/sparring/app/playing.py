@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
-from ..agents.rollouts import TRACEBACK, BugWarning, EpisodeSpec, Limits, RolloutWarning, bugs
+from ..agents.rollouts import TRACEBACK, EpisodeSpec, Limits, bugs, telling
 from ..envs import make, task_set
 from ..envs.task import Split
 from ..tools.plans import FaultPlan
@@ -44,12 +43,14 @@ class Tasks:
     group: int = 1
 
     def episodes(self, plan: FaultPlan) -> list[EpisodeSpec]:
-        """The same for every agent; those of a group are next to each other."""
+        """The same for every agent; those of a group are next to each other. The first of a group is the one that is
+        played alone, so that a larger group goes on where a smaller one ended."""
         tasks = task_set(make(self.env), self.split, self.n, seed=self.seed, levels=self.levels)
-        if self.group == 1:
-            return [EpisodeSpec(task, plan, seed_of(self.seed, task.id)) for task in tasks]
-        members = range(self.group)
-        return [EpisodeSpec(task, plan, seed_of(self.seed, task.id, member)) for task in tasks for member in members]
+        return [
+            EpisodeSpec(task, plan, seed_of(self.seed, task.id, *([member] if member else [])), env=self.env)
+            for task in tasks
+            for member in range(self.group)
+        ]
 
     def say_if_fewer(self, episodes: Sequence[EpisodeSpec], watch: Watch) -> None:
         """An environment may have fewer tasks than were asked for."""
@@ -80,17 +81,20 @@ def play(
     limits: Limits | None = None,
     overwrite: bool = False,
     group: int = 1,
+    timed: bool = False,
 ) -> list[Trajectory]:
     """Plays what the file does not hold yet, and shows how it goes; all episodes, in the order of `wanted`.
 
     Args:
         player: Whose settings are written with each episode.
         agent: Who plays: `player`, loaded.
+        env: Of the episodes that name none; several, as words, where each names its own.
         path: A file to go on with; None: nowhere.
         index, of: The place of this stage among those of the command.
         limits: When episodes are cut.
         overwrite: Delete what the file holds.
         group: Episodes of each task.
+        timed: Whether each record says its share of the clock.
     """
     successes = 0
 
@@ -99,9 +103,8 @@ def play(
         successes += trajectory.success is True
         watch.progress(done, len(wanted), f"{count(successes, 'success', 'successes')}")
 
-    recorder = Recorder(path, player.meta, player.written, overwrite)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", RolloutWarning)
+    recorder = Recorder(path, player.meta, player.written, overwrite, timed)
+    with telling(lambda text: watch.say(f"note: {text}"), bugs=False):  # of those the command speaks at its end
         played, before = play_into(
             recorder,
             env,
@@ -112,11 +115,6 @@ def play(
             on_done=on_done,
             began=lambda: watch.stage(f"{agent.name} plays {env}", index, of),
         )
-    for warning in told:
-        if not issubclass(warning.category, RolloutWarning):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        elif not issubclass(warning.category, BugWarning):  # of bugs the command speaks at its end
-            watch.say(f"note: {warning.message}")
     if before:
         watch.say(f"{count(before, 'episode')} of {len(wanted)} were in {path} already")
     return played

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,6 +20,7 @@ from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.files import write_lines
 from ..trajectories.locks import only_writer_of
 from ..trajectories.messages import Json
+from ..trajectories.metrics import PLAYED_S
 from ..trajectories.trajectory import StopReason, Trajectory
 
 __all__ = ["Recorder", "episodes_in", "play_into", "read", "refuse_other"]
@@ -27,8 +29,8 @@ _SHOWN = 6
 _WHOLE = 100_000_000
 """Bytes of a file that is read whole to say what it is."""
 
-Key = tuple[str, str, int]
-"""Task, faults and seed: what makes an episode this one."""
+Key = tuple[str, str, str, int]
+"""Environment, task, faults and seed: what makes an episode this one."""
 
 
 def read(paths: Iterable[Path]) -> list[Trajectory]:
@@ -160,8 +162,12 @@ class Recorder:
     newer: float = 0.0
     """When the agent's weights were written; a file of before is of another model. Seconds since the epoch."""
     overwrite: bool = False
+    timed: bool = False
+    """Whether each record says its share of the clock (`PLAYED_S`): two runs then differ in that."""
 
-    def known(self, env: str, agent: str, wanted: Mapping[Key, Mapping[str, Json]]) -> dict[Key, Trajectory]:
+    def known(
+        self, envs: Collection[str], agent: str, wanted: Mapping[Key, Mapping[str, Json]]
+    ) -> dict[Key, Trajectory]:
         """What the file holds already. `wanted`: what the records of this run say of their limits. Raises `ConfigError`
         when it is of another run."""
         path = self.path
@@ -169,13 +175,13 @@ class Recorder:
             return {}
         whole, _, _ = path.read_bytes().rpartition(b"\n")  # one that was killed in a line left a part of it
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
-        own = (*NOTES, "roles", *SESSION_NOTES, "limits", TRACEBACK)
+        own = (*NOTES, "roles", *SESSION_NOTES, "limits", TRACEBACK, PLAYED_S)
         other = next(
             (
                 what
                 for t in held
                 for what, same in (
-                    (f"environment {t.env}", t.env == env),
+                    (f"environment {t.env}", t.env in envs),
                     (f"agent {t.agent}", t.agent == agent),
                     ("other settings of the agent", {k: v for k, v in t.meta.items() if k not in own} == self.meta),
                     ("other tasks, faults or seeds", _key(t) in wanted),
@@ -207,9 +213,12 @@ def refuse_other(
         limits: When episodes are cut.
     """
     if recorder.path is not None and recorder.path.is_file():
-        made = make(env)
+        made = {name: make(name) for name in dict.fromkeys(e.env or env for e in episodes)}
+        names = {name: name_of(of) for name, of in made.items()}
+        specs = [limited(planned(made[e.env or env], e), limits, None) for e in episodes]
+        notes = {(names[e.env or env], e.task.id, str(e.plan), e.seed): limits_note(e) for e in specs}
         with only_writer_of(recorder.path):
-            recorder.known(name_of(made), agent, _notes([limited(planned(made, e), limits, None) for e in episodes]))
+            recorder.known(set(names.values()), agent, notes)
 
 
 def play_into(
@@ -230,9 +239,9 @@ def play_into(
 
     Args:
         recorder: Where they go.
-        env: Its name.
+        env: Of the episodes that name none.
         agent: Who plays.
-        episodes: What is played.
+        episodes: What is played, in one rollout, whatever their environments.
         group: Episodes of each task that stand next to each other.
         slack: Turns over the expert's before an episode is cut, as `rollout` takes it.
         limits: When episodes are cut, as `rollout` takes them.
@@ -254,12 +263,13 @@ def _play_into(
     on_done: Callable[[int, Trajectory], None],
     began: Callable[[], None],
 ) -> tuple[list[Trajectory], int]:
-    made = make(env)
-    episodes = [limited(planned(made, e), limits, slack) for e in episodes]
-    notes = _notes(episodes)
-    keys = [_key_of(e) for e in episodes]
+    made = {name: make(name) for name in dict.fromkeys(e.env or env for e in episodes)}
+    names = {name: name_of(of) for name, of in made.items()}
+    episodes = [limited(planned(made[e.env or env], e), limits, slack) for e in episodes]
+    keys = [(names[e.env or env], e.task.id, str(e.plan), e.seed) for e in episodes]
     attempts = {key: i % group for i, key in enumerate(keys)}
-    known = recorder.known(name_of(made), agent.name, notes)
+    notes = {key: limits_note(e) for key, e in zip(keys, episodes, strict=True)}
+    known = recorder.known(set(names.values()), agent.name, notes)
     began()
     again = [key for key, t in known.items() if t.stop is StopReason.BUG]  # the author may have fixed it
     for key in again:
@@ -277,9 +287,15 @@ def _play_into(
             write_lines((t.to_json() for t in known.values()), recorder.path)
             file = recorder.path.open("ab")
 
+    ended = time.monotonic()
+
     def done(_: int, trajectory: Trajectory) -> None:
+        nonlocal ended
+        before, ended = ended, time.monotonic()
+        took: dict[str, Json] = {PLAYED_S: round(ended - before, 6)} if recorder.timed else {}
         key = _key(trajectory)
-        known[key] = full = replace(trajectory, meta={**trajectory.meta, **recorder.meta}, attempt=attempts[key])
+        meta = {**trajectory.meta, **recorder.meta, **took}
+        known[key] = full = replace(trajectory, meta=meta, attempt=attempts[key])
         if file is not None:
             file.write(full.to_json() + b"\n")
             file.flush()
@@ -305,14 +321,5 @@ def _cut_part(path: Path) -> None:
             file.truncate(len(whole) + 1 if whole else 0)
 
 
-def _notes(episodes: Sequence[EpisodeSpec]) -> dict[Key, dict[str, Json]]:
-    """What the records of these episodes say of their limits."""
-    return {_key_of(e): limits_note(e) for e in episodes}
-
-
-def _key_of(episode: EpisodeSpec) -> Key:
-    return episode.task.id, str(episode.plan), episode.seed
-
-
 def _key(t: Trajectory) -> Key:
-    return t.task.id, t.faults, t.seed
+    return t.env, t.task.id, t.faults, t.seed

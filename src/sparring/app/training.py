@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..agents.loading import thinking_of, tool_style_of
+from ..agents.rollouts import telling
 from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from ..trajectories.errors import ConfigError, DataError
 from ..trajectories.locks import LOCK, at_work_in, only_process_in
@@ -24,7 +25,7 @@ from .outputs import folder_to_write
 from .players import fetch_first, known_or_there
 from .playing import fault_plan
 from .records import read
-from .wording import count
+from .wording import count, taken_for_good
 
 if TYPE_CHECKING:
     from ..trainers.objective import Objective
@@ -243,6 +244,8 @@ def _episodes(data: Sequence[Path], keep: str, what_for: str, watch: Watch) -> S
         curated = gold(episodes) if keep == "gold" else successes(episodes)
         watch.say(f"{what_for}{curated.card}")
         episodes = curated.items
+    if note := taken_for_good(episodes):
+        watch.say(f"note: {what_for}{note}")
     return episodes
 
 
@@ -358,7 +361,8 @@ def _train(
         written(out)
         watch.stage(f"{about['objective']}, {count(about['settings']['steps'], 'step')}", 3, 3)
         notes: list[str] = []
-        trained = run_training(policy, objective, out, on_step=on_step, on_episode=playing, on_note=notes.append)
+        with telling(lambda text: notes.append(text), bugs=False):  # of those the run itself says how many
+            trained = run_training(policy, objective, out, on_step=on_step, on_episode=playing, on_note=notes.append)
         watch.end()
         for note in notes:
             watch.say(f"warning: {note}")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-__all__ = ["condition_name", "count", "file_name", "paragraph"]
+if TYPE_CHECKING:
+    from ..trajectories import Trajectory
+
+__all__ = ["condition_name", "count", "file_name", "paragraph", "taken_for_good"]
 
 _WIDTH = 80
 
@@ -33,3 +38,16 @@ def paragraph(text: str, indent: str, hanging: str | None = None) -> str:
     """Lines of at most 80 characters; all but the first are indented by `hanging`, if it is given."""
     after = indent if hanging is None else hanging
     return textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=after)
+
+
+def taken_for_good(episodes: Iterable[Trajectory]) -> str:
+    """What to know before learning from episodes whose source does not say how calls ended; empty: it does."""
+    from ..trajectories.metrics.summaries import untold_calls
+
+    untold, calls = untold_calls(episodes)
+    if not untold:
+        return ""
+    return (
+        f"the record does not say how {untold} of {calls} calls ended: they are taken for good, and mistakes among "
+        "them would be learned; sparring import --errors says which failed"
+    )

@@ -17,6 +17,7 @@ def check(
     ctx: typer.Context,
     env: o.Env,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks that are played in each check.")] = 24,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long one call may take; a hang is an error.")] = 60.0,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of what the environment raised.")] = False,
 ) -> None:
     """Say what is wrong with an environment. And how to fix it; exits with 1 where there is an error.
@@ -33,7 +34,7 @@ def check(
 
     with watching() as watch:
         watch.stage(f"checking {env}")
-        findings = check_env(env, tasks=tasks)
+        findings = check_env(env, tasks=tasks, seconds=seconds)
     errors = sum(f.severity == "error" for f in findings)
     debug = debug or o.debugging(ctx)
     for finding in findings:

@@ -37,10 +37,11 @@ def compare(
     """Say whether B is better than A. Same tasks, faults and seeds in pairs, with interval and exact test.
 
     Each fault plan is a condition of its own, and their p values are corrected for each other. Without B: all figures
-    of A, pass@k and pass^k for every k.
+    of A, pass@k and pass^k for every k; where A holds several agents, a leaderboard.
 
     \b
     Example:
+      sparring compare runs/eval
       sparring compare runs/eval/expert.jsonl
       sparring compare runs/eval/give-up.jsonl runs/eval/expert.jsonl
       sparring compare runs/eval runs/eval --a give-up --b expert --json
@@ -56,7 +57,10 @@ def compare(
     if b is None:
         if agent_b:
             raise ConfigError(f"--b chooses an agent of B, and no B was given: sparring compare {a} {a} --b {agent_b}")
-        _alone(_side(a, agent_a, "--a"), json)
+        if not agent_a and len(held := _by_agent(a)) > 1:
+            _several(held, json)
+        else:
+            _alone(_side(a, agent_a, "--a"), json)
         return
     sides = _side(a, agent_a, "--a"), _side(b, agent_b, "--b")
     names = _names((a, b), (agent_a, agent_b))
@@ -103,6 +107,16 @@ def _side(path: Path, agent: str, option: str) -> list[Trajectory]:
     return held
 
 
+def _by_agent(path: Path) -> dict[str, list[Trajectory]]:
+    """The episodes of each agent, sorted by name. Raises `DataError`."""
+    from ..app.records import episodes_in
+
+    held: dict[str, list[Trajectory]] = {}
+    for t in episodes_in(path):
+        held.setdefault(t.agent, []).append(t)
+    return dict(sorted(held.items()))
+
+
 def _names(paths: Sequence[Path], agents: Sequence[str]) -> tuple[str, str]:
     """The agents as chosen, else the files' names, else their whole paths."""
     short = [agent or path.stem or str(path) for path, agent in zip(paths, agents, strict=True)]
@@ -113,6 +127,31 @@ def _names(paths: Sequence[Path], agents: Sequence[str]) -> tuple[str, str]:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+
+
+# ---- all agents ------------------------------------------------------------------------------------------------------
+
+
+def _several(agents: Mapping[str, Sequence[Trajectory]], json: bool) -> None:
+    """Prints a leaderboard."""
+    from dataclasses import asdict
+
+    from ..app.console import show
+    from ..trajectories.metrics import leaderboard
+    from ..trajectories.pages.report import leaderboard_table, visible
+
+    found = leaderboard(agents)
+    if json:
+        import orjson
+
+        typer.echo(orjson.dumps([asdict(s) for s in found], option=orjson.OPT_INDENT_2).decode())
+        return
+    envs = sorted({t.env for ts in agents.values() for t in ts})
+    show(leaderboard_table(found, title=", ".join(envs)))
+    for s in found:
+        if s.name != found[0].name and s.pairs < max(s.judged, found[0].judged):
+            told = f"note: {s.name} meets {found[0].name} in {s.pairs} pairs; episodes without a partner are in no test"
+            typer.echo(visible(told))
 
 
 # ---- one agent -------------------------------------------------------------------------------------------------------

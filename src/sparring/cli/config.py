@@ -15,12 +15,17 @@ _ONLY_TYPED = ("config", "print_config", "plan", "overwrite")
 
 
 def effective(ctx: typer.Context) -> dict[str, Any]:
-    """The settings that this call runs with, by the names of its options, as plain data."""
-    return {
-        _key(p): _plain(ctx.params[p.name])
-        for p in ctx.command.get_params(ctx)
-        if p.name in ctx.params and p.name not in _ONLY_TYPED
-    }
+    """The settings that this call runs with, by the names of its options, as plain data. Lists that can be given as
+    arguments and as an option of the same name are joined; arguments win over an option from a file."""
+    out: dict[str, Any] = {}
+    for p in ctx.command.get_params(ctx):
+        if p.name in ctx.params and p.name not in _ONLY_TYPED:
+            value, before = _plain(ctx.params[p.name]), out.get(_key(p))
+            if before and isinstance(before, list):
+                source = ctx.get_parameter_source(p.name or "")
+                value = before if source is not None and source.name == "DEFAULT_MAP" else [*before, *value]
+            out[_key(p)] = value
+    return out
 
 
 def keep_in(ctx: typer.Context, folder: Path) -> None:

@@ -63,6 +63,7 @@ def curate(
       sparring curate groups.jsonl --rule "pairs by=reward" --out pairs-data.jsonl
     """
     from ..app.outputs import file_to_replace
+    from ..app.wording import taken_for_good
     from ..envs import make
     from ..trajectories.curation import curate as run
     from ..trajectories.curation import parse_rule, read_rules, write_pairs
@@ -89,6 +90,8 @@ def curate(
     forbidden = _tasks(held_out, envs) if held_out is not None else []
     done = run(episodes, rules, seed=seed, held_out=forbidden, helpers=helpers)
     typer.echo(str(done), err=True)
+    if note := taken_for_good(episodes):
+        typer.echo(f"note: {note}", err=True)
     items: Any = done.items
     with only_writer_of(out):  # data and card are of one call
         if done.unit == "pairs":

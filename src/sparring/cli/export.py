@@ -61,6 +61,7 @@ def export(
     from ..app.outputs import file_to_replace
     from ..app.records import read
     from ..trajectories.interchange import writer_for
+    from ..trajectories.locks import only_process_in, only_writer_of
 
     writer = writer_for(to)
     place = out / f"{name}.json" if to == "llama-factory" else out  # that one writes into a data folder
@@ -85,5 +86,6 @@ def export(
         from ..trajectories.errors import DataError
 
         raise DataError(f"{file}: nothing is left to write as {to}")
-    writer.save(done.rows, out, settings)
+    with only_process_in(out) if to == "llama-factory" else only_writer_of(out):
+        writer.save(done.rows, out, settings)
     typer.echo(f"{done.report.wrote} {done.report.unit} in {out}")

@@ -80,22 +80,24 @@ def import_(
     """
     from ..app.outputs import file_to_replace
     from ..trajectories.interchange import Failures, read, write_lines
+    from ..trajectories.locks import only_writer_of
     from ..trajectories.pages.report import visible
 
     file_to_replace(out, "episodes.jsonl", overwrite, reads=[file])
-    done = read(
-        file,
-        source,
-        success=success,
-        skip_bad=skip_bad,
-        task_key=task_key,
-        attempt_key=attempt_key,
-        success_key=success_key,
-        failures=Failures.parse(errors, error_prefix),
-        reasoning=reasoning,
-    )
-    typer.echo(visible(str(done.report)), err=True)
-    for warning in done.report.warnings:
-        typer.echo(visible(f"note: {warning}"), err=True)
-    write_lines((t.to_json() for t in done.trajectories), out)
+    with only_writer_of(out):
+        done = read(
+            file,
+            source,
+            success=success,
+            skip_bad=skip_bad,
+            task_key=task_key,
+            attempt_key=attempt_key,
+            success_key=success_key,
+            failures=Failures.parse(errors, error_prefix),
+            reasoning=reasoning,
+        )
+        typer.echo(visible(str(done.report)), err=True)
+        for warning in done.report.warnings:
+            typer.echo(visible(f"note: {warning}"), err=True)
+        write_lines((t.to_json() for t in done.trajectories), out)
     typer.echo(f"{len(done.trajectories)} episodes in {out}; to read one: sparring show {out}")

@@ -44,6 +44,7 @@ def recipe(
     from ..app.console import duration, show, watching
     from ..app.outputs import folder_to_write
     from ..app.players import fetch_first, known_or_there
+    from ..app.playing import say_bugs
     from ..app.wording import file_name
     from ..envs import make
     from ..trajectories.pages.report import text_table
@@ -85,3 +86,6 @@ def recipe(
     show(text_table(result.arms, result.baseline, title=f"{trained_on}, {profile}, seed {seed}"))
     typer.echo(f"took {duration(result.seconds)}")
     typer.echo(f"report: {result.report}")
+    played = [t for arm in result.arms for episodes in arm.conditions.values() for t in episodes]
+    if say_bugs(played, debug=o.debugging(ctx)):  # they are in no figure of the table
+        raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 from .report import Report, write_report
 from .safe import visible
-from .terminal import show_trajectory, text_table
+from .terminal import leaderboard_table, show_trajectory, text_table
 from .tokenizer import find_tokenizer, token_texts
 from .wording import Arm
 
@@ -10,6 +10,7 @@ __all__ = [
     "Arm",
     "Report",
     "find_tokenizer",
+    "leaderboard_table",
     "show_trajectory",
     "text_table",
     "token_texts",

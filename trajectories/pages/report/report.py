@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -150,14 +149,7 @@ def write_report(report: Report, path: str | Path, *, episodes_per_cell: int = 2
     """
     path = Path(path)
     page = _page(report, episodes_per_cell, max_chars).encode()
-
-    def write(part: Path) -> None:
-        with part.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-
-    write_whole(path, write)
+    write_whole(path, lambda part: part.write_bytes(page))
     return path
 
 
@@ -168,10 +160,11 @@ def live_page(title: str, about: str) -> tuple[str, str]:
     return _render("live.html.j2", view), f"{_policy()}; connect-src 'self'; frame-ancestors 'none'"
 
 
-def live_summary(report: Report, lines: Lines, version: str) -> str:
-    """What is above the episodes of a live page, as HTML of its own; `lines` holds those that can be read."""
+def live_summary(report: Report, lines: Lines, version: str, at_work: str = "") -> str:
+    """What is above the episodes of a live page, as HTML of its own; `lines` holds those that can be read, `at_work`
+    says which process writes them."""
     _check(report)
-    return _render("summary.html.j2", {**_sections(report, lines), "version": version})
+    return _render("summary.html.j2", {**_sections(report, lines), "version": version, "at_work": at_work})
 
 
 def _page(report: Report, episodes_per_cell: int, max_chars: int) -> str:
@@ -309,7 +302,7 @@ def _comparisons(report: Report) -> list[_Comparison]:
         if arm is not base and name in arm.conditions
     ]
     found = [entry for entry in found if entry[2].pairs]
-    adjusted = holm([pair.mcnemar.p for _, _, pair in found])
+    adjusted = holm([pair.p for _, _, pair in found])
     return [_Comparison(*entry, p) for entry, p in zip(found, adjusted, strict=True)]
 
 
@@ -334,7 +327,7 @@ def _headline(
         text += f"{points(found.pair.difference)} points"
         if pair.low is not None and pair.high is not None:
             text += f" (95% interval {points(pair.low)} to {points(pair.high)})"
-        text += f", exact McNemar {p_text(pair.mcnemar.p)}"
+        text += f", exact {'McNemar' if pair.pairs == pair.tasks else 'by task'} {p_text(pair.p)}"
         if len(pairs) > 1:
             text += f", or {p_text(found.adjusted)} after Holm's correction for the {len(pairs)} comparisons made here"
         said.append(text + ("." if found.adjusted < 0.05 else ": not enough to tell the two apart."))

@@ -1,4 +1,4 @@
-"""Results in a terminal or a log file. Defines `text_table` and `show_trajectory`.
+"""Results in a terminal or a log file. Defines `text_table`, `leaderboard_table` and `show_trajectory`.
 
 Everything goes through `visible` and `rich.text.Text`, never through markup: what a tool returned can neither colour,
 move the cursor, nor forge a line that looks like ours.
@@ -16,48 +16,39 @@ from rich.text import Text
 
 from ...disguise import DISGUISE, Disguise
 from ...messages import ToolCall
-from ...metrics import Spent, paired_difference, short_plan, spent, success_rate
+from ...metrics import Spent, Standing, paired_difference, short_plan, success_rate
 from ...trajectory import Trajectory
 from .safe import visible
 from .wording import Arm, arguments, chips, condition_names, p_text, percent, points
 
-__all__ = ["show_trajectory", "text_table"]
+__all__ = ["leaderboard_table", "show_trajectory", "text_table"]
 
 
 def text_table(arms: Sequence[Arm], baseline: str = "", *, title: str = "") -> Table:
     """Success in per cent with its 95 % Wilson interval: arms as rows, conditions as columns.
 
     With `baseline` (an arm's name), a second line in each cell gives the paired difference in points and its exact
-    McNemar p. Four conditions fit into 80 columns without colour. Where a model counts its tokens, they and their cost
-    are two columns more.
+    McNemar p; where tasks were played several times, exact sign flips by task. Four conditions fit into 80 columns
+    without colour.
     """
     names = condition_names(arms)
     base = next((arm for arm in arms if arm.name == baseline), None)
     caption = "Success in % [95% Wilson interval], n judged episodes."
+    every = [ts for arm in arms for ts in arm.conditions.values()]
+    repeated = any(len(ts) > len({(t.env, t.task.id) for t in ts}) for ts in every)
+    if repeated:
+        caption += " It takes attempts at one task as independent, and the test does not."
     if base is not None:
-        caption += f" Below: points over {baseline}, same tasks and faults, exact McNemar p."
-    excluded = sum(success_rate(ts).excluded for arm in arms for ts in arm.conditions.values())
-    if excluded:
+        test = "exact p by task" if repeated else "exact McNemar p"
+        caption += f" Below: points over {baseline}, same tasks and faults, {test}."
+    if excluded := sum(success_rate(ts).excluded for ts in every):
         caption += f" Excluded, not judged: {excluded}."
-    if any(spent(ts) for arm in arms for ts in arm.conditions.values()):
-        caption += " Tokens and cost: of all episodes, excluded ones too; >: of some answers they are not known."
-    table = Table(
-        title=Text(visible(title)) if title else None,
-        caption=Text(visible(caption)),
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        caption_justify="left",
-        title_justify="left",
-    )
+    table = _table(title, caption)
     table.add_column("arm", overflow="fold")
     counts = {name: {success_rate(arm.conditions.get(name, ())).n for arm in arms} - {0} for name in names}
     for name in names:
         size = f"\nn={next(iter(counts[name]))}" if len(counts[name]) == 1 else ""
         table.add_column(Text(visible(name) + size), overflow="fold")
-    costs = {arm.name: spent(t for ts in arm.conditions.values() for t in ts) for arm in arms}
-    if any(costs.values()):
-        table.add_column(Text("tokens\nin + out"), justify="right")
-        table.add_column(Text("cost\nUS$"), justify="right")
     for arm in arms:
         cells = []
         for name in names:
@@ -70,16 +61,76 @@ def text_table(arms: Sequence[Arm], baseline: str = "", *, title: str = "") -> T
                 if base is not None and arm is not base and name in base.conditions:
                     pair = paired_difference(arm.conditions[name], base.conditions[name], resamples=1)
                     if pair.difference is not None:
-                        cell += f"\n{points(pair.difference)} {p_text(pair.mcnemar.p)}"
+                        cell += f"\n{points(pair.difference)} {p_text(pair.p)}"
             cells.append(Text(cell))
-        if any(costs.values()):
-            cells += map(Text, _spent(costs[arm.name]))
         table.add_row(Text(visible(arm.name)), *cells)
     return table
 
 
+def leaderboard_table(standings: Sequence[Standing], *, title: str = "") -> Table:
+    """Agents in order: rank, success in per cent, p against the first, and what it took. Where models count their
+    tokens, they and their cost are two columns more; where tasks were played several times, pass^k is one."""
+    caption = "Rank: what the paired tests leave open. Success: mean of the conditions in % [95%, tasks drawn]."
+    if any(s.p is not None for s in standings):
+        caption += " p: against the first, exact, by task, Holm-corrected for all pairs of agents."
+    if out := sum(s.excluded for s in standings):
+        caption += f" Excluded, not judged: {out}."
+    passes = {s.name: s.pass_hat for s in standings if s.pass_hat is not None}
+    timed = any(s.seconds is not None for s in standings)
+    counted = any(s.spent is not None for s in standings)
+    if counted:
+        caption += " Tokens and cost: of all episodes, excluded ones too; >: of some answers they are not known."
+    table = _table(title, caption)
+    table.add_column("agent", overflow="fold")
+    table.add_column("rank")
+    table.add_column("success")
+    if passes:
+        ks = {of.k for of in passes.values()}
+        table.add_column(Text(f"pass^{ks.pop()}" if len(ks) == 1 else "pass^k"), justify="right")
+    table.add_column("p", justify="right")
+    table.add_column("episodes", justify="right")
+    if timed:
+        table.add_column("time", justify="right")
+    if counted:
+        table.add_column(Text("tokens\nin + out"), justify="right")
+        table.add_column(Text("cost\nUS$"), justify="right")
+    for s in standings:
+        score = "-" if s.score.value is None else percent(s.score.value)
+        if s.score.low is not None and s.score.high is not None:
+            score += f" [{100 * s.score.low:.0f}, {100 * s.score.high:.0f}]"
+        cells = [str(s.best) if s.best == s.worst else f"{s.best}-{s.worst}", score]
+        if passes:
+            of = passes.get(s.name)
+            cells.append("-" if of is None or of.value is None else percent(of.value))
+        cells += ["" if s.p is None else p_text(s.p).removeprefix("p").removeprefix("="), str(s.judged)]
+        if timed:
+            cells.append("-" if s.seconds is None else _clock(s.seconds))
+        if counted:
+            cells += _spent(s.spent)
+        table.add_row(Text(visible(s.name)), *map(Text, cells))
+    return table
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(
+        title=Text(visible(title)) if title else None,
+        caption=Text(visible(caption)),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+        title_justify="left",
+    )
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.1f} min" if minutes < 60 else f"{hours:.1f} h"
+
+
 def _spent(total: Spent | None) -> tuple[str, str]:
-    """Tokens and cost of an arm, as cells."""
+    """Tokens and cost of an agent, as cells."""
     if total is None:
         return "-", "-"
     more = ">" if total.uncounted else ""
