@@ -980,9 +980,9 @@ def test_the_figures_of_one_agent(here: Path) -> None:
     run("rollout orders --agent random --group 3 --n 4 --out r.jsonl")
     shown = run("compare r.jsonl").stdout
     assert "12 of 12 episodes judged" in shown
-    assert re.search(r"clean +0\.00 \[0\.00, 0\.24\] +12", shown)
+    assert re.search(r"clean +\.00 \[\.00, \.24\] +12", shown)
     for k in (1, 2, 3):
-        assert re.search(rf"\n *{k} +0\.00 +0\.00 +4 *\n", shown)
+        assert re.search(rf"\n *{k} +\.00 +\.00 +4 *\n", shown)
     found = json.loads(run("compare r.jsonl --json").stdout)
     assert [p["k"] for p in found["pass_hat"]] == [1, 2, 3]
     assert found["conditions"]["clean"]["n"] == 12

@@ -263,7 +263,8 @@ def _show(found: Comparison) -> None:
         "tasks",
     )
     for c in found.contrasts:
-        cells = [_rate(c.a), _rate(c.b), _difference(c), _p(c.p_adjusted), str(c.pairs or "-"), str(c.tasks)]
+        rates_of = (_rate(c.a, "\n"), _rate(c.b, "\n"))  # side by side on one line they are wider than a terminal
+        cells = [*rates_of, _difference(c), _p(c.p_adjusted), str(c.pairs or "-"), str(c.tasks)]
         rates.add_row(Text(visible(c.condition)), *map(Text, cells))
     show(rates)
     others = _table(
@@ -279,11 +280,8 @@ def _show(found: Comparison) -> None:
     show(others)
 
 
-# An interval has its own line: two agents, each with one, are wider than a terminal.
-
-
-def _rate(r: Rate) -> str:
-    return "-" if r.value is None else f"{_number(r.value)}\n[{_number(r.low)}, {_number(r.high)}]"
+def _rate(r: Rate, between: str = " ") -> str:
+    return "-" if r.value is None else f"{_number(r.value)}{between}[{_number(r.low)}, {_number(r.high)}]"
 
 
 def _pass(p: PassK) -> str:
