@@ -106,7 +106,8 @@ class AgentSettings:
     """Whether the model may think before it answers; auto: as it was trained here, else on. Off is for models that can
     do both, such as Qwen 3."""
     precision: Literal["auto", "bf16", "fp32"] = "bf16"
-    """Of the weights while it plays; auto: bf16 on a GPU, fp32 on a CPU."""
+    """Of the weights while it plays. bf16: everywhere, as in training; fp32: for exact comparisons; auto: bf16 on a
+    GPU, fp32 on a CPU."""
     device: str | None = None
     """cpu, cuda, cuda:1; a GPU where there is one."""
 

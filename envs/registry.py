@@ -13,7 +13,7 @@ broken is told of by name, and breaks no other.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 import shlex
 import sys
@@ -53,6 +53,7 @@ class _Offer:
 
 
 _KNOBS = "sparring.envs.knobs"
+_SHOWN = 6
 
 
 def register(id: str, entry_point: Callable[..., ToolEnv] | str, *, short: str = "") -> None:
@@ -92,6 +93,8 @@ def make(name: str, **options: Any) -> ToolEnv:
         offers = _offers()
         found = [offer for offer in offers.values() if name in (offer.short, offer.id)]
         if not found:
+            if Path(name).exists():
+                raise ConfigError(_no_env(Path(name)))
             known = [n for offer in offers.values() for n in (offer.short, offer.id) if n]
             raise UnknownName("environment", name, [*_SHORT, *_ENTRIES, *known])
         if len(found) > 1:
@@ -101,6 +104,24 @@ def make(name: str, **options: Any) -> ToolEnv:
     if isinstance(entry, str):
         entry = load_object(entry, "environment", _is_env_class)
     return _made(entry, id, name, options)
+
+
+def _is_found(module: str) -> bool:
+    """Whether a module may be there, in the present folder too. Looks for its package only, and so imports nothing."""
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None or Path(f"{module}.py").is_file()
+    except (ImportError, ValueError):
+        return False
+
+
+def _no_env(place: Path) -> str:
+    """What is at a place that was given as an environment, and what to give."""
+    if not place.is_dir():
+        what = "holds episodes" if place.suffix == ".jsonl" else "is no Python file"
+        return f"{place} {what}; expected an environment: a name of `sparring envs`, or mine.py"
+    files = [str(file) for file in sorted(place.glob("*.py")) if not file.name.startswith("_")]
+    found = f"a file in it: {', '.join(files[:_SHOWN])}" if files else "mine.py"
+    return f"{place} is a folder; expected an environment: a name of `sparring envs`, or {found}"
 
 
 def make_recorded(name: str) -> ToolEnv:
@@ -113,6 +134,14 @@ def make_recorded(name: str) -> ToolEnv:
     loaded = Path(module).name.removesuffix(".py")
     if loaded not in sys.modules:
         whole = name.removeprefix(f"{_KNOBS}:")
+        if module.endswith(".py") or not _is_found(loaded):
+            file = Path(module).with_suffix(".py")
+            if not file.is_file():  # the record holds the path as it was given, in the folder of that command
+                whole = f"FOLDER/{whole if module.endswith('.py') else whole.replace(module, file.name, 1)}"
+                raise ConfigError(
+                    f"the record names the environment {base}, whose code is not loaded, and here is no {file}; if you "
+                    f"trust it: make({whole!r}) first, or --env {shlex.quote(whole)}, with the FOLDER it is in"
+                )
         raise ConfigError(
             f"the record names the environment {base}, whose code is not loaded; if you trust it: make({whole!r}) "
             f"first, or --env {shlex.quote(whole)}"

@@ -567,6 +567,29 @@ def test_a_rollout_is_ended_by_sigterm_as_by_ctrl_c(here: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_what_is_stopped_before_anything_was_written_does_not_say_saved(here: Path) -> None:
+    run("rollout echo --out gold.jsonl")
+    code = """
+import time
+from sparring.cli.root import main
+from sparring.trainers.model import Policy
+def load(*_, **__):
+    print("loading", flush=True)
+    time.sleep(60)
+Policy.load = load
+main()
+"""
+    process = start(*"train sft --data gold.jsonl --model tiny-qwen3 --out run".split(), code=code, cwd=here)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    said, again = errors.splitlines()[-2:]
+    assert said == "stopped; nothing had been written yet"
+    assert again == "resume with: sparring train sft --data gold.jsonl --model tiny-qwen3 --out run"
+
+
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
@@ -957,9 +980,9 @@ def test_the_figures_of_one_agent(here: Path) -> None:
     run("rollout orders --agent random --group 3 --n 4 --out r.jsonl")
     shown = run("compare r.jsonl").stdout
     assert "12 of 12 episodes judged" in shown
-    assert re.search(r"clean +0\.00 \[0\.00, 0\.24\] +12", shown)
+    assert re.search(r"clean +\.00 \[\.00, \.24\] +12", shown)
     for k in (1, 2, 3):
-        assert re.search(rf"\n *{k} +0\.00 +0\.00 +4 *\n", shown)
+        assert re.search(rf"\n *{k} +\.00 +\.00 +4 *\n", shown)
     found = json.loads(run("compare r.jsonl --json").stdout)
     assert [p["k"] for p in found["pass_hat"]] == [1, 2, 3]
     assert found["conditions"]["clean"]["n"] == 12
@@ -1051,13 +1074,18 @@ def test_a_plan_of_training_loads_and_writes_nothing(
     run("rollout echo --out gold.jsonl")
     monkeypatch.setattr(Policy, "load", lambda *_, **__: pytest.fail("a model was loaded"))
     shown = run("train sft --data gold.jsonl --model tiny-qwen3 --batch 2 --out x --plan").stdout
-    for row in (r"parameters +[\d,]+", r"peak +[\d.,]+ [MG]B", r"tokens a step +[\d,]+"):
+    for row in (r"parameters +[\d,]+", r"peak, at most +[\d.,]+ [MG]B", r"tokens a step +[\d,]+"):
         assert re.search(rf"^{row}$", shown, re.MULTILINE), row
     grpo = run("train grpo echo --model tiny-qwen3 --out x --plan").stdout
     assert not re.search(r"^engine and its cache +0.0 MB$", grpo, re.MULTILINE)
     assert re.search(r"^engine and its cache +0.0 MB$", shown, re.MULTILINE)
-    stages = run("recipe echo --profile smoke --plan").stdout
-    assert stages.count("peak ") == len(re.findall(r"^[a-z-]+$", stages, re.MULTILINE)) >= 3
+    assert re.search(r"^tokens a step +not known$", grpo, re.MULTILINE)
+    head, *rows = run("recipe echo --profile smoke --plan").stdout.splitlines()
+    assert len(stages := head.split()) >= 3
+    assert len({len(row) for row in rows}) == 1
+    (peak,) = (row for row in rows if row.startswith("peak, at most"))
+    (tokens,) = (row for row in rows if row.startswith("tokens a step"))
+    assert len(re.findall(r"[\d.]+ [MG]B", peak)) == len(re.findall(r" [1-9][\d,]+\b", tokens)) == len(stages)
     assert not (here / "x").exists()
     assert not (here / "runs").exists()
 
@@ -1202,6 +1230,11 @@ def test_a_file_that_is_not_there_is_told_as_a_file(here: Path) -> None:
         ("import a.jsonl --from openai --out folder", "--out folder is a folder; expected a file"),
         ("export a.jsonl --to openai --out folder", "--out folder is a folder; expected a file"),
         ("store export folder", "FILE folder is a folder; expected a file"),
+        ("rollout lamp.py --out /proc/x.jsonl", "--out /proc/x.jsonl: nothing can be written in /proc (No such file"),
+        ("evaluate lamp.py --agent expert --out /proc/x", "--out /proc/x: nothing can be written in /proc (No such"),
+        ("report a.jsonl --out /proc/x.html", "--out /proc/x.html: nothing can be written in /proc (No such file"),
+        ("recipe lamp.py --out /proc/x", "--out /proc/x: nothing can be written in /proc (No such file"),
+        ("report a.jsonl --out=", "--out names no file, but the present folder; expected a file, such as report.html"),
     ],
 )
 def test_where_a_command_cannot_write_is_said_first(here: Path, command: str, said: str) -> None:
@@ -1209,3 +1242,111 @@ def test_where_a_command_cannot_write_is_said_first(here: Path, command: str, sa
     Path("folder").mkdir()
     Path("a.jsonl").touch()
     assert fails(command).startswith(said)
+
+
+def test_no_command_replaces_a_file_unasked_nor_what_it_reads(here: Path) -> None:
+    lamp()
+    run("rollout lamp.py --agent expert --n 2 --out a.jsonl")
+    run("export a.jsonl --to openai --out chats.jsonl")
+    run("store import a.jsonl")
+    Path("data").mkdir()
+    made = {Path(name): Path(name).read_bytes() for name in ("a.jsonl", "chats.jsonl")}
+    for place in ("old.jsonl", "old.card.json", "old.html", "data/sparring.json", "report.html"):
+        made[Path(place)] = b"of another\n"
+        Path(place).write_bytes(made[Path(place)])
+    for command in (
+        "export a.jsonl --to openai --out old.jsonl",
+        "export a.jsonl --to llama-factory --out data",
+        "import chats.jsonl --from openai --out old.jsonl",
+        "report a.jsonl --out old.html",
+        "report a.jsonl",
+        "store export old.jsonl",
+        "curate a.jsonl --rule successes --out old.jsonl",
+    ):
+        assert re.search(r"is there already: choose another .+, or pass --overwrite to replace it", fails(command)), (
+            command
+        )
+    for command in (
+        "export a.jsonl --to openai --out a.jsonl",
+        "import chats.jsonl --from openai --out ./chats.jsonl",
+        "report a.jsonl --out a.jsonl",
+        "report . --out a.jsonl",
+        "curate a.jsonl --rule successes --out a.jsonl",
+    ):
+        for more in ("", " --overwrite"):
+            assert "is one of the files that are read: choose another --out" in fails(command + more), command
+    assert "is no regular file" in fails("report a.jsonl --out /dev/null --overwrite")
+    assert {path: path.read_bytes() for path in made} == made
+    run("report a.jsonl --out old.html --overwrite")
+    run("import chats.jsonl --from openai --out old.jsonl --overwrite")
+    Path("eval").mkdir()
+    Path("a.jsonl").rename("eval/a.jsonl")
+    for _ in range(2):  # the page of a folder is its own
+        assert run("report eval").stdout == "report: eval/report.html\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train sft --data a.jsonl --model tiny-qwen3 --out mine", "--out mine holds other files"),
+        ("train sft --data a.jsonl --model tiny-qwen3 --out /proc/x", "--out /proc/x: nothing can be written in /proc"),
+        (
+            "train sft --data a.jsonl --model tiny-qwen4 --out x",
+            "unknown model 'tiny-qwen4'. Did you mean 'tiny-qwen3'?",
+        ),
+        ("recipe lamp.py --model tiny-qwen4 --out x", "unknown model 'tiny-qwen4'. Did you mean 'tiny-qwen3'?"),
+        ("rollout lamp.py --model tiny-qwen4", "unknown model 'tiny-qwen4'. Did you mean 'tiny-qwen3'?"),
+        ("rollout lamp.py --n 1 --out a.jsonl", "a.jsonl holds episodes of other tasks, faults or seeds"),
+        ("rollout lamp.py --model tiny-qwen3 --out a.jsonl", "a.jsonl holds episodes of agent expert: choose another"),
+        (
+            "evaluate lamp.py --agent expert --faults clean --n 2 --out mine",
+            "mine/expert.jsonl holds episodes of other",
+        ),
+    ],
+)
+def test_names_and_places_are_checked_before_any_work(here: Path, command: str, said: str) -> None:
+    lamp()
+    run("rollout lamp.py --agent expert --n 2 --out a.jsonl")
+    Path("mine").mkdir()
+    Path("mine/expert.jsonl").write_bytes(Path("a.jsonl").read_bytes())
+    (error,) = run(command, 1).stderr.splitlines()  # and no line of a stage before it
+    assert error.startswith(f"error: {said}")
+    assert not Path("x").exists()
+
+
+def test_a_half_written_line_is_kept_until_the_file_is_known_to_be_ours(here: Path) -> None:
+    lamp()
+    run("rollout lamp.py --agent expert --n 2 --out a.jsonl")
+    with Path("a.jsonl").open("ab") as file:
+        file.write(b'{"id": "cut')
+    before = Path("a.jsonl").read_bytes()
+    assert "holds episodes of agent expert" in fails("rollout lamp.py --agent give-up --n 2 --out a.jsonl")
+    assert Path("a.jsonl").read_bytes() == before
+    run("rollout lamp.py --agent expert --n 2 --out a.jsonl")
+    assert len(read(Path("a.jsonl"))) == 2
+
+
+def test_what_is_no_environment_is_told_by_what_it_is(here: Path) -> None:
+    Path("envs").mkdir()
+    assert fails("check envs").startswith("envs is a folder; expected an environment: ")
+    lamp()
+    Path("lamp.py").rename("envs/lamp.py")
+    assert fails("check envs").endswith("or a file in it: envs/lamp.py")
+    run("rollout envs/lamp.py --agent expert --n 2 --out a.jsonl")
+    assert fails("check a.jsonl").startswith("a.jsonl holds episodes; expected an environment: ")
+    del sys.modules["lamp"]
+    said = fails("check tamp:Lamp")
+    assert said.startswith(f"unknown module 'tamp'. There is no tamp.py in {here}")
+    assert said.endswith("another file: FOLDER/tamp.py:NAME")
+
+
+def test_a_record_of_another_folder_says_how_its_environment_is_named(here: Path) -> None:
+    Path("mine").mkdir()
+    lamp()
+    run("rollout lamp.py --agent expert --n 2 --out mine/a.jsonl")
+    Path("lamp.py").rename("mine/lamp.py")
+    del sys.modules["lamp"]
+    said = run("replay mine/a.jsonl", 1).stdout
+    assert "here is no lamp.py" in said
+    assert "--env FOLDER/lamp.py:Lamp, with the FOLDER it is in" in said
+    assert "2 identical" in run("replay mine/a.jsonl --env mine/lamp.py:Lamp").stdout

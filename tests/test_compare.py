@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -380,6 +381,11 @@ def test_files_folders_and_stores_give_the_same(here: Path) -> None:
     )
     assert "a: 96 of 96 episodes judged" in plain.stdout
     assert max(map(len, plain.stdout.split("clean: ")[0].splitlines())) <= 80
+    shown = [line.split() for line in plain.stdout.splitlines()]
+    first = shown.index(next(words for words in shown if words[:1] == ["clean"]))
+    assert shown[first][1:3] == [".46", ".69"]  # 22 and 33 of 48
+    assert [word[0] for word in shown[first + 1][::2]] == ["[", "[", "["]  # whole intervals, none of them cut in two
+    assert not re.search(r"(?<!\d)0\.\d", plain.stdout)  # as in the verdict: .23, and nowhere 0.23
     files = strict(run("compare a.jsonl runs/b --json").stdout)
     stored = strict(run("compare store store --a a --b b --json").stdout)
     assert files == stored

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,12 @@ def test_another_thread_may_ask_for_it() -> None:
     thread.start()
     thread.join()
     assert done == [1]
+
+
+@pytest.mark.parametrize("hold", [only_process_in, only_writer_of])
+def test_a_place_without_files_is_refused_at_once(hold: Callable[[Path], AbstractContextManager[None]]) -> None:
+    place = Path("/proc") if hold is only_process_in else Path("/proc/x.jsonl")
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match="no file can be made in /proc: choose another"), hold(place):
+        raise AssertionError("it was held")
+    assert time.monotonic() - began < 5

@@ -60,12 +60,13 @@ from sparring.trajectories.metrics import (
     resilience,
     right_after_fault,
     right_strategy,
+    short_plan,
     sign_flip_exact,
-    steps_over_optimal,
     success_by_fault,
     success_rate,
     summary,
     tokens_to_recovery,
+    turns_over_expert,
     turns_to_recovery,
     unresolved,
     untold_calls,
@@ -337,10 +338,10 @@ def test_outcome_mix_is_per_100_calls() -> None:
     assert outcome_mix([]) == {}
 
 
-def test_steps_over_optimal_is_about_successes() -> None:
+def test_turns_over_expert_is_about_successes() -> None:
     steps = [episode(True, DOWN, call(), expert_turns=1), episode(False, expert_turns=3), episode(True, call())]
-    assert steps_over_optimal(steps) == 1.0
-    assert steps_over_optimal([episode(False, expert_turns=1)]) is None
+    assert turns_over_expert(steps) == 1.0
+    assert turns_over_expert([episode(False, expert_turns=1)]) is None
 
 
 def test_summary() -> None:
@@ -920,3 +921,10 @@ def test_what_else_was_inferred_is_said() -> None:
     assert success == "success of 1 of 1 episodes was inferred at import, not measured"
     assert reward.startswith("reward of 1 of 1 episodes was inferred from success")
     assert tasks.startswith("tasks of 1 of 1 episodes are told apart by their prompt alone")
+
+
+def test_a_plan_of_many_kinds_is_counted_for_people() -> None:
+    every = str(FaultPlan(count=2, seed=3))
+    assert short_plan(every) == f"count=2 of {len(FaultPlan(count=2).kinds)} kinds@3"
+    for plan in ("count=1:unavailable,stale_id@3", "unavailable:0.5@1", ""):
+        assert short_plan(plan) == plan

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from sparring.cli import root
 from sparring.cli.config import as_yaml, effective
 from sparring.cli.settings import Fields, command, expanded, first_sentence, options_of
+from sparring.trajectories.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -309,6 +310,17 @@ def test_printed_settings_read_back_to_the_same(name: str, data: st.DataObject) 
         file.write_text(as_yaml(before), "utf-8")
         with made.make_context(name, ["--config", str(file)]) as ctx:
             assert effective(ctx) == before
+
+
+def test_settings_are_printed_a_line_each_and_bad_ones_named_by_their_line(tmp_path: Path) -> None:
+    assert as_yaml({"mixture": {"flow": 1}, "faults": ["clean", "count=1"]}) == (
+        "mixture:\n  flow: 1\nfaults:\n- clean\n- count=1\n"
+    )
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("lr: [1\nsteps: {")
+    with pytest.raises(ConfigError, match=r"^\S+bad\.yaml is no YAML: line 2, column \d+: expected") as caught:
+        built("rollout").make_context("rollout", ["--config", str(bad)])
+    assert "unicode string" not in str(caught.value)
 
 
 # ---- an objective is one file ----------------------------------------------------------------------------------------

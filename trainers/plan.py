@@ -1,12 +1,14 @@
 """What a training needs, from the model's configuration alone: nothing is loaded.
 
 `Plan.of("smollm2-135m", lora=0, micro_tokens=2048)` counts parameters on torch's meta device and the bytes of
-everything that is held at once. `activation_bytes` is also what a policy decides by, whether it checkpoints.
+everything that is held at once, at its largest. `activation_bytes` is also what a policy decides by, whether it
+checkpoints.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from .settings import Precision
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["Plan", "activation_bytes"]
+__all__ = ["Plan", "activation_bytes", "plan_table"]
 
 CHUNK = 256
 """Predictions whose logits are held at once: 256 x 49,152 x 4 bytes = 50 MB."""
@@ -200,7 +202,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """All of it, and the process itself."""
+        """All of it at its largest, and the process itself. Runs that were measured stay below it."""
         held = self.weights + self.optimizer + self.engine + self.reference
         forward = self.activations_checkpointed if self.checkpointing else self.activations
         # A step's later micro-batches run while the gradients of the first ones are held.
@@ -208,11 +210,11 @@ class Plan:
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values of the table."""
-        rows = [
+        return [
             ("parameters", f"{self.parameters:,}"),
             ("trained", f"{self.trainable:,}"),
             ("weights", _size(self.weights)),
-            ("weights in autocast's precision", _size(self.casts)),
+            ("copies for autocast", _size(self.casts)),
             ("gradients", _size(self.gradients)),
             ("optimiser", _size(self.optimizer)),
             (f"activations of {self.micro_tokens:,} tokens", _size(self.activations)),
@@ -221,16 +223,27 @@ class Plan:
             ("engine and its cache", _size(self.engine)),
             ("reference", _size(self.reference)),
             ("checkpointing", "on" if self.checkpointing else "off"),
-            ("peak", _size(self.peak)),
+            ("peak, at most", _size(self.peak)),
+            ("tokens a step", f"{self.tokens:,}" if self.tokens else "not known"),
         ]
-        if self.tokens:
-            rows.append(("tokens a step", f"{self.tokens:,}"))
-        return rows
 
     def __str__(self) -> str:
-        rows = self.rows()
-        left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-        return "\n".join(f"{name:<{left}}  {value:>{right}}" for name, value in rows)
+        return _table(self.rows())
+
+
+def plan_table(plans: Mapping[str, Plan]) -> str:
+    """Plans side by side, as a table of text: a column for each, its name above."""
+    columns = [dict(plan.rows()) for plan in plans.values()]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return _table([("", *plans), *((name, *(column.get(name, "") for column in columns)) for name in names)])
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    left, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join((f"{name:<{left}}", *(f"{v:>{width}}" for v, width in zip(values, others, strict=True))))
+        for name, *values in rows
+    )
 
 
 SHARE = 0.8

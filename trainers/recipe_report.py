@@ -16,8 +16,9 @@ from .stages.evaluate import arms_in
 __all__ = ["write_recipe_report"]
 
 
-def write_recipe_report(folder: Path) -> Path:
-    """Writes `report.html` for a recipe that is finished or not. Raises `DataError` for any other folder."""
+def write_recipe_report(folder: Path, place: Path | None = None) -> Path:
+    """Writes the page of a recipe that is finished or not to `place`, by default `report.html` in its folder. Raises
+    `DataError` for any other folder."""
     if not (folder / "recipe.json").exists():
         raise DataError(f"{folder} is no recipe's folder: it has no recipe.json")
     about = json.loads((folder / "recipe.json").read_text())
@@ -59,7 +60,7 @@ def write_recipe_report(folder: Path) -> Path:
         decode=token_texts(tokenizer) if tokenizer else None,
         roles=tool_roles(t.env for arm in arms for played in arm.conditions.values() for t in played),
     )
-    return write_report(report, folder / "report.html")
+    return write_report(report, place or folder / "report.html")
 
 
 def _hardware() -> str:

@@ -73,11 +73,12 @@ class MissingExtra(SparringError, ImportError):
 class UnknownName(SparringError, LookupError):
     """No such name; suggests the nearest known ones."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        """`hint`: what to do where no known name is near."""
         names = sorted(map(str, known))
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names) or 'none'}."
-        super().__init__(f"unknown {kind} {name!r}.{hint}")
+        hint = f"Did you mean {near[0]!r}?" if near else hint or f"Known: {', '.join(names) or 'none'}."
+        super().__init__(f"unknown {kind} {name!r}. {hint}")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -54,6 +54,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         _sync(part)  # before the rename: else the name may survive and the content not
         os.replace(part, path)
         _sync(path.parent)
+    except OSError as error:
+        if error.filename == str(part):  # nobody knows that name
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

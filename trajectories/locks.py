@@ -157,7 +157,10 @@ def _taken(lock: Path, doing: str, other: str) -> int:
         try:
             fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:  # whoever made the folder had nothing to leave in it, and took it away
+            if time.monotonic() > until:  # no: no file can be made there, as in /proc, or where a mount is gone
+                raise ConfigError(f"no file can be made in {lock.parent}: choose another {other}") from None
             _make(lock.parent)
+            time.sleep(0.01)
             continue
         try:
             if _try(fd, fcntl.LOCK_EX):

@@ -77,7 +77,8 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(stem)
     except ModuleNotFoundError as error:
         if error.name and stem.startswith(error.name):
-            raise UnknownName("module", stem, [f.stem for f in here.glob("*.py")]) from None
+            hint = f"There is no {stem}.py in {here}, nor such a module installed; another file: FOLDER/{stem}.py:NAME"
+            raise UnknownName("module", stem, [f.stem for f in here.glob("*.py")], hint) from None
         raise
     except (Exception, KeyboardInterrupt):
         raise

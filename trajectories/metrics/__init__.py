@@ -28,7 +28,7 @@ from .behaviour import (
     precedence,
     repeated_failures,
     resilience,
-    steps_over_optimal,
+    turns_over_expert,
     wasted_calls,
 )
 from .comparison import Comparison, Contrast, MeasureRow, compare
@@ -55,6 +55,7 @@ from .rates import (
     pass_hat_k,
     rate,
     ratio,
+    short_plan,
     success_rate,
     wilson,
 )
@@ -148,13 +149,14 @@ __all__ = [
     "resilience",
     "right_after_fault",
     "right_strategy",
+    "short_plan",
     "sign_flip_exact",
     "spent",
-    "steps_over_optimal",
     "success_by_fault",
     "success_rate",
     "summary",
     "tokens_to_recovery",
+    "turns_over_expert",
     "turns_to_recovery",
     "unresolved",
     "untold_calls",

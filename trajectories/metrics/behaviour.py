@@ -31,7 +31,7 @@ __all__ = [
     "precedence",
     "repeated_failures",
     "resilience",
-    "steps_over_optimal",
+    "turns_over_expert",
     "wasted_calls",
 ]
 
@@ -171,7 +171,7 @@ def outcome_mix(trajectories: Iterable[Trajectory]) -> dict[Outcome, float]:
     return {outcome: 100 * counts[outcome] / counts.total() for outcome in Outcome if counts[outcome]}
 
 
-def steps_over_optimal(trajectories: Iterable[Trajectory]) -> float | None:
+def turns_over_expert(trajectories: Iterable[Trajectory]) -> float | None:
     """Mean of turns - expert_turns over the *successful* episodes where it is known. Failures are left out: giving up
     in the first turn is no economy. The count is the expert's, under the same faults."""
     return mean(

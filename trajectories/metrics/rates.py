@@ -36,6 +36,8 @@ __all__ = [
     "wilson",
 ]
 
+_KINDS = 4
+"""Kinds of fault that are listed; more are counted."""
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 _RESAMPLES = 2000
 _BATCH = 250
@@ -243,13 +245,23 @@ _REASONS = {
 }
 
 
+def short_plan(plan: str) -> str:
+    """A fault plan for people: many kinds are counted, not listed."""
+    body, at, seed = plan.rpartition("@")
+    count, _, kinds = body.partition(":")
+    listed = kinds.split(",")
+    if not count.startswith("count=") or len(listed) <= _KINDS:
+        return plan
+    return f"{count} of {len(listed)} kinds{at}{seed}"
+
+
 def not_struck(trajectories: Iterable[Trajectory]) -> str:
     """Said where episodes had a fault plan, and it struck none of them: what is measured is then no recovery. Else
     empty."""
     with_plan = [t for t in trajectories if t.faults]
     if not with_plan or any(t.faults_hit for t in with_plan):
         return ""
-    plans = ", ".join(dict.fromkeys(t.faults for t in with_plan))
+    plans = ", ".join(dict.fromkeys(short_plan(t.faults) for t in with_plan))
     n = len(with_plan)
     called = any(result.ok for t in with_plan for result in t.results())
     why = "no call was one that it can strike" if called else "no call was made that a tool ran"

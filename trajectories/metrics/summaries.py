@@ -17,7 +17,7 @@ from .behaviour import (
     false_success,
     outcome_mix,
     repeated_failures,
-    steps_over_optimal,
+    turns_over_expert,
     wasted_calls,
 )
 from .rates import Estimate, PassK, Rate, mean, pass_at_k, pass_hat_k, ratio, split, success_rate, task_of
@@ -60,7 +60,7 @@ class EvalSummary:
     turns: float | None
     sampled_tokens: float | None
     """Tokens that the policy sampled, per episode that has tokens."""
-    steps_over_optimal: float | None
+    turns_over_expert: float | None
     blind_retries: float | None
     """Per episode whose outcomes are known."""
     duplicate_effects: float | None
@@ -90,7 +90,7 @@ def summary(trajectories: Iterable[Trajectory]) -> EvalSummary:
         reward=mean(t.reward for t in judged if math.isfinite(t.reward)),
         turns=mean(len(t.turns) for t in judged),
         sampled_tokens=mean(sum(t.tokens.sampled) for t in judged if t.tokens is not None),
-        steps_over_optimal=steps_over_optimal(judged),
+        turns_over_expert=turns_over_expert(judged),
         blind_retries=mean(blind_retries(t) for t in judged if t.outcomes_known),
         duplicate_effects=mean(duplicate_effects(t) for t in judged if t.effects_known),
     )
@@ -187,7 +187,7 @@ def _tokens(s: Seen) -> Part:
     return _NOTHING if s.t.tokens is None else (float(sum(s.t.tokens.sampled)), 1.0)
 
 
-def _over_optimal(s: Seen) -> Part:
+def _over_expert(s: Seen) -> Part:
     return _NOTHING if s.t.expert_turns is None or not s.won else (float(len(s.t.turns) - s.t.expert_turns), 1.0)
 
 
@@ -228,7 +228,7 @@ MEASURES: tuple[Measure, ...] = (
             lambda s: _when(cannot_be_done(s.t), s.gave_up)),
     Measure("premature give-up", "possible episodes", "less",
             lambda s: _when(not cannot_be_done(s.t), s.gave_up and not s.won)),
-    Measure("steps over optimal", "successes, expert_turns known", "less", _over_optimal),
+    Measure("turns over expert", "successes, expert_turns known", "less", _over_expert),
     Measure("wasted calls", "calls", "less", _when_told(lambda s: wasted_calls(s.t, s.roles), _calls)),
     Measure("repeated failures", "episodes", "less", _when_told(lambda s: repeated_failures(s.t))),
     Measure("blind retries", "episodes", "less", _when_told(lambda s: blind_retries(s.t))),

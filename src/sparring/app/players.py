@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from ..agents.agent import Agent
 from ..agents.loading import ENGINES, AgentSettings, ModelSpec, load_agent, thinking_of, tool_style_of
+from ..agents.rollouts import EpisodeSpec, Limits
 from ..agents.scripts import SCRIPTED, scripted
 from ..trajectories.errors import ConfigError, UnknownName
 from ..trajectories.messages import Json
 from .console import Watch
+from .records import Recorder, refuse_other
 
-__all__ = ["Player", "agent_named", "fetch_first"]
+__all__ = ["Player", "agent_named", "fetch_first", "known_or_there"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,30 @@ class Player:
             return 0.0
         return max((f.stat().st_mtime for f in folder.glob("*.safetensors")), default=0.0)
 
+    def check(
+        self,
+        env: str,
+        wanted: Sequence[EpisodeSpec],
+        path: Path | None,
+        limits: Limits,
+        overwrite: bool,
+        label: str = "",
+    ) -> None:
+        """Says before anything is loaded that there is no such model, or that the file is of another run.
+
+        Args:
+            env: What is played.
+            wanted: The episodes.
+            path: Where they go; None: nowhere.
+            limits: When episodes are cut.
+            overwrite: Whether what the file holds is deleted.
+            label: What the agent is called; empty: its own label.
+        """
+        if self.model:
+            known_or_there(self.model)
+        if path is not None and path.is_file():
+            refuse_other(Recorder(path, self.meta, self.written, overwrite), env, label or self.label, wanted, limits)
+
     def load(self, watch: Watch, index: int = 1, of: int = 1) -> Agent:
         """The agent. A model that is not here yet is fetched."""
         if not self.model:
@@ -87,6 +114,16 @@ def agent_named(name: str, watch: Watch) -> Agent:
     """A scripted agent or a model, with the settings that commands have by default."""
     fetch_first(name, watch)
     return load_agent(name)
+
+
+def known_or_there(model: str) -> None:
+    """Raises for a folder or a name that is no model. Fetches and loads nothing."""
+    spec = ModelSpec.parse(model)
+    if spec.scheme == "transformers":
+        from ..agents.models import KNOWN_MODELS, TINY_MODELS, resolve
+
+        if spec.place not in (*KNOWN_MODELS, *TINY_MODELS):
+            resolve(spec.place)
 
 
 def fetch_first(model: str, watch: Watch, index: int = 1, of: int = 1) -> None:

@@ -96,7 +96,6 @@ def play(
         group: Episodes of each task.
         timed: Whether each record says its share of the clock.
     """
-    watch.stage(f"{agent.name} plays {env}", index, of)
     successes = 0
 
     def on_done(done: int, trajectory: Trajectory) -> None:
@@ -106,7 +105,16 @@ def play(
 
     recorder = Recorder(path, player.meta, player.written, overwrite, timed)
     with telling(lambda text: watch.say(f"note: {text}"), bugs=False):  # of those the command speaks at its end
-        played, before = play_into(recorder, env, agent, wanted, group=group, limits=limits, on_done=on_done)
+        played, before = play_into(
+            recorder,
+            env,
+            agent,
+            wanted,
+            group=group,
+            limits=limits,
+            on_done=on_done,
+            began=lambda: watch.stage(f"{agent.name} plays {env}", index, of),
+        )
     if before:
         watch.say(f"{count(before, 'episode')} of {len(wanted)} were in {path} already")
     return played

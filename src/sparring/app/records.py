@@ -23,7 +23,7 @@ from ..trajectories.messages import Json
 from ..trajectories.metrics import PLAYED_S
 from ..trajectories.trajectory import StopReason, Trajectory
 
-__all__ = ["Recorder", "episodes_in", "play_into", "read"]
+__all__ = ["Recorder", "episodes_in", "play_into", "read", "refuse_other"]
 
 _SHOWN = 6
 _WHOLE = 100_000_000
@@ -173,10 +173,7 @@ class Recorder:
         path = self.path
         if path is None or not path.is_file() or self.overwrite:
             return {}
-        whole, _, rest = path.read_bytes().rpartition(b"\n")
-        if rest:  # the process was killed while it wrote this line
-            with path.open("r+b") as file:
-                file.truncate(len(whole) + 1 if whole else 0)
+        whole, _, _ = path.read_bytes().rpartition(b"\n")  # one that was killed in a line left a part of it
         held = [Trajectory.from_json(line) for line in whole.splitlines() if line.strip()]
         own = (*NOTES, "roles", *SESSION_NOTES, "limits", TRACEBACK, PLAYED_S)
         other = next(
@@ -203,6 +200,27 @@ class Recorder:
         return {_key(t): t for t in held}
 
 
+def refuse_other(
+    recorder: Recorder, env: str, agent: str, episodes: Sequence[EpisodeSpec], limits: Limits | None = None
+) -> None:
+    """Raises `ConfigError` where the file is of another run, or is being written: before an agent is loaded.
+
+    Args:
+        recorder: Where the episodes will go.
+        env: Its name.
+        agent: What the agent is called.
+        episodes: What will be played.
+        limits: When episodes are cut.
+    """
+    if recorder.path is not None and recorder.path.is_file():
+        made = {name: make(name) for name in dict.fromkeys(e.env or env for e in episodes)}
+        names = {name: name_of(of) for name, of in made.items()}
+        specs = [limited(planned(made[e.env or env], e), limits, None) for e in episodes]
+        notes = {(names[e.env or env], e.task.id, str(e.plan), e.seed): limits_note(e) for e in specs}
+        with only_writer_of(recorder.path):
+            recorder.known(set(names.values()), agent, notes)
+
+
 def play_into(
     recorder: Recorder,
     env: str,
@@ -213,6 +231,7 @@ def play_into(
     slack: int | None = None,
     limits: Limits | None = None,
     on_done: Callable[[int, Trajectory], None] = lambda done, trajectory: None,
+    began: Callable[[], None] = lambda: None,
 ) -> tuple[list[Trajectory], int]:
     """Plays what the recorder's file does not hold yet; all, in the order of `episodes`, and how many it held.
 
@@ -227,9 +246,10 @@ def play_into(
         slack: Turns over the expert's before an episode is cut, as `rollout` takes it.
         limits: When episodes are cut, as `rollout` takes them.
         on_done: Told how many episodes there are now, and the newest.
+        began: Called when the file has turned out to be of this run.
     """
     with only_writer_of(recorder.path) if recorder.path is not None else nullcontext():
-        return _play_into(recorder, env, agent, episodes, group, slack, limits, on_done)
+        return _play_into(recorder, env, agent, episodes, group, slack, limits, on_done, began)
 
 
 def _play_into(
@@ -241,6 +261,7 @@ def _play_into(
     slack: int | None,
     limits: Limits | None,
     on_done: Callable[[int, Trajectory], None],
+    began: Callable[[], None],
 ) -> tuple[list[Trajectory], int]:
     made = {name: make(name) for name in dict.fromkeys(e.env or env for e in episodes)}
     names = {name: name_of(of) for name, of in made.items()}
@@ -249,11 +270,14 @@ def _play_into(
     attempts = {key: i % group for i, key in enumerate(keys)}
     notes = {key: limits_note(e) for key, e in zip(keys, episodes, strict=True)}
     known = recorder.known(set(names.values()), agent.name, notes)
+    began()
     again = [key for key, t in known.items() if t.stop is StopReason.BUG]  # the author may have fixed it
     for key in again:
         del known[key]
     missing = [e for e, key in zip(episodes, keys, strict=True) if key not in known]
     file: Any = None
+    if recorder.path is not None and recorder.path.is_file():
+        _cut_part(recorder.path)
     if recorder.path is not None and (missing or recorder.overwrite):
         file = recorder.path.open("ab")
         if recorder.overwrite:
@@ -287,6 +311,14 @@ def _play_into(
             with suppress(OSError):  # the disk is full, which has been said: what could be written is written
                 file.close()
     return [known[key] for key in keys], len(episodes) - len(missing)
+
+
+def _cut_part(path: Path) -> None:
+    """Takes away the part of a line that a killed process left at the end."""
+    whole, _, rest = path.read_bytes().rpartition(b"\n")
+    if rest:
+        with path.open("r+b") as file:
+            file.truncate(len(whole) + 1 if whole else 0)
 
 
 def _key(t: Trajectory) -> Key:

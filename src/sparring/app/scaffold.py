@@ -95,8 +95,10 @@ pythonpath = ["."]
 
 An environment for Sparring. What it asks of an agent is in the docstring of `$cls` in [env.py]($module/env.py).
 
-    python -m pytest                       its tests
-    sparring check $module:$cls            what is wrong with it, and how to fix that
+    python -m pytest
+    sparring check $module:$cls
+
+The first runs its tests. The second says what is wrong with it, and how to fix that.
 
 Once it is installed (`pip install -e .`), Sparring knows it by its name, in whatever folder you are:
 

@@ -18,10 +18,11 @@ from ..agents.loading import thinking_of, tool_style_of
 from ..agents.rollouts import telling
 from ..trajectories.curation import Pair, gold, holds_pairs, on_policy_pairs, read_pairs, successes
 from ..trajectories.errors import ConfigError, DataError
-from ..trajectories.locks import LOCK, only_process_in
+from ..trajectories.locks import LOCK, at_work_in, only_process_in
 from ..trajectories.trajectory import Trajectory, TrajectoryGroup
 from .console import Watch, watching
-from .players import fetch_first
+from .outputs import folder_to_write
+from .players import fetch_first, known_or_there
 from .playing import fault_plan
 from .records import read
 from .wording import count, taken_for_good
@@ -39,6 +40,8 @@ _ABOUT = "command.json"
 
 _COUNTED = 200
 """Episodes whose tokens are counted for a plan."""
+_PLAYED = 8
+"""Tasks of each environment that the expert plays for the plan of a recipe, which has no data yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,13 @@ def train(
         overwrite: Whether a run that the folder holds is deleted first.
         written: Told of the folder before the first step.
     """
+    from ..agents.models import device_named
+
+    folder_to_write(out, "for checkpoints, metrics and the model")
+    known_or_there(start.model)
+    device_named(start.device)
+    if out.is_dir() and at_work_in(out) is None:  # who is at work there is told of below
+        _refuse_other(out, overwrite)
     with watching() as watch:
         watch.stage("reading the data", 1, 3)
         replayed = _replay(given.gold, watch)
@@ -161,7 +171,8 @@ def plan(objective: str, settings: TrainSettings, start: Start, given: Given) ->
 
 
 def recipe_plans(recipe: Recipe, envs: Sequence[str]) -> dict[str, Plan]:
-    """What each stage that trains would hold in memory. Loads no weights."""
+    """What each stage that trains would hold in memory, and the tokens of one step, counted on episodes of the expert.
+    Loads no weights."""
     from ..trainers.mixture import Mixture
     from ..trainers.objective import OBJECTIVES
     from ..trainers.stages.train import Train
@@ -169,14 +180,38 @@ def recipe_plans(recipe: Recipe, envs: Sequence[str]) -> dict[str, Plan]:
 
     how = recipe.document.policy
     start = Start(recipe.document.model, precision=how.precision)
+    lengths = _expert_lengths(recipe, envs)
     plans = {}
     for name, stage in recipe.stages.items():
         if isinstance(stage, Train):
             kind = OBJECTIVES.get(stage.objective)
             played = {"parallel": how.parallel, "mixture": Mixture.of(*envs)} if kind.needs == "mixture" else {}
             settings = from_plain(kind.Settings, {**played, **stage.settings}, f"stage {name}")
-            plans[name] = _plan(stage.objective, settings, start, [])
+            plans[name] = _plan(stage.objective, settings, start, lengths)
     return plans
+
+
+def _expert_lengths(recipe: Recipe, envs: Sequence[str]) -> list[int]:
+    """Tokens of some episodes, clean and with one fault. Raises `EnvError` where there is no expert."""
+    from ..agents.chat_format import tokens_of
+    from ..agents.loading import chat_for
+    from ..agents.models import load_tokenizer, resolve
+    from ..agents.rollouts import EpisodeSpec, rollout
+    from ..agents.scripts import scripted
+    from ..envs import make, task_set
+    from ..tools.plans import FaultPlan
+    from ..trainers.mixture import Part
+
+    document = recipe.document
+    tool_style: Any = document.policy.tool_style
+    source = resolve(document.model)
+    chat = chat_for(load_tokenizer(source), source, tool_style, "auto")
+    lengths: list[int] = []
+    for env in (Part.parse(text).env for text in envs):
+        tasks = task_set(make(env), "train", _PLAYED, levels=document.levels)
+        specs = [EpisodeSpec(task, plan) for task in tasks for plan in (FaultPlan(), FaultPlan(count=1))]
+        lengths += [len(tokens_of(chat, t)[0]) for t in rollout(env, scripted("expert"), specs)]
+    return lengths
 
 
 def _plan(objective: str, settings: TrainSettings, start: Start, lengths: Sequence[int]) -> Plan:
@@ -187,15 +222,16 @@ def _plan(objective: str, settings: TrainSettings, start: Start, lengths: Sequen
 
     needs = OBJECTIVES.get(objective).needs
     mean = sum(lengths) / max(1, len(lengths))
+    episodes = getattr(settings, "batch", 0) or getattr(settings, "groups", 0) * getattr(settings, "group", 0)
     return Plan.of(
         start.model,
         lora=start.lora,
         precision=start.precision,
         device=device_named(start.device),
         micro_tokens=settings.optim.micro_tokens,
-        tokens=round(mean * getattr(settings, "batch", 0) * (2 if needs == "pairs" else 1)),
+        tokens=round(mean * episodes * (2 if needs == "pairs" else 1)),
         episode_tokens=max(lengths, default=None),
-        parallel=getattr(settings, "parallel", 0) if needs == "mixture" else 0,
+        parallel=min(getattr(settings, "parallel", 0), episodes or sys.maxsize) if needs == "mixture" else 0,
         max_context=settings.max_context,
         reference=bool(getattr(settings, "kl", 0.0)),
         checkpointing=start.checkpointing,
@@ -291,9 +327,6 @@ def _train(
     about = {**about, "model": model, "lora": start.lora, "tool_style": style, "precision": start.precision}
     about |= {"thinking": thinking} if thinking != "on" else {}
     about = json.loads(json.dumps(about, default=str))
-    device = device_named(start.device)  # one that is not here is said before anything is deleted or fetched
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; expected a folder")
     metric: str = OBJECTIVES.get(about["objective"]).metric
     held_out = last = ""
 
@@ -321,7 +354,7 @@ def _train(
             thinking=thinking,
             precision=start.precision,
             lora=Lora(start.lora, 2 * start.lora, objective.settings.seed) if start.lora else None,
-            device=device,
+            device=device_named(start.device),
             checkpointing=start.checkpointing,
         )
         write_text(out / _ABOUT, json.dumps(about, indent=1, sort_keys=True))
@@ -338,16 +371,12 @@ def _train(
 
 def _prepare(out: Path, about: dict[str, Any], overwrite: bool) -> None:
     """Refuses a folder that holds something else than this very run, stopped in the middle. It is locked."""
+    _refuse_other(out, overwrite)
     ours = (out / _ABOUT).is_file()
-    held = [path for path in out.iterdir() if path.name != LOCK]
-    if overwrite and ours:  # never a folder that another program made
-        for path in held:
+    if overwrite and ours:
+        for path in _held(out):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return
-    if not ours and held:
-        raise ConfigError(f"--out {out} holds other files: choose an empty or a new folder")
-    if (out / "model").exists():
-        raise ConfigError(f"--out {out} holds a finished run: choose another folder, or pass --overwrite to delete it")
     if ours and (out / "checkpoints").exists():
         try:
             before = json.loads((out / _ABOUT).read_bytes())
@@ -363,6 +392,19 @@ def _prepare(out: Path, about: dict[str, Any], overwrite: bool) -> None:
                 f"--out {out} holds a stopped run that was started otherwise ({'; '.join(differs)}): give the same, "
                 "choose another folder, or pass --overwrite to delete it"
             )
+
+
+def _refuse_other(out: Path, overwrite: bool) -> None:
+    """Refuses a folder that another program made, and a finished run that is not to be deleted."""
+    ours = (out / _ABOUT).is_file()
+    if not ours and _held(out):
+        raise ConfigError(f"--out {out} holds other files: choose an empty or a new folder")
+    if (out / "model").exists() and not overwrite:
+        raise ConfigError(f"--out {out} holds a finished run: choose another folder, or pass --overwrite to delete it")
+
+
+def _held(out: Path) -> list[Path]:
+    return [path for path in out.iterdir() if path.name != LOCK]
 
 
 def _flat(about: dict[str, Any]) -> dict[str, Any]:

@@ -263,7 +263,8 @@ def _show(found: Comparison) -> None:
         "tasks",
     )
     for c in found.contrasts:
-        cells = [_rate(c.a), _rate(c.b), _difference(c), _p(c.p_adjusted), str(c.pairs or "-"), str(c.tasks)]
+        rates_of = (_rate(c.a, "\n"), _rate(c.b, "\n"))  # side by side on one line they are wider than a terminal
+        cells = [*rates_of, _difference(c), _p(c.p_adjusted), str(c.pairs or "-"), str(c.tasks)]
         rates.add_row(Text(visible(c.condition)), *map(Text, cells))
     show(rates)
     others = _table(
@@ -279,21 +280,22 @@ def _show(found: Comparison) -> None:
     show(others)
 
 
-def _rate(r: Rate) -> str:
-    return "-" if r.value is None else f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
+def _rate(r: Rate, between: str = " ") -> str:
+    return "-" if r.value is None else f"{_number(r.value)}{between}[{_number(r.low)}, {_number(r.high)}]"
 
 
 def _pass(p: PassK) -> str:
-    interval = "" if p.low is None or p.high is None else f" [{p.low:.2f}, {p.high:.2f}]"
-    return "-" if p.value is None else f"{p.value:.2f}{interval}"
+    interval = "" if p.low is None or p.high is None else f" [{_number(p.low)}, {_number(p.high)}]"
+    return "-" if p.value is None else f"{_number(p.value)}{interval}"
 
 
 def _difference(c: Contrast) -> str:
-    return f"{c.difference:+.2f}" + ("" if c.low is None or c.high is None else f" [{c.low:+.2f}, {c.high:+.2f}]")
+    interval = "" if c.low is None or c.high is None else f"\n[{_number(c.low, '+')}, {_number(c.high, '+')}]"
+    return _number(c.difference, "+") + interval
 
 
 def _p(p: float) -> str:
-    return "<.001" if p < 0.001 else f"{p:.3f}"
+    return "<.001" if p < 0.001 else _bare(f"{p:.3f}")
 
 
 def _estimate(e: Estimate) -> str:
@@ -308,4 +310,10 @@ def _gap(m: MeasureRow) -> str:
 
 
 def _number(value: float, sign: str = "") -> str:
-    return format(value, f"{sign}.2f" if abs(value) < 100 else f"{sign},.0f")
+    return _bare(format(value, f"{sign}.2f" if abs(value) < 100 else f"{sign},.0f"))
+
+
+def _bare(number: str) -> str:
+    """Without the 0 before the point, as the verdict has it: `.88`, `+.05`."""
+    digits = number.lstrip("+-")
+    return number.replace("0.", ".", 1) if digits.startswith("0.") else number

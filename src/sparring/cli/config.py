@@ -76,7 +76,7 @@ def _defaults(ctx: typer.Context, file: Path, annotations: Mapping[str, Any]) ->
     except FileNotFoundError:
         raise ConfigError(f"there is no file {file}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no YAML: {error}") from None
+        raise ConfigError(f"{file} is no YAML: {_yaml_said(error)}") from None
     if not isinstance(data, dict | None):
         raise ConfigError(f"{file}: expected settings as `name: value`, one a line, got {type(data).__name__}")
     known = {_key(p): p for p in ctx.command.get_params(ctx) if p.name in annotations and p.name not in _ONLY_TYPED}
@@ -93,6 +93,12 @@ def _defaults(ctx: typer.Context, file: Path, annotations: Mapping[str, Any]) ->
         except typer.BadParameter as error:
             raise ConfigError(f"{file}: {name}: {error.message}") from None
     return out
+
+
+def _yaml_said(error: Exception) -> str:
+    """What is wrong and where, without the name that YAML has for a text."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark and problem else str(error)
 
 
 def _given(place: str, value: Any, annotation: Any) -> Any:
@@ -132,7 +138,7 @@ def as_yaml(values: Mapping[str, Any]) -> str:
     import yaml
 
     def text(readable: bool) -> str:
-        options: Any = {"sort_keys": False, "default_flow_style": None, "width": 100, "allow_unicode": readable}
+        options: Any = {"sort_keys": False, "default_flow_style": False, "width": 100, "allow_unicode": readable}
         return str(yaml.safe_dump(dict(values), **options))
 
     plain = text(True)

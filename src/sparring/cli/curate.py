@@ -42,7 +42,7 @@ def curate(
     seed: Annotated[
         int | None, typer.Option(help="Of every draw: the same seed, the same data.  [default: that of --rules, or 0]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")] = False,
+    overwrite: o.Replace = False,
 ) -> None:
     """Turn episodes into training data by named rules. The card next to it says what was dropped and why.
 
@@ -62,7 +62,7 @@ def curate(
       sparring curate gold.jsonl --rule gold --rule "near_duplicates threshold=0.9" --out sft-data.jsonl
       sparring curate groups.jsonl --rule "pairs by=reward" --out pairs-data.jsonl
     """
-    from ..app.outputs import file_to_write
+    from ..app.outputs import file_to_replace
     from ..app.wording import taken_for_good
     from ..envs import make
     from ..trajectories.curation import curate as run
@@ -71,12 +71,8 @@ def curate(
     from ..trajectories.files import write_lines
     from ..trajectories.locks import only_writer_of
 
-    file_to_write(out, "data.jsonl")
     card = card_path(out)
-    if not overwrite and (there := next((path for path in (out, card) if path.exists()), None)):
-        raise ConfigError(f"{there} is there already: choose another --out, or pass --overwrite to replace it")
-    if any(path.resolve() == out.resolve() for path in paths):
-        raise ConfigError(f"--out {out} is one of the files that are read: choose another")
+    file_to_replace(out, "data.jsonl", overwrite, reads=paths, also=card)
     in_file, its_seed = read_rules(rules_file) if rules_file is not None else ([], None)
     rules = [*in_file, *map(parse_rule, rule)]
     for name in env:

@@ -119,9 +119,12 @@ def evaluate(
     every: dict[str, list[Trajectory]] = {}
     notes: list[str] = []
     with watching() as watch, only_process_in(out) if out is not None else nullcontext():
+        places = [out / f"{file_name(label)}.jsonl" if out is not None else None for label in labels]
+        for player, label, path in zip(players, labels, places, strict=True):
+            player.check(where, wanted, path, limits, overwrite, label)
         for of_one in tasks:
             of_one.say_if_fewer([e for e in wanted if e.env == of_one.env], watch)
-        for number, (player, label) in enumerate(zip(players, labels, strict=True), 1):
+        for number, (player, label, path) in enumerate(zip(players, labels, places, strict=True), 1):
             loaded = player.load(watch, number, len(players))
             loaded.name = label
             every[label] = played = play(
@@ -129,7 +132,7 @@ def evaluate(
                 loaded,
                 where,
                 wanted,
-                out / f"{file_name(label)}.jsonl" if out is not None else None,
+                path,
                 watch,
                 index=number,
                 of=len(players),

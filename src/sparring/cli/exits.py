@@ -69,7 +69,12 @@ def _stopped(error: KeyboardInterrupt, arguments: Sequence[str]) -> str:
     hidden = Path(started_by).name == "sparring" and shutil.which("sparring") is None
     again = resume_command(arguments, started_by if hidden else "sparring")
     said = str(error) or "stopped"
-    return f"{said}; everything complete was saved\nresume with: {again}" if again else said
+    if not again:
+        return said
+    from ..app.outputs import nothing_written
+
+    kept = "nothing had been written yet" if nothing_written() else "everything complete was saved"
+    return f"{said}; {kept}\nresume with: {again}"
 
 
 def _said_of(error: BaseException, debug: bool) -> str:

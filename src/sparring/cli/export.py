@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from . import options as o
+
 __all__ = ["export"]
 
 
@@ -45,6 +47,7 @@ def export(
     forms: Annotated[
         bool, typer.Option("--forms", is_eager=True, callback=_list_written, help="List the forms, and end.")
     ] = False,
+    overwrite: o.Replace = False,
 ) -> None:
     """Write episodes in a form that another trainer reads. And say what that form cannot hold.
 
@@ -55,14 +58,14 @@ def export(
       sparring export gold.jsonl --to trl-prompt-completion --keep gold --out sft.jsonl
       sparring export groups.jsonl --to trl-preference --out pairs.jsonl
     """
-    from ..app.outputs import file_to_write
+    from ..app.outputs import file_to_replace
     from ..app.records import read
     from ..trajectories.interchange import writer_for
     from ..trajectories.locks import only_process_in, only_writer_of
 
     writer = writer_for(to)
-    if to != "llama-factory":  # that one writes a data folder
-        file_to_write(out, "data.jsonl")
+    place = out / f"{name}.json" if to == "llama-factory" else out  # that one writes into a data folder
+    file_to_replace(place, "data.jsonl", overwrite, reads=[file])
     held: Any = read([file])
     if keep != "all" or writer.takes == "pairs":
         from ..trajectories import curation

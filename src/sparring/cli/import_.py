@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from . import options as o
+
 __all__ = ["import_"]
 
 
@@ -66,6 +68,7 @@ def import_(
     forms: Annotated[
         bool, typer.Option("--forms", is_eager=True, callback=_list_read, help="List the forms, and end.")
     ] = False,
+    overwrite: o.Replace = False,
 ) -> None:
     """Read another tool's record as episodes. What it does not say is marked as inferred.
 
@@ -75,12 +78,12 @@ def import_(
       sparring import chats.jsonl --from openai --success --out gold.jsonl
       sparring import runs.json --from openai --errors '^Error' --success-key reward --out runs.jsonl
     """
-    from ..app.outputs import file_to_write
+    from ..app.outputs import file_to_replace
     from ..trajectories.interchange import Failures, read, write_lines
     from ..trajectories.locks import only_writer_of
     from ..trajectories.pages.report import visible
 
-    file_to_write(out, "episodes.jsonl")
+    file_to_replace(out, "episodes.jsonl", overwrite, reads=[file])
     with only_writer_of(out):
         done = read(
             file,

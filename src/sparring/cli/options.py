@@ -29,6 +29,7 @@ __all__ = [
     "Overwrite",
     "Plan",
     "Port",
+    "Replace",
     "RunFolder",
     "Seed",
     "SplitName",
@@ -78,6 +79,7 @@ Faults = Annotated[
 Seed = Annotated[int, typer.Option(help="Of tasks, faults, sampling and order: the same seed, the same result.")]
 TaskLimit = Annotated[int, typer.Option("--n", min=1, help="Number of tasks.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete what --out holds, and start anew.")]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")]
 
 AGENT = Fields(
     "sparring.agents.loading:AgentSettings",

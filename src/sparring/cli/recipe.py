@@ -43,7 +43,7 @@ def recipe(
     """
     from ..app.console import duration, show, watching
     from ..app.outputs import folder_to_write
-    from ..app.players import fetch_first
+    from ..app.players import fetch_first, known_or_there
     from ..app.playing import say_bugs
     from ..app.wording import file_name
     from ..envs import make
@@ -66,10 +66,11 @@ def recipe(
 
     if plan:
         from ..app.training import recipe_plans
+        from ..trainers.plan import plan_table
 
-        for stage, planned in recipe_plans(loaded, env).items():
-            typer.echo(f"{stage}\n{planned}\n")
+        typer.echo(plan_table(recipe_plans(loaded, env)))
         return
+    known_or_there(loaded.document.model)
     with watching() as watch:
         watch.say(f"recipe {recipe}, {profile}, for {trained_on} in {folder}")
         watch.say("Ctrl-C stops it; the same command again goes on where it was")

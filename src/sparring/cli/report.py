@@ -20,11 +20,15 @@ def report(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="The page.  [default: report.html there]")
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="The page.  [default: report.html there; that of a folder is written anew]"
+        ),
     ] = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "Sparring report",
     baseline: Annotated[str, typer.Option(metavar="ARM", help="Compare the others with this one, in pairs.")] = "",
     env: o.Loaded = [],  # noqa: B006  # typer copies it
+    overwrite: o.Replace = False,
 ) -> None:
     """Write one HTML page of results and episodes. Each file is an arm, called by its name.
 
@@ -35,7 +39,7 @@ def report(
       sparring report runs/eval
       sparring report runs/eval/expert.jsonl gold.jsonl --out compared.html
     """
-    from ..app.outputs import file_to_write
+    from ..app.outputs import file_to_replace
     from ..app.playing import by_condition
     from ..app.records import read
     from ..envs import make
@@ -44,15 +48,15 @@ def report(
     from ..trajectories.files import read_rows
     from ..trajectories.pages.report import Arm, Report, find_tokenizer, token_texts, write_report
 
-    if out is not None:
-        file_to_write(out, "report.html")
+    place = out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "report.html"
+    own = out is None and len(paths) == 1 and paths[0].is_dir()  # a folder's page is written anew
+    file_to_replace(place, "report.html", overwrite or own, reads=paths)
     for name in env:
         make(name)  # loads its code
     if len(paths) == 1 and (paths[0] / "recipe.json").is_file():
         from ..trainers.recipe_report import write_recipe_report
 
-        written = write_recipe_report(paths[0])
-        typer.echo(f"report: {written.replace(out) if out is not None else written}")
+        typer.echo(f"report: {write_recipe_report(paths[0], place)}")
         return
     files: list[Path] = []
     curves: dict[str, list[dict[str, float]]] = {}
@@ -85,5 +89,4 @@ def report(
         decode=token_texts(tokenizer) if tokenizer else None,
         roles=tool_roles(t.env for ts in played.values() for t in ts),
     )
-    place = paths[0] if paths[0].is_dir() else paths[0].parent
-    typer.echo(f"report: {write_report(page, out or place / 'report.html')}")
+    typer.echo(f"report: {write_report(page, place)}")

@@ -59,6 +59,7 @@ def rollout(
     player = Player(agent, model, settings)
     tasks = Tasks(env, n, split, level_numbers(levels), seed, group)
     wanted = tasks.episodes(fault_plan(faults, seed))  # before a model is loaded for nothing
+    player.check(env, wanted, out, limits, overwrite)
     with watching() as watch:
         if not agent and not model:
             watch.say("no --agent and no --model was given: the expert plays")

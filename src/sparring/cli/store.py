@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from . import options as o
+
 __all__ = ["store"]
 
 store = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -193,7 +195,7 @@ def export(
     ] = None,
     fault: Annotated[str | None, typer.Option(metavar="KIND", help="Only those that this fault struck.")] = None,
     outcome: Annotated[str | None, typer.Option(metavar="OUTCOME", help="Only with a call that ended so.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    overwrite: o.Replace = False,
 ) -> None:
     """Write episodes to a file that the other commands read. One line of JSON each.
 
@@ -204,16 +206,14 @@ def export(
     """
     import os
 
-    from ..app.outputs import file_to_write
-    from ..trajectories.errors import ConfigError, DataError, UnknownName
+    from ..app.outputs import file_to_replace
+    from ..trajectories.errors import DataError, UnknownName
     from ..trajectories.messages import Outcome
     from ..trajectories.store import Store
 
     if outcome is not None and outcome not in list(Outcome):
         raise UnknownName("outcome", outcome, list(Outcome))
-    file_to_write(file, "episodes.jsonl", "FILE")
-    if file.exists() and not overwrite:
-        raise ConfigError(f"{file} is there already: choose another name, or pass --overwrite")
+    file_to_replace(file, "episodes.jsonl", overwrite, "FILE", reads=[folder])
     opened = Store(folder, create=False)
     count = 0
     temp = file.with_name(f"{file.name}.{os.getpid()}.new")

@@ -489,7 +489,7 @@ def _details(
         row("Handed over, not done", "of the episodes it ended as if done", lambda s: _rate_cell(s.false_success)),
         row("pass@k", "at least one of k attempts", lambda s: _pass_cell(s.pass_at)),
         row("pass^k", "all of k attempts", lambda s: _pass_cell(s.pass_hat)),
-        row("Turns over the expert's", "successes only", lambda s: _number_cell(s.steps_over_optimal)),
+        row("Turns over the expert's", "successes only", lambda s: _number_cell(s.turns_over_expert)),
         row("Blind retries", "per episode", lambda s: _number_cell(s.blind_retries)),
         row("Duplicate effects", "per episode", lambda s: _number_cell(s.duplicate_effects)),
         row("Reward", "mean", lambda s: _number_cell(s.reward, 3)),

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ...disguise import DISGUISE, Disguise
 from ...messages import ToolCall
-from ...metrics import Spent, Standing, paired_difference, success_rate
+from ...metrics import Spent, Standing, paired_difference, short_plan, success_rate
 from ...trajectory import Trajectory
 from .safe import visible
 from .wording import Arm, arguments, chips, condition_names, p_text, percent, points
@@ -160,7 +160,7 @@ def show_trajectory(trajectory: Trajectory) -> Group:
         out.append(_line(("reward parts: " + ", ".join(f"{k} {v:.4g}" for k, v in t.reward_parts.items()), "dim")))
     if t.faults or t.faults_hit:
         struck = ", ".join(t.faults_hit) or "none"
-        out.append(_line((f"faults planned: {t.faults or 'none'}; struck: {struck}", "yellow")))
+        out.append(_line((f"faults planned: {short_plan(t.faults) or 'none'}; struck: {struck}", "yellow")))
     if t.error:
         out.append(_line((f"error: {t.error}", "red")))
     if DISGUISE in t.meta:
