@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ...trajectories.blame import line_of, trace_of
 from ...trajectories.errors import DataError, EnvError
@@ -14,9 +15,13 @@ from ..env import ToolEnv
 from ..hooks import bug, files_of
 from ..task import Split
 
-__all__ = ["CheckFunction", "Finding", "Subject", "found_error", "found_warning", "raised", "share"]
+__all__ = ["CheckFunction", "Finding", "Progress", "Subject", "found_error", "found_warning", "raised", "share"]
 
 _WHILE = ", while checking: "
+_ENOUGH_S = 3.0
+"""After so long, a few plays of each kind have to do in a check: a slow world."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,22 @@ class Finding:
         return self.line or self.what.partition(_WHILE)[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the checks are."""
+
+    check: str
+    """Its name."""
+    number: int
+    """Checks that were done before it."""
+    of: int
+    """All checks."""
+    note: str = ""
+    """How far it is: "task 3 of 24"; empty as it begins."""
+    cut: bool = False
+    """The world is slow: the check leaves out some of what it would play."""
+
+
 @dataclass
 class Subject:
     """The environment under check, and what several checks need of it."""
@@ -52,6 +73,23 @@ class Subject:
     """Ids of tasks that are done as they begin, as those of a suite may be where nothing is to be done."""
     raising: set[str] = field(default_factory=set)
     """Tools of which a finding says already that they raise."""
+    on_progress: Callable[[str, bool], None] = lambda note, cut: None
+    """Is told how far a check is, and whether it is cut short."""
+    until: float = 0.0
+    """When the check under way has had its time; by `time.monotonic()`."""
+
+    def begin(self, seconds: float = _ENOUGH_S) -> None:
+        """A check has its time from now on, or a part of one has."""
+        self.until = time.monotonic() + seconds
+
+    def some(self, items: Sequence[T], least: int = 2, what: str = "task") -> Iterator[T]:
+        """All items; where the check has had its time, no more than the first `least`. `what` they are is shown."""
+        for number, item in enumerate(items):
+            cut = number >= least and time.monotonic() > self.until
+            self.on_progress(f"{what} {number + 1} of {len(items)}", cut)
+            if cut:
+                return
+            yield item
 
     @property
     def name(self) -> str:
@@ -118,5 +156,6 @@ def raised(subject: Subject, error: BaseException, during: str) -> Finding:
     )
 
 
-def share(tasks: list[Task], subject: Subject) -> str:
-    return f"{len(tasks)} of {len(subject.tasks)} tasks (such as {tasks[0].instruction[:80]!r})"
+def share(tasks: list[Task], subject: Subject, played: int = 0) -> str:
+    """`3 of 24 tasks (such as ...)`; of so many that were played, 0: all."""
+    return f"{len(tasks)} of {played or len(subject.tasks)} tasks (such as {tasks[0].instruction[:80]!r})"

@@ -57,7 +57,9 @@ def hostile(subject: Subject) -> Iterator[Finding]:
     for plan in (FaultPlan(), *(FaultPlan(rates=((kind, 0.4),)) for kind in kinds)):
         for number in range(_EPISODES):
             if number and time.monotonic() > until:
+                subject.on_progress("", True)
                 break
+            subject.on_progress(f"{plan or 'no fault'}, episode {number + 1} of {_EPISODES}", False)
             task = subject.tasks[number % len(subject.tasks)]
             try:
                 env.start(task, plan)  # its tools may be its own
