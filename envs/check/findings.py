@@ -12,13 +12,13 @@ from ...trajectories.blame import line_of, trace_of
 from ...trajectories.errors import DataError, EnvError
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
-from ..hooks import bug, files_of
+from ..hooks import bug, files_of, misfit
 from ..task import Split
 
 __all__ = ["CheckFunction", "Finding", "Progress", "Subject", "found_error", "found_warning", "raised", "share"]
 
 _WHILE = ", while checking: "
-_ENOUGH_S = 3.0
+_ENOUGH_S = 2.0
 """After so long, a few plays of each kind have to do in a check: a slow world."""
 
 T = TypeVar("T")
@@ -138,6 +138,8 @@ def found_warning(what: str, how_to_fix: str) -> Finding:
 def raised(subject: Subject, error: BaseException, during: str) -> Finding:
     """An exception of the author's code, with the line that raised it, the task and the faults."""
     env = subject.env
+    trace = trace_of(error)
+    error = misfit(type(env), error) or error
     own = bug(type(env), error)
     what, _, fix = str(own).partition("; ")
     place = line_of(error, files_of(type(env)))
@@ -151,7 +153,7 @@ def raised(subject: Subject, error: BaseException, during: str) -> Finding:
     return found_error(
         f"{what}{_WHILE}{during.splitlines()[0]}{at}{under}",
         fix or "define it as in the README's example",
-        trace_of(error),
+        trace,
         line,
     )
 

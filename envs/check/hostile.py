@@ -17,6 +17,7 @@ import numpy as np
 from ...tools.definition import Tool
 from ...tools.faults import FAULTS
 from ...tools.plans import FaultPlan
+from ...tools.toolbox import NotJson
 from ...trajectories.blame import is_users, place_of
 from ...trajectories.messages import Action, Cause, Json, Outcome, ToolCall, ToolResult
 from ...trajectories.trajectory import Task
@@ -106,6 +107,10 @@ def hooks(subject: Subject) -> Iterator[Finding]:
             must(fits, env.knobs.spoil, "knobs.spoil(env, task, rng) gives", spoilt, "a Task, or None")
 
 
+_NOT_JSON = f"{NotJson.__module__}.{NotJson.__qualname__}: "
+"""How the traceback ends of a tool that has returned something else than JSON."""
+
+
 def tool_bug(subject: Subject, seen: Sequence[object]) -> Iterator[Finding]:
     """What tools raised that is no `ToolError`, once a tool.
 
@@ -128,6 +133,14 @@ def tool_bug(subject: Subject, seen: Sequence[object]) -> Iterator[Finding]:
                         )
                     continue
                 subject.raising.add(name)
+                if last.startswith(_NOT_JSON):
+                    yield found_error(
+                        f"the tool {name!r} returned no JSON: {last.removeprefix(_NOT_JSON)[:200]} "
+                        f"({_place(subject, result)})",
+                        "return strings, numbers, booleans, None, and lists, dicts, dataclasses or models of these",
+                        result.error,
+                    )
+                    continue
                 yield found_error(
                     f"the tool {name!r} raised {last[:200]} ({_place(subject, result)}) for "
                     f"{str(call.arguments)[:120]}",

@@ -171,9 +171,10 @@ def expert(subject: Subject) -> Iterator[Finding]:
 
 def _solved(subject: Subject, plan: FaultPlan, least: float, when: str, fix: str) -> Iterator[Finding]:
     failed: list[Task] = []
-    cut = number = 0
+    cut = played = 0
     why = ""
-    for number, task in enumerate(subject.some(subject.tasks, what=f"{when}, task"), 1):
+    for task in subject.some(subject.tasks, what=f"{when}, task"):
+        played += 1
         subject.env.start(task, plan)
         turns = play(subject.env)
         if not subject.env.judge()[0]:
@@ -184,10 +185,10 @@ def _solved(subject: Subject, plan: FaultPlan, least: float, when: str, fix: str
         why, _, fix = why.partition("; ")
     elif failed and cut == len(failed) and not str(plan):
         fix = f"it needs more than max_turns = {subject.env.max_turns}: raise that, or let solve(task) end"
-    if len(failed) > (1 - least) * number:
+    if len(failed) > (1 - least) * played:
         yield Finding(
             "error" if not str(plan) else "warning",
-            f"{when}, the expert fails {share(failed, subject, number)}" + (f": {why}" if why else ""),
+            f"{when}, the expert fails {share(failed, subject, played)}" + (f": {why}" if why else ""),
             fix,
         )
 

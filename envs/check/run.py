@@ -59,7 +59,9 @@ def check_env(
 
     Raises `UnknownName` when there is no such environment. What an environment's own code raises becomes a finding.
     """
-    findings = [finding for _, found in run_checks(env, tasks=tasks, on_progress=on_progress) for finding in found or ()]
+    findings = [
+        finding for _, found in run_checks(env, tasks=tasks, on_progress=on_progress) for finding in found or ()
+    ]
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
 
 

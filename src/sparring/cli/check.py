@@ -16,7 +16,9 @@ __all__ = ["check"]
 def check(
     ctx: typer.Context,
     env: o.Env,
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks that are played in each check; fewer where it is slow.")] = 24,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="Tasks that are played in each check; fewer where it is slow.")
+    ] = 24,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of what the environment raised.")] = False,
 ) -> None:
     """Say what is wrong with an environment. And how to fix it; exits with 1 where there is an error.
@@ -41,6 +43,7 @@ def check(
     with watching() as watch:
         watch.stage(f"checking {env}")
         findings = check_env(env, tasks=tasks, on_progress=on_progress)
+        watch.progress(1, 1)
     errors = sum(f.severity == "error" for f in findings)
     debug = debug or o.debugging(ctx)
     for finding in findings:

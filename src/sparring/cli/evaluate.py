@@ -54,7 +54,7 @@ def evaluate(
     from ..app.console import show, watching
     from ..app.outputs import folder_to_write
     from ..app.players import Player
-    from ..app.playing import Tasks, by_condition, fault_plan, play, say_bugs, why_failed
+    from ..app.playing import Tasks, by_condition, fault_plan, must_be_playable, play, say_bugs, why_failed
     from ..app.wording import file_name
     from ..trajectories.errors import ConfigError
     from ..trajectories.locks import only_process_in
@@ -77,6 +77,7 @@ def evaluate(
         labels = [player.model or player.label for player in players]
     if len(set(labels)) < len(labels):
         raise ConfigError(f"the same agent twice: {', '.join(labels)}")
+    must_be_playable(players, env, wanted)
     arms, notes, every = [], [], []
     with watching() as watch, only_process_in(out) if out is not None else nullcontext():
         tasks.say_if_fewer(wanted, watch)
