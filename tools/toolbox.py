@@ -22,6 +22,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from ..trajectories.blame import is_users
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Action, Cause, Json, Message, Outcome, ToolCall, ToolResult, ToolSpec
 from ..trajectories.trajectory import Turn
@@ -655,8 +656,10 @@ class Toolbox:
         elif self.render is None:
             try:
                 text, value = shown(raw, _json_of)
-            except orjson.JSONEncodeError as error:
-                raise NotJson(str(error.__cause__ or f"{type(raw).__name__}: {error}")) from error
+            except TypeError as error:
+                if isinstance(error, NotJson) or is_users(traceback.extract_tb(error.__traceback__)[-1].filename):
+                    raise  # or the value's own code has raised it
+                raise NotJson(f"{type(raw).__name__}: {error}") from error
         if self.render is not None:
             text = str(self.render(raw))
             text.encode()
