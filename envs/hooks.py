@@ -202,7 +202,7 @@ def misfit(env: type, error: BaseException) -> EnvError | None:
     holders = [*_classes(env), *(type(value) for cls in _classes(env) for value in vars(cls).values())]
     name = found[1].rpartition(".")[2]
     for holder in holders:
-        hook = vars(holder).get(name)
+        hook: Any = vars(holder).get(name)
         if getattr(hook, "__qualname__", "") != found[1]:
             continue
         wanted = next((vars(c)[name] for c in holder.__mro__ if name in vars(c) and c.__module__ in _HOUSE), None)

@@ -488,8 +488,8 @@ class MistypedExpert(Good):
 class FewerParameters(Good):
     __doc__ = DOC
 
-    def success(self) -> bool:  # type: ignore[override]  # the mistake
-        return False
+    def setup(self, task: Task) -> None:  # type: ignore[override]  # the mistake
+        self.state = {"open": []}
 
 
 class LongExpert(Good):
@@ -573,8 +573,8 @@ FAULTY: list[tuple[type[ToolEnv], str, str, str]] = [
     (
         FewerParameters,
         "error",
-        r"success\(\) takes 1 .* \(test_check.py, line \d+, in success\)",
-        r"def success\(self, task\)",
+        r"setup\(\) takes 2 .* \(test_check.py, line \d+, in setup\)",
+        r"def setup\(self, task, rng\)",
     ),
     (WeakExpert, "error", "clean, the expert fails 24 of 24 tasks", "let solve"),
     (
