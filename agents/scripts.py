@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from itertools import chain, repeat
 
@@ -14,10 +14,10 @@ from ..envs.recorded import DONE, recorded_actions
 from ..envs.spaces import sample_json
 from ..trajectories.errors import EnvError, UnknownName
 from ..trajectories.messages import Action, Json, Observation, ToolResult
-from ..trajectories.trajectory import StopReason, Trajectory, Turn
+from ..trajectories.trajectory import StopReason, Task, Trajectory, Turn
 from .agent import AgentSession, Decision
 
-__all__ = ["SCRIPTED", "ScriptedAgent", "ScriptedSession", "scripted"]
+__all__ = ["SCRIPTED", "ScriptedAgent", "ScriptedSession", "cannot_play", "scripted"]
 
 Script = Generator[Action, ToolResult, None]
 """Yields actions; is sent the result of the action's only call."""
@@ -155,6 +155,27 @@ SCRIPTED: dict[str, Callable[[ToolEnv, int], Script]] = {
     "random": random_calls,
 }
 """Scripts by name."""
+
+
+def cannot_play(name: str, env: ToolEnv, tasks: Iterable[Task]) -> str:
+    """Why a scripted agent can play none of the tasks, and the fix; empty where it can play some."""
+    if name == "expert" and type(env).solve is ToolEnv.solve:
+        return (
+            f"{name_of(env)} has no solve(self, task), which the agent 'expert' plays; define it, or take another agent"
+        )
+    if name == "gold" and not any(_has_gold(env, task) for task in tasks):
+        return (
+            f"no task of {name_of(env)} has recorded gold, which the agent 'gold' plays; give it in data['gold'], by "
+            "tasks_from(..., gold=FILE), or define gold(self, task); the agent 'expert' plays solve(task)"
+        )
+    return ""
+
+
+def _has_gold(env: ToolEnv, task: Task) -> bool:
+    try:
+        return env.gold(task) is not None
+    except Exception:  # it is told as the bug that it is where it is played
+        return True
 
 
 def scripted(name: str, *, parallel: int = 1) -> ScriptedAgent:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,6 +30,7 @@ __all__ = [
     "copied",
     "files_of",
     "guarded",
+    "misfit",
     "must",
     "number",
     "parts",
@@ -179,10 +181,36 @@ def guarded(env: type, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs)
 def bug(env: type, error: BaseException) -> EnvBug:
     """The error for what an author's code has raised."""
     own = files_of(env)
+    error = misfit(env, error) or error
     if isinstance(error, EnvError):  # says already what is wrong, and where
         where = line_of(error, own) if _by_author(env, error) else ""
         return EnvBug(f"{error} ({where})" if where and where not in str(error) else str(error))
     return EnvBug(told(error, own))
+
+
+_MISFIT = re.compile(r"([\w.<>]+)\(\) (?:takes |missing |got (?:an unexpected|multiple|some))")
+"""How Python says that a function cannot be called so."""
+
+
+def misfit(env: type, error: BaseException) -> EnvError | None:
+    """What to say where Sparring calls a function of the author's that takes other arguments: Python's traceback ends
+    in the caller then, and names no line of the author's. None: it is something else."""
+    found = _MISFIT.match(str(error)) if type(error) is TypeError else None
+    frames = traceback.extract_tb(error.__traceback__)
+    if found is None or not frames or frames[-1].filename in files_of(env) or is_users(frames[-1].filename):
+        return None
+    holders = [*_classes(env), *(type(value) for cls in _classes(env) for value in vars(cls).values())]
+    name = found[1].rpartition(".")[2]
+    for holder in holders:
+        hook: Any = vars(holder).get(name)
+        if getattr(hook, "__qualname__", "") != found[1]:
+            continue
+        wanted = next((vars(c)[name] for c in holder.__mro__ if name in vars(c) and c.__module__ in _HOUSE), None)
+        fix = "let it take what it is given"
+        if wanted is not None:
+            fix = f"write def {name}({', '.join(inspect.signature(wanted).parameters)})"
+        return EnvError(f"{error}{at(hook)}; {fix}")
+    return None
 
 
 def files_of(env: type) -> frozenset[str]:
@@ -219,6 +247,8 @@ def _classes(env: type) -> list[type]:
     return [cls for cls in env.__mro__ if cls.__module__ != base and cls.__module__.partition(".")[0] not in _BASES]
 
 
+_HOUSE = (f"{__package__}.env", f"{__package__}.facets")
+"""Where hooks are declared, with their parameters."""
 _BASES = ("builtins", "gymnasium", "typing", "abc")
 
 

@@ -18,7 +18,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
-from sparring.envs import Finding, Task, ToolEnv, check_env, make
+from sparring.envs import Finding, Progress, Task, ToolEnv, check_env, make
+from sparring.envs.check.findings import Subject
 from sparring.envs.echo import Echo
 from sparring.envs.facets import FaultHooks
 from sparring.envs.spaces import ActionSpace, sample_json
@@ -477,6 +478,20 @@ class WeakExpert(Good):
             yield "open_door", {"door": task.data["door"] + 1}
 
 
+class MistypedExpert(Good):
+    __doc__ = DOC
+
+    def solve(self, task: Task) -> Any:
+        yield "open_dor", {"door": task.data["door"]}
+
+
+class FewerParameters(Good):
+    __doc__ = DOC
+
+    def setup(self, task: Task) -> None:  # type: ignore[override]  # the mistake
+        self.state = {"open": []}
+
+
 class LongExpert(Good):
     __doc__ = DOC
     max_turns = 3
@@ -555,7 +570,19 @@ FAULTY: list[tuple[type[ToolEnv], str, str, str]] = [
     (Narrow, "error", "'paint' refuses arguments that fit its schema", "let the type hints say"),
     (Crashes, "error", "'look_at' raised KeyError", "raise a ToolError"),
     (NoExpert, "warning", "NoExpert has no expert", "define solve"),
+    (
+        FewerParameters,
+        "error",
+        r"setup\(\) takes 2 .* \(test_check.py, line \d+, in setup\)",
+        r"def setup\(self, task, rng\)",
+    ),
     (WeakExpert, "error", "clean, the expert fails 24 of 24 tasks", "let solve"),
+    (
+        MistypedExpert,
+        "error",
+        r"it calls 'open_dor', which is no tool \(test_check.py, line \d+, in solve\)",
+        "'open_door'",
+    ),
     (LongExpert, "error", "clean, the expert fails 24 of 24 tasks", "more than max_turns = 3: raise that"),
     (Distrusts, "warning", "under the fault timeout_landed, the expert fails", "look whether it happened"),
     (ForgetfulExpert, "error", "started again in mid-episode, the expert fails", "skip what is already done"),
@@ -585,6 +612,70 @@ def test_an_environment_with_options_is_checked_as_it_was_made() -> None:
             self.most = doors
 
     assert check_env(Sized(3)) == []
+
+
+def test_a_part_of_the_world_outside_of_the_state_is_told_by_what_differs() -> None:
+    class Outside(Good):
+        __doc__ = DOC
+
+        def setup(self, task: Task, rng: random.Random) -> None:
+            self.state, self.opened = {}, list[int]()
+
+        @tool(effect=True)
+        def open_door(self, door: int) -> str:
+            """Open a door."""
+            self.opened.append(door)
+            return "open"
+
+        @tool
+        def doors(self) -> int:
+            """Count the doors."""
+            return 3
+
+        def success(self, task: Task) -> bool:
+            return self.opened == [task.data["door"]]
+
+    (found,) = check_env(Outside)
+    assert found.what.endswith("goes another way: reward 1.0 and then 0.0")
+
+
+def test_a_slow_world_is_played_less_and_progress_is_told() -> None:
+    told: list[Progress] = []
+
+    class Slow(Good):
+        __doc__ = DOC
+
+        @tool
+        async def doors(self) -> list[int]:
+            """List the open doors."""
+            return list(self.state["open"])
+
+    assert check_env(Slow, on_progress=told.append) == []
+    assert [now.check for now in told if not now.note][:2] == ["documentation", "tools"]
+    assert any(now.note.endswith("task 24 of 24") for now in told if now.check == "expert")
+    seen: list[tuple[str, bool]] = []
+    subject = Subject(Slow(), Slow, 24, on_progress=lambda note, cut: seen.append((note, cut)))
+    subject.begin(-1.0)  # the time is up
+    assert list(subject.some(range(9), 3)) == [0, 1, 2]
+    assert seen[-1] == ("task 4 of 9", True)
+    subject.begin(60.0)
+    assert list(subject.some(range(9), 3)) == list(range(9))
+
+
+def test_an_option_that_no_tool_has_is_told_with_the_authors_line() -> None:
+    options: Any = {"efect": True}
+
+    class Mistyped(Good):
+        __doc__ = DOC
+
+        @tool(**options)
+        def shut(self, door: int) -> str:
+            """Shut a door."""
+            return "shut"
+
+    (found,) = check_env(Mistyped)
+    assert re.search(r"option 'efect', which no tool has \(test_check.py, line \d+, in shut\)", found.what)
+    assert found.how_to_fix == "did you mean 'effect'?"
 
 
 def test_the_checks_leave_the_global_generators_alone() -> None:

@@ -360,7 +360,7 @@ BAD: list[tuple[type[ToolEnv], str, str]] = [
     (NoTasks, "tasks.* gives None", "tasks"),
     (Distorts, "distort.* gives {1, 2} .* under the faults .*silent_wrong_value", "<lambda>"),
     (RotatesInSilence, "rotate_id.* gives None .* under the faults stale_id", "<lambda>"),
-    (Opaque, "the tool 'doors' raised TypeError: a value of type object is no JSON", "doors"),
+    (Opaque, "the tool 'doors' returned no JSON: a value of type object", "doors"),
     (NotANumber, "the reward part 'doors' is nan", "<lambda>"),
     (Locked, r"Locked.state\['keys'\]\[0\] cannot be copied: TypeError", "setup"),
     (LookChanges, r"the tool 'doors' changes self.state\['looked'\], and says that it only reads", "doors"),

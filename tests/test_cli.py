@@ -382,6 +382,8 @@ def test_unknown_names(here: Path) -> None:
     assert fails("rollout ordrs") == "unknown environment 'ordrs'. Did you mean 'orders'?"
     assert "Did you mean 'echo'?" in fails("train grpo ekko --out x")
     assert "Did you mean 'orders'?" in fails("recipe order")
+    assert fails("rollout echo --agent gold").startswith("no task of sparring/Echo-v0 has recorded gold")
+    assert fails("evaluate echo --agent gold").startswith("no task of sparring/Echo-v0 has recorded gold")
     assert fails("rollout echo --agent exprt") == "unknown agent 'exprt'. Did you mean 'expert'?"
     assert fails("rollout echo --model tiny-qwen") == "unknown model 'tiny-qwen'. Did you mean 'tiny-qwen3'?"
     assert "there is no model folder ./none" in fails("evaluate echo --model ./none")

@@ -6,17 +6,19 @@ one that every toolbox fills by itself. What a tool may raise is in `errors`, ho
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 import os
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, overload
 
 import jsonschema_rs
 from pydantic import BaseModel
 
+from ..trajectories.blame import place_of
 from ..trajectories.errors import EnvError, UnknownName
 from ..trajectories.messages import Json, ToolSpec
 from .enclosing import names_around
@@ -128,6 +130,7 @@ class Tool:
             options: Fields of `Tool`, and `name`. `injects` may be just the names of the parameters that the toolbox
                 fills.
         """
+        _known_options(options, fn, getattr(fn, "__name__", ""), ("name", "names"))
         name = options.pop("name", "") or getattr(fn, "__name__", "")
         if not name or not callable(fn):
             raise EnvError(f"{fn!r:.80} is no function with a name; give (name, callable, JSON Schema) to `toolset`")
@@ -147,6 +150,7 @@ class Tool:
         The description is the schema's or the docstring's first paragraph where none is given. `injects` may be just
         the names of the parameters that the toolbox fills. Raises `EnvError`.
         """
+        _known_options(options, fn, name)
         injects = options["injects"] = _injects(options.get("injects", ()))
         description = description or str(parameters.get("description") or "")
         description = description or (inspect.getdoc(fn) or "").split("\n\n")[0].replace("\n", " ")
@@ -169,6 +173,7 @@ class Tool:
         `from_function`: a value goes to the model's field of that name, which the agent then does not see, or to the
         keyword that `fn` has next to the model, or else to an attribute of the model. Raises `EnvError`.
         """
+        _known_options(options, fn, model.__name__, ("name", "description"))
         name = options.pop("name", "") or model.__name__
         description = options.pop("description", "") or " ".join((model.__doc__ or "").split())
         if not description:
@@ -176,6 +181,19 @@ class Tool:
         injects = options["injects"] = _injects(options.get("injects", ()))
         read = model_arguments(model, fn, name, tuple(injects))
         return cls(ToolSpec(name, description, read.parameters), fn, model=read, **options)
+
+
+def _known_options(options: Iterable[str], fn: Any, name: str, more: Sequence[str] = ()) -> None:
+    """Raises `EnvError`, with the author's line, for an option that no tool has."""
+    known = [*(n for n, f in Tool.__dataclass_fields__.items() if f.init and n not in ("spec", "fn")), *more]
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1, cutoff=0.5)
+            place = place_of(fn) if callable(fn) else ""
+            raise EnvError(
+                f"the tool {name!r} is given the option {option!r}, which no tool has{place and f' ({place})'}; "
+                + (f"did you mean {near[0]!r}?" if near else f"options are {', '.join(sorted(known))}")
+            )
 
 
 def _injects(given: Any) -> dict[str, Injected]:

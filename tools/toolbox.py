@@ -22,6 +22,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from ..trajectories.blame import is_users
 from ..trajectories.errors import ConfigError, EnvError, InfrastructureError
 from ..trajectories.messages import Action, Cause, Json, Message, Outcome, ToolCall, ToolResult, ToolSpec
 from ..trajectories.trajectory import Turn
@@ -649,9 +650,17 @@ class Toolbox:
         value's own code raises, and `TypeError` for a value that is no JSON."""
         if isinstance(raw, str):
             text = value = raw if type(raw) is str else str.__str__(raw)
-            text.encode()  # a lone surrogate would break every record: the tool's bug, found here
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # it would break every record: the tool's bug, found here
+                raise NotJson(f"a text with half a surrogate pair, at character {error.start}") from None
         elif self.render is None:
-            text, value = shown(raw, _json_of)
+            try:
+                text, value = shown(raw, _json_of)
+            except TypeError as error:
+                if isinstance(error, NotJson) or is_users(traceback.extract_tb(error.__traceback__)[-1].filename):
+                    raise  # or the value's own code has raised it
+                raise NotJson(f"{type(raw).__name__}: {error}") from error
         if self.render is not None:
             text = str(self.render(raw))
             text.encode()
@@ -799,6 +808,10 @@ def _json_or(raw: Any, text: str) -> Json:
         return text
 
 
+class NotJson(TypeError):
+    """What a tool has returned is no JSON."""
+
+
 def _json_of(value: Any) -> Any:
     """JSON for what orjson does not know. The same in every run: no memory addresses, no order of hashes."""
     if isinstance(value, BaseModel):
@@ -807,7 +820,7 @@ def _json_of(value: Any) -> Any:
         return sorted(value, key=lambda item: (type(item).__name__, repr(item)))
     text = str(value)
     if _ADDRESS.search(text):
-        raise TypeError(f"a value of type {type(value).__name__} is no JSON and has no text form that could be shown")
+        raise NotJson(f"a value of type {type(value).__name__} is no JSON and has no text form that could be shown")
     return text
 
 

@@ -43,7 +43,7 @@ def determinism(subject: Subject) -> Iterator[Finding]:
 def _twice(subject: Subject) -> Iterator[Finding]:
     env = subject.env
     for plan in (FaultPlan(), FaultPlan(count=2)):
-        for index, task in enumerate(subject.tasks[:6]):
+        for index, task in enumerate(subject.some(subject.tasks[:6])):
             actions = walk(subject, task, plan)
             first, second = (episode(env, task, plan, actions) for _ in range(2))
             if first != second:
@@ -108,7 +108,7 @@ def snapshots(subject: Subject) -> Iterator[Finding]:
     wheres = [("the same environment", env), ("the same environment", env)]
     wheres += [("another one", other)] if other is not None else []
     for plan in (FaultPlan(), FaultPlan(count=2)):
-        for number, task in enumerate(subject.tasks[:6]):
+        for number, task in enumerate(subject.some(subject.tasks[:6], 3)):
             calls = walk(subject, task, plan)
             env.start(task, plan)
             middle = (len(calls) // 2, 0, 2 * len(calls) // 3)[number % 3]
@@ -132,7 +132,7 @@ def snapshots(subject: Subject) -> Iterator[Finding]:
 def beside(subject: Subject) -> Iterator[Finding]:
     """two episodes at the same time"""
     env, other = subject.env, subject.other
-    for task in subject.tasks[:4] if other is not None and env.copyable else ():
+    for task in subject.some(subject.tasks[:4] if other is not None and env.copyable else ()):
         assert other is not None
         calls = walk(subject, task, FaultPlan())
         alone = episode(env, task, FaultPlan(), calls)

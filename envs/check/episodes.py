@@ -6,7 +6,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 
@@ -91,8 +91,46 @@ def difference(first: Sequence[object], second: Sequence[object], env: ToolEnv |
     for one, two in zip(first, second, strict=False):
         if one != two:
             line = "" if env is None else _line(env, one)
-            return f"{_text(one)} and then {_text(two)}{line}"
+            return f"{_parted(one, two)}{line}"
     return f"{len(first)} and then {len(second)} turns"
+
+
+def _parted(one: object, two: object, name: str = "") -> str:
+    """`buy gave "bought" and then "none left"`, `reward 1.0 and then 0.0`: the smallest part in which they differ."""
+    if isinstance(one, Turn) and isinstance(two, Turn):
+        for a, b in zip(one.results, two.results, strict=False):
+            if a.content != b.content:
+                return f"{a.tool} gave {_cut(a.content, b.content)}"
+    if type(one) is type(two):
+        parts: list[tuple[str, object, object]] = []
+        if is_dataclass(one):
+            parts = [(field.name, getattr(one, field.name), getattr(two, field.name)) for field in fields(one)]
+        elif isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
+            parts = [(str(key), one[key], two[key]) for key in one]
+        elif isinstance(one, list | tuple) and isinstance(two, list | tuple) and len(one) == len(two):
+            names = _VERDICT if len(one) == 2 and isinstance(one[0], bool) else [name] * len(one)
+            parts = list(zip(names, one, two, strict=True))
+        for part, a, b in parts:
+            if a != b:
+                return _parted(a, b, part)
+    return f"{name} {_cut(one, two)}".strip()
+
+
+_VERDICT = ("success", "reward")
+_SHOWN = 80
+
+
+def _cut(one: object, two: object) -> str:
+    """Both as text, from shortly before where they differ."""
+    a, b = (part if isinstance(part, str) else repr(part) for part in (one, two))
+    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    begin = same - _SHOWN // 2 if same > _SHOWN // 2 and max(len(a), len(b)) > _SHOWN else 0
+    texts = [
+        ("..." if begin else "") + t[begin : begin + _SHOWN] + ("..." if len(t) > begin + _SHOWN else "")
+        for t in (a, b)
+    ]
+    shown = [repr(t) if isinstance(part, str) else t for t, part in zip(texts, (one, two), strict=True)]
+    return f"{shown[0]} and then {shown[1]}"
 
 
 def _line(env: ToolEnv, part: object) -> str:
@@ -103,9 +141,3 @@ def _line(env: ToolEnv, part: object) -> str:
 
 def _called(env: ToolEnv, turn: Turn) -> Tool | None:
     return env.toolbox.tools.get(env.toolbox.true_name(turn.results[0].tool))
-
-
-def _text(part: object) -> str:
-    if isinstance(part, Turn) and part.results:
-        return f"{part.results[0].tool} gave {part.results[0].content[:80]!r}"
-    return repr(part)[:120]

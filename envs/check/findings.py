@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ...trajectories.blame import line_of, trace_of
 from ...trajectories.errors import DataError, EnvError
 from ...trajectories.trajectory import Task
 from ..env import ToolEnv
-from ..hooks import bug, files_of
+from ..hooks import bug, files_of, misfit
 from ..task import Split
 
-__all__ = ["CheckFunction", "Finding", "Subject", "found_error", "found_warning", "raised", "share"]
+__all__ = ["CheckFunction", "Finding", "Progress", "Subject", "found_error", "found_warning", "raised", "share"]
 
 _WHILE = ", while checking: "
+_ENOUGH_S = 2.0
+"""After so long, a few plays of each kind have to do in a check: a slow world."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,22 @@ class Finding:
         return self.line or self.what.partition(_WHILE)[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the checks are."""
+
+    check: str
+    """Its name."""
+    number: int
+    """Checks that were done before it."""
+    of: int
+    """All checks."""
+    note: str = ""
+    """How far it is: "task 3 of 24"; empty as it begins."""
+    cut: bool = False
+    """The world is slow: the check leaves out some of what it would play."""
+
+
 @dataclass
 class Subject:
     """The environment under check, and what several checks need of it."""
@@ -54,6 +75,23 @@ class Subject:
     """Whether a finding says already that an episode changes its task."""
     raising: set[str] = field(default_factory=set)
     """Tools of which a finding says already that they raise."""
+    on_progress: Callable[[str, bool], None] = lambda note, cut: None
+    """Is told how far a check is, and whether it is cut short."""
+    until: float = 0.0
+    """When the check under way has had its time; by `time.monotonic()`."""
+
+    def begin(self, seconds: float = _ENOUGH_S) -> None:
+        """A check has its time from now on, or a part of one has."""
+        self.until = time.monotonic() + seconds
+
+    def some(self, items: Sequence[T], least: int = 2, what: str = "task") -> Iterator[T]:
+        """All items; where the check has had its time, no more than the first `least`. `what` they are is shown."""
+        for number, item in enumerate(items):
+            cut = number >= least and time.monotonic() > self.until
+            self.on_progress(f"{what} {number + 1} of {len(items)}", cut)
+            if cut:
+                return
+            yield item
 
     @property
     def name(self) -> str:
@@ -102,6 +140,8 @@ def found_warning(what: str, how_to_fix: str) -> Finding:
 def raised(subject: Subject, error: BaseException, during: str) -> Finding:
     """An exception of the author's code, with the line that raised it, the task and the faults."""
     env = subject.env
+    trace = trace_of(error)
+    error = misfit(type(env), error) or error
     own = bug(type(env), error)
     what, _, fix = str(own).partition("; ")
     place = line_of(error, files_of(type(env)))
@@ -115,10 +155,11 @@ def raised(subject: Subject, error: BaseException, during: str) -> Finding:
     return found_error(
         f"{what}{_WHILE}{during.splitlines()[0]}{at}{under}",
         fix or "define it as in the README's example",
-        trace_of(error),
+        trace,
         line,
     )
 
 
-def share(tasks: list[Task], subject: Subject) -> str:
-    return f"{len(tasks)} of {len(subject.tasks)} tasks (such as {tasks[0].instruction[:80]!r})"
+def share(tasks: list[Task], subject: Subject, played: int = 0) -> str:
+    """`3 of 24 tasks (such as ...)`; of so many that were played, 0: all."""
+    return f"{len(tasks)} of {played or len(subject.tasks)} tasks (such as {tasks[0].instruction[:80]!r})"

@@ -18,6 +18,7 @@ import numpy as np
 from ...tools.definition import Tool
 from ...tools.faults import FAULTS
 from ...tools.plans import FaultPlan
+from ...tools.toolbox import NotJson
 from ...trajectories.blame import is_users, place_of
 from ...trajectories.messages import Action, Cause, Json, Outcome, ToolCall, ToolResult
 from ...trajectories.trajectory import Task
@@ -58,7 +59,9 @@ def hostile(subject: Subject) -> Iterator[Finding]:
     for plan in (FaultPlan(), *(FaultPlan(rates=((kind, 0.4),)) for kind in kinds)):
         for number in range(_EPISODES):
             if number and time.monotonic() > until:
+                subject.on_progress("", True)
                 break
+            subject.on_progress(f"{plan or 'no fault'}, episode {number + 1} of {_EPISODES}", False)
             task = subject.tasks[number % len(subject.tasks)]
             body = copy.deepcopy(task)
             try:
@@ -118,6 +121,10 @@ def hooks(subject: Subject) -> Iterator[Finding]:
             must(fits, env.knobs.spoil, "knobs.spoil(env, task, rng) gives", spoilt, "a Task, or None")
 
 
+_NOT_JSON = f"{NotJson.__module__}.{NotJson.__qualname__}: "
+"""How the traceback ends of a tool that has returned something else than JSON."""
+
+
 def tool_bug(subject: Subject, seen: Sequence[object]) -> Iterator[Finding]:
     """What tools raised that is no `ToolError`, once a tool.
 
@@ -140,6 +147,14 @@ def tool_bug(subject: Subject, seen: Sequence[object]) -> Iterator[Finding]:
                         )
                     continue
                 subject.raising.add(name)
+                if last.startswith(_NOT_JSON):
+                    yield found_error(
+                        f"the tool {name!r} returned no JSON: {last.removeprefix(_NOT_JSON)[:200]} "
+                        f"({_place(subject, result)})",
+                        "return strings, numbers, booleans, None, and lists, dicts, dataclasses or models of these",
+                        result.error,
+                    )
+                    continue
                 yield found_error(
                     f"the tool {name!r} raised {last[:200]} ({_place(subject, result)}) for "
                     f"{str(call.arguments)[:120]}",

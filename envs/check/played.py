@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ...tools.faults import FAULTS
 from ...tools.plans import FaultPlan
 from ...trajectories.messages import Outcome
-from ...trajectories.trajectory import StopReason, Task
+from ...trajectories.trajectory import StopReason, Task, Turn
 from ..env import Step, ToolEnv
 from ..episode import Verdict
 from ..experts import play
+from ..hooks import at
 from ..recorded import recorded_actions
 from ..spaces import ActionSpace
 from .episodes import verdict
@@ -24,12 +26,16 @@ __all__ = ["expert", "nothing", "samples"]
 
 _SAMPLES = 60
 """Random calls that are tried."""
+_FEW_SAMPLES = 20
+"""In a slow world."""
+_OF_A_FAULT_S = 0.4
+"""Of the expert's time. There are some twenty kinds."""
 
 
 def nothing(subject: Subject) -> Iterator[Finding]:
     """success and reward of doing nothing, and of giving up"""
     solved, excused = [], []
-    for task in subject.tasks:
+    for task in subject.some(subject.tasks, len(subject.tasks)):  # all, however long: others rely on it
         body = copy.deepcopy(task)
         subject.env.start(task)
         before, again = verdict(subject.env), verdict(subject.env)
@@ -107,7 +113,7 @@ def samples(subject: Subject) -> Iterator[Finding]:
     space.seed(0)
     reported: set[tuple[str, Outcome]] = set()
     changing = bool(offered(subject))
-    for index in range(_SAMPLES * max(1, len(env.toolbox.tools) // 4)):
+    for index in subject.some(range(_SAMPLES * max(1, len(env.toolbox.tools) // 4)), _FEW_SAMPLES, "call"):
         if env.episode.stop is not None or (changing and index % 10 == 0):  # each task may have tools of its own
             env.start(subject.tasks[(index // 10 if changing else index) % len(subject.tasks)])
         space.tools = env.toolbox.present
@@ -147,32 +153,60 @@ def expert(subject: Subject) -> Iterator[Finding]:
     yield from clean
     for kind in FAULTS if not clean else ():
         fix = f"{FAULTS[kind].recovers}; solve(task) is started again from the state as it then is"
+        subject.begin(_OF_A_FAULT_S)
         yield from _solved(subject, FaultPlan((kind,), 1), 0.95, f"under the fault {kind}", fix)
-    failed = [task for task in subject.tasks if not clean and not _resumed(env, task)]
-    if len(failed) > 0.05 * len(subject.tasks):
+    if clean:
+        return
+    subject.begin()
+    resumed = [(task, _resumed(env, task)) for task in subject.some(subject.tasks, what="from the middle, task")]
+    failed = [task for task, well in resumed if not well]
+    if len(failed) > 0.05 * len(resumed):
         yield found_error(
-            f"started again in mid-episode, the expert fails {share(failed, subject)}",
+            f"started again in mid-episode, the expert fails {share(failed, subject, len(resumed))}",
             "let solve(task) look at the state and skip what is already done",
         )
 
 
 def _solved(subject: Subject, plan: FaultPlan, least: float, when: str, fix: str) -> Iterator[Finding]:
     failed: list[Task] = []
-    cut = 0
-    for task in subject.tasks:
+    cut = played = 0
+    why = ""
+    for task in subject.some(subject.tasks, what=f"{when}, task"):
+        played += 1
         subject.env.start(task, plan)
-        play(subject.env)
+        turns = play(subject.env)
         if not subject.env.judge()[0]:
             failed.append(task)
             cut += subject.env.episode.stop is StopReason.TURN_LIMIT
-    if failed and cut == len(failed) and not str(plan):
+            why = why or _refused(subject.env, turns)
+    if why and not str(plan):
+        why, _, fix = why.partition("; ")
+    elif failed and cut == len(failed) and not str(plan):
         fix = f"it needs more than max_turns = {subject.env.max_turns}: raise that, or let solve(task) end"
-    if len(failed) > (1 - least) * len(subject.tasks):
+    if len(failed) > (1 - least) * played:
         yield Finding(
             "error" if not str(plan) else "warning",
-            f"{when}, the expert fails {share(failed, subject)}",
+            f"{when}, the expert fails {share(failed, subject, played)}" + (f": {why}" if why else ""),
             fix,
         )
+
+
+def _refused(env: ToolEnv, turns: Sequence[Turn]) -> str:
+    """The call by which the expert came to a stop, and the fix; empty where none was refused but by a fault."""
+    results = [result for turn in turns for result in turn.results if not result.ok and result.fault is None]
+    if not results:
+        return ""
+    result = next((r for r in results if r.outcome is Outcome.UNKNOWN_TOOL), results[-1])
+    name = env.toolbox.true_name(result.tool)
+    if result.outcome is Outcome.UNKNOWN_TOOL:
+        names = sorted(env.toolbox.tools)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        fix = f"did you mean {near[0]!r}? The tools are {', '.join(names)}" if near else "put @tool above its method"
+        return f"it calls {name!r}, which is no tool{at(env.solve)}; {fix}"
+    told = (result.error or result.content).strip().splitlines()
+    last = f": {told[-1][:200]}" if told else ""
+    fix = f"look at the tool {name!r}" if result.error else "let solve(task) call it otherwise, or not at all"
+    return f"its call of {name!r} ended in {result.outcome.value}{last.replace('; ', ', ')}{at(env.solve)}; {fix}"
 
 
 def _resumed(env: ToolEnv, task: Task) -> bool:

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 from ...trajectories.blame import trace_of
@@ -20,7 +21,7 @@ from ..env import ToolEnv
 from ..hooks import guarded
 from ..registry import make
 from . import again, hostile, played, suites, worlds, written
-from .findings import CheckFunction, Finding, Subject, found_error, raised
+from .findings import CheckFunction, Finding, Progress, Subject, found_error, raised
 from .patience import Hung, patience
 
 __all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
@@ -48,22 +49,34 @@ _AFTER: dict[CheckFunction, tuple[CheckFunction, ...]] = {
 """Left out where one of these has found an error: it would only find the same again."""
 
 
-def check_env(env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24, seconds: float = 60.0) -> list[Finding]:
+def check_env(
+    env: str | ToolEnv | type[ToolEnv],
+    *,
+    tasks: int = 24,
+    seconds: float = 60.0,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Finding]:
     """All findings, errors first; empty when all is well.
 
     Args:
         env: A registered name, `module:Class`, a class, or an environment. It is reset many times.
-        tasks: How many tasks are played in each check.
+        tasks: How many tasks are played in each check; fewer where that takes more than some seconds.
         seconds: How long one call may take. One that takes longer is the last finding. (In the main thread.)
+        on_progress: Is told as each check begins, and how far it is.
 
     Raises `UnknownName` when there is no such environment. What an environment's own code raises becomes a finding.
     """
-    findings = [finding for _, found in run_checks(env, tasks=tasks, seconds=seconds) for finding in found or ()]
+    checks = run_checks(env, tasks=tasks, seconds=seconds, on_progress=on_progress)
+    findings = [finding for _, found in checks for finding in found or ()]
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)  # stable: "error" < "warning"
 
 
 def run_checks(
-    env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24, seconds: float = 60.0
+    env: str | ToolEnv | type[ToolEnv],
+    *,
+    tasks: int = 24,
+    seconds: float = 60.0,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[tuple[str, list[Finding] | None]]:
     """The name of each check in turn (`check_names()`) and what it found. None: it was left out, because one that it
     relies on found an error. Arguments and errors are those of `check_env`."""
@@ -90,12 +103,16 @@ def run_checks(
     findings: list[Finding] = []
     broken: set[CheckFunction] = set()
     playable = True
-    for name, check in zip(names, CHECKS, strict=True):
+    for number, (name, check) in enumerate(zip(names, CHECKS, strict=True), 1):
         if not playable or broken & set(_AFTER.get(check, ())):
             yield name, None
             continue
         found: list[Finding] = []
         known = {finding.bug for finding in findings}
+        if on_progress is not None:
+            subject.on_progress = _teller(on_progress, Progress(name, number, len(CHECKS) + 1))
+            subject.on_progress("", False)
+        subject.begin()
         with _same_folder(), _threads(subject, known, found):
             try:
                 with patience(type(made), seconds):
@@ -121,6 +138,10 @@ def run_checks(
 def _hung(what: str, during: str) -> Finding:
     fix = "let it end: give the tool a deadline, as @tool(deadline=10); if it is only slow, raise --seconds"
     return found_error(f"{what}, while checking: {during}", fix)
+
+
+def _teller(on_progress: Callable[[Progress], None], check: Progress) -> Callable[[str, bool], None]:
+    return lambda note, cut: on_progress(replace(check, note=note, cut=cut))
 
 
 def _maker(env: str | ToolEnv | type[ToolEnv]) -> Callable[[], ToolEnv]:

@@ -27,7 +27,7 @@ _LOOKS = 6
 def apart(subject: Subject) -> Iterator[Finding]:
     """what the expert has done in one instance, looked at from another"""
     env, other = subject.env, subject.other
-    for index, task in enumerate(subject.tasks[:4] if other is not None else ()):
+    for index, task in enumerate(subject.some(subject.tasks[:4] if other is not None else ())):
         assert other is not None
         actions = [*walk(subject, task, FaultPlan()), Action("Done.")]
         looks = _looks(env, actions)
@@ -109,7 +109,7 @@ def reads(subject: Subject) -> Iterator[Finding]:
     if moves or not any(tool.effect for tool in env.toolbox.tools.values()):
         return
     told: set[str] = set()
-    for task in subject.tasks[:4]:
+    for task in subject.some(subject.tasks[:4]):
         for look in _looks(env, walk(subject, task, FaultPlan())):
             env.start(task)
             name = env.toolbox.true_name(look.tool_calls[0].name)

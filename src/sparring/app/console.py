@@ -73,8 +73,10 @@ class Watch:
         else:
             self._began(self.now)
 
-    def progress(self, done: int, total: int, note: str = "", seconds_left: float | None = None) -> None:
-        """Where the stage is."""
+    def progress(
+        self, done: int, total: int, note: str = "", seconds_left: float | None = None, *, even: bool = True
+    ) -> None:
+        """Where the stage is. `even`: what is counted takes about as long each time, so that the time left is known."""
         now = self.now
         if now is None:
             return
@@ -86,7 +88,7 @@ class Watch:
         now.done, now.total, now.note = done, total, _clean(note)
         since, before = now.first
         enough = min(total, max(_TELLING, total // 50))  # the first episodes of a batch say little of the rest
-        if seconds_left is None and done - before >= enough and at > since:
+        if even and seconds_left is None and done - before >= enough and at > since:
             seconds_left = (at - since) / (done - before) * (total - done)
         now.left, now.left_at = seconds_left, at
         self._moved(now)

@@ -12,16 +12,18 @@ from pathlib import Path
 from ..agents.agent import Agent
 from ..agents.evaluation import seed_of
 from ..agents.rollouts import TRACEBACK, EpisodeSpec, Limits, bugs, telling
+from ..agents.scripts import cannot_play
 from ..envs import make, task_set
 from ..envs.task import Split
 from ..tools.plans import FaultPlan
+from ..trajectories.errors import ConfigError
 from ..trajectories.trajectory import StopReason, Trajectory
 from .console import Watch
 from .players import Player
 from .records import Recorder, play_into
 from .wording import condition_name, count
 
-__all__ = ["Tasks", "by_condition", "fault_plan", "play", "say_bugs", "why_failed"]
+__all__ = ["Tasks", "by_condition", "fault_plan", "must_be_playable", "play", "say_bugs", "why_failed"]
 
 _WAY_OUT = {
     StopReason.TOKEN_LIMIT: "raise --max-turn-tokens or --max-context, or --tokens if it was given",
@@ -58,6 +60,15 @@ class Tasks:
         if tasks < self.n:
             level = f" of level {', '.join(map(str, self.levels))}" if self.levels else ""
             watch.say(f"{self.env} has {count(tasks, f'{self.split} task')}{level}: each is played once, not {self.n}")
+
+
+def must_be_playable(players: Iterable[Player], env: str, wanted: Sequence[EpisodeSpec]) -> None:
+    """Raises `ConfigError` for a scripted agent that can play none of the episodes: before anybody plays."""
+    made = make(env)
+    for player in players:
+        name = "" if player.model else player.agent or "expert"
+        if why := cannot_play(name, made, (episode.task for episode in wanted)):
+            raise ConfigError(why)
 
 
 def fault_plan(text: str, seed: int) -> FaultPlan:

@@ -16,7 +16,9 @@ __all__ = ["check"]
 def check(
     ctx: typer.Context,
     env: o.Env,
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks that are played in each check.")] = 24,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="Tasks that are played in each check; fewer where it is slow.")
+    ] = 24,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long one call may take; a hang is an error.")] = 60.0,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of what the environment raised.")] = False,
 ) -> None:
@@ -29,12 +31,20 @@ def check(
     """
     from ..app.console import watching
     from ..app.wording import count, paragraph
-    from ..envs import check_env
+    from ..envs import Progress, check_env
     from ..trajectories.pages.report import visible
+
+    cut: dict[str, None] = {}
+
+    def on_progress(now: Progress) -> None:
+        if now.cut:
+            cut[now.check] = None
+        watch.progress(now.number, now.of, f"{now.check}: {now.note}" if now.note else now.check, even=False)
 
     with watching() as watch:
         watch.stage(f"checking {env}")
-        findings = check_env(env, tasks=tasks, seconds=seconds)
+        findings = check_env(env, tasks=tasks, seconds=seconds, on_progress=on_progress)
+        watch.progress(1, 1)
     errors = sum(f.severity == "error" for f in findings)
     debug = debug or o.debugging(ctx)
     for finding in findings:
@@ -44,6 +54,8 @@ def check(
             typer.echo(indent(visible(finding.trace.rstrip()), "    "))
     if not debug and any(finding.trace for finding in findings):
         typer.echo(f"for the tracebacks: sparring check {shlex.quote(env)} --debug")
+    if cut:
+        typer.echo(f"the environment is slow, so these checks played less than they would: {', '.join(cut)}")
     warnings = count(len(findings) - errors, "warning")
     typer.echo(f"{env}: {count(errors, 'error')}, {warnings}" if findings else f"{env}: all is well")
     if errors:

@@ -76,7 +76,7 @@ def evaluate(
     from ..app.console import show, watching
     from ..app.outputs import folder_to_write
     from ..app.players import Player
-    from ..app.playing import Tasks, by_condition, fault_plan, play, say_bugs, why_failed
+    from ..app.playing import Tasks, by_condition, fault_plan, must_be_playable, play, say_bugs, why_failed
     from ..app.wording import count, file_name
     from ..envs import make
     from ..envs.env import name_of
@@ -115,6 +115,8 @@ def evaluate(
     if len(set(labels)) < len(labels):
         raise ConfigError(f"the same agent twice: {', '.join(labels)}")
     where = ", ".join(envs)
+    for name in envs:
+        must_be_playable(players, name, [e for e in wanted if e.env == name])
     names = {name: name_of(make(name)) for name in envs}
     every: dict[str, list[Trajectory]] = {}
     notes: list[str] = []

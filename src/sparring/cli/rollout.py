@@ -47,7 +47,7 @@ def rollout(
     from ..app.console import watching
     from ..app.outputs import file_to_write
     from ..app.players import Player
-    from ..app.playing import Tasks, fault_plan, play, say_bugs, why_failed
+    from ..app.playing import Tasks, fault_plan, must_be_playable, play, say_bugs, why_failed
     from ..app.wording import count
     from ..trajectories.errors import DataError
     from ..trajectories.metrics import not_struck, success_rate
@@ -59,6 +59,7 @@ def rollout(
     player = Player(agent, model, settings)
     tasks = Tasks(env, n, split, level_numbers(levels), seed, group)
     wanted = tasks.episodes(fault_plan(faults, seed))  # before a model is loaded for nothing
+    must_be_playable([player], env, wanted)
     player.check(env, wanted, out, limits, overwrite)
     with watching() as watch:
         if not agent and not model:
