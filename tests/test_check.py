@@ -618,8 +618,12 @@ def test_a_part_of_the_world_outside_of_the_state_is_told_by_what_differs() -> N
     class Outside(Good):
         __doc__ = DOC
 
+        def __init__(self) -> None:
+            super().__init__()
+            self.opened: list[int] = []
+
         def setup(self, task: Task, rng: random.Random) -> None:
-            self.state, self.opened = {}, list[int]()
+            self.state, self.opened = {}, []
 
         @tool(effect=True)
         def open_door(self, door: int) -> str:
@@ -628,9 +632,9 @@ def test_a_part_of_the_world_outside_of_the_state_is_told_by_what_differs() -> N
             return "open"
 
         @tool
-        def doors(self) -> int:
-            """Count the doors."""
-            return 3
+        def doors(self) -> list[int]:
+            """List the doors."""
+            return [1, 2, 3]
 
         def success(self, task: Task) -> bool:
             return self.opened == [task.data["door"]]
@@ -646,9 +650,9 @@ def test_a_slow_world_is_played_less_and_progress_is_told() -> None:
         __doc__ = DOC
 
         @tool
-        async def doors(self) -> list[int]:
-            """List the open doors."""
-            return list(self.state["open"])
+        async def count(self) -> int:
+            """Count the open doors."""
+            return len(self.state["open"])
 
     assert check_env(Slow, on_progress=told.append) == []
     assert [now.check for now in told if not now.note][:2] == ["documentation", "tools"]
