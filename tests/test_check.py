@@ -18,7 +18,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
-from sparring.envs import Finding, Progress, Task, ToolEnv, check_env, make
+from sparring.envs import CheckProgress, Finding, Task, ToolEnv, check_env, make
 from sparring.envs.check.findings import Subject
 from sparring.envs.echo import Echo
 from sparring.envs.facets import FaultHooks
@@ -644,7 +644,7 @@ def test_a_part_of_the_world_outside_of_the_state_is_told_by_what_differs() -> N
 
 
 def test_a_slow_world_is_played_less_and_progress_is_told() -> None:
-    told: list[Progress] = []
+    told: list[CheckProgress] = []
 
     class Slow(Good):
         __doc__ = DOC

@@ -20,7 +20,7 @@ from ..env import ToolEnv
 from ..hooks import guarded
 from ..registry import make
 from . import again, hostile, played, suites, worlds, written
-from .findings import CheckFunction, Finding, Progress, Subject, found_error, raised
+from .findings import CheckFunction, CheckProgress, Finding, Subject, found_error, raised
 
 __all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
 
@@ -48,7 +48,7 @@ _AFTER: dict[CheckFunction, tuple[CheckFunction, ...]] = {
 
 
 def check_env(
-    env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24, on_progress: Callable[[Progress], None] | None = None
+    env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24, on_progress: Callable[[CheckProgress], None] | None = None
 ) -> list[Finding]:
     """All findings, errors first; empty when all is well.
 
@@ -66,7 +66,7 @@ def check_env(
 
 
 def run_checks(
-    env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24, on_progress: Callable[[Progress], None] | None = None
+    env: str | ToolEnv | type[ToolEnv], *, tasks: int = 24, on_progress: Callable[[CheckProgress], None] | None = None
 ) -> Iterator[tuple[str, list[Finding] | None]]:
     """The name of each check in turn (`check_names()`) and what it found. None: it was left out, because one that it
     relies on found an error. Arguments and errors are those of `check_env`."""
@@ -98,7 +98,7 @@ def run_checks(
         found: list[Finding] = []
         known = {finding.bug for finding in findings}
         if on_progress is not None:
-            subject.on_progress = _teller(on_progress, Progress(name, number, len(CHECKS) + 1))
+            subject.on_progress = _teller(on_progress, CheckProgress(name, number, len(CHECKS) + 1))
             subject.on_progress("", False)
         subject.begin()
         with _threads(subject, known, found):
@@ -119,7 +119,7 @@ def run_checks(
             playable = subject.playable  # without tasks or tools there is no episode to look at
 
 
-def _teller(on_progress: Callable[[Progress], None], check: Progress) -> Callable[[str, bool], None]:
+def _teller(on_progress: Callable[[CheckProgress], None], check: CheckProgress) -> Callable[[str, bool], None]:
     return lambda note, cut: on_progress(replace(check, note=note, cut=cut))
 
 
