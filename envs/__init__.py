@@ -1,6 +1,6 @@
 """Where it happens: environments of tools, tasks and checks. Loads no model library."""
 
-from .check import Finding, Progress, check_env
+from .check import CheckProgress, Finding, check_env
 from .env import Clock, Solution, Step, ToolEnv, name_of
 from .episode import Episode, Snapshot, Verdict
 from .experts import expert, expert_turns, play
@@ -25,6 +25,7 @@ register("sparring/Echo-v0", "sparring.envs.echo:Echo", short="echo")
 
 __all__ = [
     "SPLITS",
+    "CheckProgress",
     "Clock",
     "Episode",
     "Fact",
@@ -33,7 +34,6 @@ __all__ = [
     "KnobHooks",
     "Knobs",
     "Others",
-    "Progress",
     "Snapshot",
     "Solution",
     "Split",

@@ -18,7 +18,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
-from sparring.envs import Finding, Progress, Task, ToolEnv, check_env, make
+from sparring.envs import CheckProgress, Finding, Task, ToolEnv, check_env, make
 from sparring.envs.check.findings import Subject
 from sparring.envs.echo import Echo
 from sparring.envs.facets import FaultHooks
@@ -618,8 +618,12 @@ def test_a_part_of_the_world_outside_of_the_state_is_told_by_what_differs() -> N
     class Outside(Good):
         __doc__ = DOC
 
+        def __init__(self) -> None:
+            super().__init__()
+            self.opened: list[int] = []
+
         def setup(self, task: Task, rng: random.Random) -> None:
-            self.state, self.opened = {}, list[int]()
+            self.state, self.opened = {}, []
 
         @tool(effect=True)
         def open_door(self, door: int) -> str:
@@ -628,9 +632,9 @@ def test_a_part_of_the_world_outside_of_the_state_is_told_by_what_differs() -> N
             return "open"
 
         @tool
-        def doors(self) -> int:
-            """Count the doors."""
-            return 3
+        def doors(self) -> list[int]:
+            """List the doors."""
+            return [1, 2, 3]
 
         def success(self, task: Task) -> bool:
             return self.opened == [task.data["door"]]
@@ -640,15 +644,15 @@ def test_a_part_of_the_world_outside_of_the_state_is_told_by_what_differs() -> N
 
 
 def test_a_slow_world_is_played_less_and_progress_is_told() -> None:
-    told: list[Progress] = []
+    told: list[CheckProgress] = []
 
     class Slow(Good):
         __doc__ = DOC
 
         @tool
-        async def doors(self) -> list[int]:
-            """List the open doors."""
-            return list(self.state["open"])
+        async def count(self) -> int:
+            """Count the open doors."""
+            return len(self.state["open"])
 
     assert check_env(Slow, on_progress=told.append) == []
     assert [now.check for now in told if not now.note][:2] == ["documentation", "tools"]

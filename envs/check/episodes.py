@@ -98,9 +98,9 @@ def difference(first: Sequence[object], second: Sequence[object], env: ToolEnv |
 def _parted(one: object, two: object, name: str = "") -> str:
     """`buy gave "bought" and then "none left"`, `reward 1.0 and then 0.0`: the smallest part in which they differ."""
     if isinstance(one, Turn) and isinstance(two, Turn):
-        for a, b in zip(one.results, two.results, strict=False):
-            if a.content != b.content:
-                return f"{a.tool} gave {_cut(a.content, b.content)}"
+        for result, other in zip(one.results, two.results, strict=False):
+            if result.content != other.content:
+                return f"{result.tool} gave {_cut(result.content, other.content)}"
     if type(one) is type(two):
         parts: list[tuple[str, object, object]] = []
         if is_dataclass(one):

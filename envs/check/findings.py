@@ -15,7 +15,7 @@ from ..env import ToolEnv
 from ..hooks import bug, files_of, misfit
 from ..task import Split
 
-__all__ = ["CheckFunction", "Finding", "Progress", "Subject", "found_error", "found_warning", "raised", "share"]
+__all__ = ["CheckFunction", "CheckProgress", "Finding", "Subject", "found_error", "found_warning", "raised", "share"]
 
 _WHILE = ", while checking: "
 _ENOUGH_S = 2.0
@@ -45,7 +45,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class CheckProgress:
     """Where the checks are."""
 
     check: str

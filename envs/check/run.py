@@ -21,7 +21,7 @@ from ..env import ToolEnv
 from ..hooks import guarded
 from ..registry import make
 from . import again, hostile, played, suites, worlds, written
-from .findings import CheckFunction, Finding, Progress, Subject, found_error, raised
+from .findings import CheckFunction, CheckProgress, Finding, Subject, found_error, raised
 from .patience import Hung, patience
 
 __all__ = ["CHECKS", "check_env", "check_names", "run_checks"]
@@ -54,7 +54,7 @@ def check_env(
     *,
     tasks: int = 24,
     seconds: float = 60.0,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[CheckProgress], None] | None = None,
 ) -> list[Finding]:
     """All findings, errors first; empty when all is well.
 
@@ -76,7 +76,7 @@ def run_checks(
     *,
     tasks: int = 24,
     seconds: float = 60.0,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[CheckProgress], None] | None = None,
 ) -> Iterator[tuple[str, list[Finding] | None]]:
     """The name of each check in turn (`check_names()`) and what it found. None: it was left out, because one that it
     relies on found an error. Arguments and errors are those of `check_env`."""
@@ -110,7 +110,7 @@ def run_checks(
         found: list[Finding] = []
         known = {finding.bug for finding in findings}
         if on_progress is not None:
-            subject.on_progress = _teller(on_progress, Progress(name, number, len(CHECKS) + 1))
+            subject.on_progress = _teller(on_progress, CheckProgress(name, number, len(CHECKS) + 1))
             subject.on_progress("", False)
         subject.begin()
         with _same_folder(), _threads(subject, known, found):
@@ -140,7 +140,7 @@ def _hung(what: str, during: str) -> Finding:
     return found_error(f"{what}, while checking: {during}", fix)
 
 
-def _teller(on_progress: Callable[[Progress], None], check: Progress) -> Callable[[str, bool], None]:
+def _teller(on_progress: Callable[[CheckProgress], None], check: CheckProgress) -> Callable[[str, bool], None]:
     return lambda note, cut: on_progress(replace(check, note=note, cut=cut))
 
 

@@ -31,12 +31,12 @@ def check(
     """
     from ..app.console import watching
     from ..app.wording import count, paragraph
-    from ..envs import Progress, check_env
+    from ..envs import CheckProgress, check_env
     from ..trajectories.pages.report import visible
 
     cut: dict[str, None] = {}
 
-    def on_progress(now: Progress) -> None:
+    def on_progress(now: CheckProgress) -> None:
         if now.cut:
             cut[now.check] = None
         watch.progress(now.number, now.of, f"{now.check}: {now.note}" if now.note else now.check, even=False)
