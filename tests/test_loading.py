@@ -157,7 +157,7 @@ def test_the_format_follows_from_the_tokenizer(toys: None) -> None:
     assert isinstance(chat, HermesFormat)
     assert chat.tool_style == "signature"
     assert format_for(ByteTokenizer(), name="toy").name == "toy"
-    with pytest.raises(ConfigError, match=r"no chat format fits the tokenizer object: there are hermes, .*register"):
+    with pytest.raises(ConfigError, match=r"no chat format fits the tokenizer object: there are .*hermes, .*register"):
         format_for(object())
     with pytest.raises(UnknownName, match="Did you mean 'hermes'"):
         format_for(ByteTokenizer(), name="hermos")

@@ -161,10 +161,12 @@ def test_slow_tools_of_eight_episodes_overlap(env: type[ToolEnv], agent: Any) ->
 
 def test_all_calls_of_a_world_are_made_in_one_thread() -> None:
     seen: dict[int, set[str]] = {}
+    kept: list[ToolEnv] = []  # a world that is gone would leave its id to another one
 
     class Watched(Slow):
         def setup(self, task: Task, rng: random.Random) -> None:
             super().setup(task, rng)
+            kept.append(self)
             self.note()
 
         def note(self) -> None:
