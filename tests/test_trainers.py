@@ -706,7 +706,7 @@ start(Path(sys.argv[3]), Path(sys.argv[4]), on_step)
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] * (kind.name not in ("sft", "grpo")))
+        pytest.param(kind, id=kind.name, marks=[pytest.mark.slow] * (kind.name != "sft"))
         for kind in KINDS + VARIANTS
         if kind.name != "lora"
     ],
