@@ -289,7 +289,7 @@ def test_files_outside_are_not_reached(root: Path, path: str, outcome: Outcome) 
     assert (root / "deep" / "b.txt").read_text() == "b"
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=80, suppress_health_check=list(HealthCheck), deadline=None)
 @given(path=st.lists(st.sampled_from(["..", ".", "", "out", "inner", "link.txt", "deep", "hard.txt", "pipe", "\0"])
                      | st.text(max_size=8), max_size=6).map("/".join))  # fmt: skip
 def test_no_path_leads_out(root: Path, path: str) -> None:
@@ -479,7 +479,7 @@ def test_sql_within_a_transaction_of_the_environment(database: sqlite3.Connectio
     assert database.execute("SELECT price FROM orders WHERE id IN (2, 3)").fetchall() == [(1.0,), (1.5,)]
 
 
-@settings(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
 @given(sql=st.text(max_size=60) | st.lists(st.sampled_from(
     "SELECT DELETE FROM orders hidden WHERE * ( ) , ; -- 1 'a' WITH UNION LIMIT INSERT INTO VALUES item =".split()
 ), max_size=12).map(" ".join))  # fmt: skip
@@ -784,7 +784,7 @@ def test_http_tells_public_addresses(address: str, public: bool) -> None:
     assert client._reachable(ipaddress.ip_address(address)) is public
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(url=st.text(max_size=60) | st.text(max_size=30).map("http://{}".format))
 def test_http_survives_any_url(url: str) -> None:
     result = call(http_tool(allow=["example.invalid"]), "http_request", url=url)

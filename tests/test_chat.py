@@ -290,7 +290,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 CALLS = st.lists(st.tuples(TEXT.filter(bool), st.dictionaries(ODD, JSON, max_size=3)), max_size=3)
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quick

@@ -542,7 +542,9 @@ def test_ctrl_c_saves_and_the_printed_command_resumes(here: Path, tiny_qwen3: Pa
     assert steps == list(range(1, 41))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_end_does_what_ctrl_c_does(here: Path, tiny_qwen3: Path, number: int, code: int) -> None:
     run("rollout echo --out gold.jsonl")
     options = "train sft --data gold.jsonl --model tiny-qwen3 --steps 4000 --batch 2 --save-every 0 --out run"

@@ -106,7 +106,7 @@ def without_surrogates(value: Any) -> bool:
     return True
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     tools,
     st.lists(st.dictionaries(names, values, max_size=5), min_size=1, max_size=4),
@@ -164,7 +164,7 @@ def test_a_call_that_fits_the_shown_schema_fits_the_true_one(given_tools: Any, a
         assert as_shown.validator.is_valid(shown.arguments) == tool.validator.is_valid(arguments)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=60))
 def test_text_that_is_no_json_is_left_alone(text: str) -> None:
     found = content_of(text)

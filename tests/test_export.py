@@ -158,7 +158,7 @@ def back(rows: Any, form: str, path: Path) -> list[Trajectory]:
     return list(read(path, form).trajectories)
 
 
-often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+often = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @often
@@ -738,7 +738,7 @@ some = {"sharegpt": ["conversations"], "trl": ["messages", "prompt", "completion
     "parquet": ["messages", "results", "turns", "meta", "stop"]}  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(form=st.sampled_from(sorted(readable())), bare=st.booleans(), data=st.data())
 def test_no_row_brings_a_reader_down(form: str, bare: bool, data: st.DataObject, tmp_path: Path) -> None:
     """Whatever JSON is there: episodes that can be written, or the one kind of error."""

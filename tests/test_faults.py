@@ -520,7 +520,7 @@ plans = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(plans)
 def test_the_line_of_a_plan_is_the_plan(plan: FaultPlan) -> None:
     line = str(plan)
@@ -828,7 +828,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(pieces, max_size=9).map("".join) | st.text(max_size=30))
 def test_any_line_is_a_plan_or_an_error_that_says_so(line: str) -> None:
     try:
@@ -864,7 +864,7 @@ mappings = anything | st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(mappings)
 def test_any_mapping_is_a_plan_or_an_error_that_says_so(data: Any) -> None:
     for read in (FaultPlan.from_dict, Curriculum.from_dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import importlib
 import os
 import pkgutil
@@ -93,12 +92,15 @@ def run_python(code: str, *, cwd: Path, path: Path | None = None) -> str:
 # --------------------------------------------------------------------------------------------------- who imports whom
 
 
-def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+def imports(
+    tree: ast.AST, package: tuple[str, ...], *, late: bool = True, checking: bool = True
+) -> Iterator[tuple[str, int]]:
     """(absolute dotted name, line) of everything that is imported below `tree`, wherever it stands.
 
-    `package` is where the module lies: ("sparring", "envs") for envs/env.py.
+    `package` is where the module lies: ("sparring", "envs") for envs/env.py. Without `late`, what does not run when
+    the module is imported is left out: bodies of functions. Without `checking`, `if TYPE_CHECKING` is.
     """
-    for node in ast.walk(tree):
+    for node in statements(tree, late=late, checking=checking):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
@@ -107,6 +109,24 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, int]
             stem = [*base, *(node.module.split(".") if node.module else [])]
             for alias in node.names:
                 yield ".".join([*stem, alias.name]), node.lineno
+
+
+def statements(tree: ast.AST, *, late: bool, checking: bool) -> Iterator[ast.AST]:
+    """`tree` and what stands in it down to the last statement; no import is inside an expression."""
+    new = [tree]
+    while new:
+        node = new.pop()
+        if not late and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        yield node
+        if not checking and isinstance(node, ast.If) and ast.unparse(node.test) in CHECKING:
+            new += node.orelse
+        elif not isinstance(node, ast.Import | ast.ImportFrom):
+            new += [inner for inner in ast.iter_child_nodes(node) if isinstance(inner, BLOCKS)]
+
+
+BLOCKS = (ast.stmt, ast.excepthandler, ast.match_case)
+CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 def resolved(imported: str, homes: Homes) -> str:
@@ -129,9 +149,14 @@ def module_name(path: Path) -> str:
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
 def trees() -> dict[str, tuple[Path, ast.Module]]:
     """Every module of the house by its dotted name, parsed."""
-    return {module_name(path): (path, ast.parse(path.read_text("utf-8"))) for path in source_files()}
+    return {module_name(path): (path, parsed(path)) for path in source_files()}
 
 
 @cache
@@ -141,16 +166,12 @@ def homes() -> Homes:
     for module, (path, tree) in trees().items():
         held: dict[str, str] = {}
         out[module] = held
-        for node in ast.walk(tree):
+        for node in statements(tree, late=True, checking=True):
             if isinstance(node, ast.ImportFrom):
                 names = [a.asname or a.name for a in node.names]
-                held.update(zip(names, (name for name, _ in imports(only(node), package_of(path))), strict=True))
+                held.update(zip(names, (name for name, _ in imports(node, package_of(path))), strict=True))
     out["sparring"].update({name: f"sparring.{home}.{name}" for name, home in sparring._HOMES.items()})
     return out
-
-
-def only(node: ast.stmt) -> ast.Module:
-    return ast.Module(body=[node], type_ignores=[])
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -171,52 +192,18 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return sorted(sorted(group) for group in groups)
 
 
-def without_type_checking(tree: ast.Module) -> ast.Module:
-    """The module without `if TYPE_CHECKING`; what functions import is still in it."""
-
-    class Strip(ast.NodeTransformer):
-        def visit_If(self, node: ast.If) -> ast.AST:
-            if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-                return ast.Module(body=node.orelse, type_ignores=[])
-            return self.generic_visit(node)
-
-    stripped = Strip().visit(copy.deepcopy(tree))
-    assert isinstance(stripped, ast.Module)
-    return stripped
-
-
+@cache
 def import_graph(*, deferred: bool) -> dict[str, set[str]]:
-    """Module -> modules of the house that it imports; `deferred`: inside functions too."""
+    """Module -> modules of the house that it imports, `if TYPE_CHECKING` aside; `deferred`: inside functions too."""
     known = trees()
     graph: dict[str, set[str]] = {}
     for module, (path, tree) in known.items():
-        kept = without_type_checking(tree) if deferred else at_import_time(copy.deepcopy(tree))
         graph[module] = set()
-        for imported, _ in imports(kept, package_of(path)):
+        for imported, _ in imports(tree, package_of(path), late=deferred, checking=False):
             of_name = imported if imported in known else imported.rpartition(".")[0]
             if of_name in known and of_name != module:
                 graph[module].add(of_name)
     return graph
-
-
-def at_import_time(tree: ast.Module) -> ast.Module:
-    """The module without what does not run when it is imported: bodies of functions, `if TYPE_CHECKING`."""
-
-    class Strip(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-            return None
-
-        def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-            return None
-
-        def visit_If(self, node: ast.If) -> ast.AST:
-            if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-                return ast.Module(body=node.orelse, type_ignores=[])
-            return self.generic_visit(node)
-
-    stripped = Strip().visit(tree)
-    assert isinstance(stripped, ast.Module)
-    return stripped
 
 
 def package_of(path: Path) -> tuple[str, ...]:
@@ -227,7 +214,7 @@ def package_of(path: Path) -> tuple[str, ...]:
 
 def test_what_is_below_all_imports_nothing_of_ours() -> None:
     path = ROOT / "src" / "sparring" / f"{BELOW}.py"
-    assert not [i for i, _ in imports(ast.parse(path.read_text("utf-8")), package_of(path)) if i.startswith("sparring")]
+    assert not [i for i, _ in imports(parsed(path), package_of(path)) if i.startswith("sparring")]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -235,7 +222,7 @@ def test_imports_go_one_way(folder: str) -> None:
     allowed = FOLDERS[: FOLDERS.index(folder) + 1]
     wrong = []
     for path in modules(folder):
-        for imported, line in imports(ast.parse(path.read_text("utf-8")), package_of(path)):
+        for imported, line in imports(parsed(path), package_of(path)):
             home = resolved(imported, homes())
             parts = home.split(".")
             if parts[0] == "sparring" and not (len(parts) > 1 and parts[1] in (*allowed, BELOW)):
@@ -277,7 +264,7 @@ def test_circles_are_found() -> None:
     assert circles(graph) == [["a", "b", "c"], ["d", "e"]]
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
     tree = ast.parse("if TYPE_CHECKING:\n    import a\ndef f():\n    import b\nimport c")
-    assert {n for n, _ in imports(without_type_checking(tree), ("x",))} == {"b", "c"}
+    assert {n for n, _ in imports(tree, ("x",), checking=False)} == {"b", "c"}
     now, late = import_graph(deferred=False), import_graph(deferred=True)
     assert "sparring.trajectories.trajectory" in now["sparring.trajectories"]
     assert all(now[module] <= late[module] for module in now)
@@ -308,7 +295,7 @@ def test_heavy_packages_are_imported_where_they_are_used(folder: str) -> None:
     for path in modules(folder):
         if folder in TENSOR_FOLDERS and path.name != "__init__.py":
             continue
-        for imported, line in imports(at_import_time(ast.parse(path.read_text("utf-8"))), package_of(path)):
+        for imported, line in imports(parsed(path), package_of(path), late=False, checking=False):
             if imported.split(".")[0] in HEAVY:
                 wrong.append(f"{name(path)}:{line} imports {imported} when it is imported")
     assert not wrong, "\n".join(wrong)
@@ -339,7 +326,7 @@ def test_the_walk_sees_what_it_should() -> None:
         "scipy",
         "vllm",
     }
-    early = [n for n, _ in imports(at_import_time(tree), ("sparring", "envs"))]
+    early = [n for n, _ in imports(tree, ("sparring", "envs"), late=False, checking=False)]
     assert set(early) == {"torch", "sparring.tools.tool", "sparring.envs.env", "scipy"}
 
 
@@ -365,7 +352,7 @@ def test_the_command_line_starts_light(tmp_path: Path) -> None:
 def test_tests_and_examples_import_the_package() -> None:
     wrong = []
     for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]:
-        for imported, line in imports(ast.parse(path.read_text("utf-8")), ("tests",)):
+        for imported, line in imports(parsed(path), ("tests",)):
             if imported.split(".")[0] in FOLDERS:
                 wrong.append(f"{name(path)}:{line} imports {imported}: write sparring.{imported}")
     assert not wrong, "\n".join(wrong)
@@ -410,7 +397,7 @@ def test_a_name_that_is_not_there() -> None:
 
 
 def test_each_module_says_what_it_is_and_what_it_offers() -> None:
-    missing = [name(path) for path in source_files() if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
+    missing = [name(path) for path in source_files() if not ast.get_docstring(parsed(path))]
     assert not missing, f"without a docstring: {missing}"
 
 
@@ -418,12 +405,12 @@ def test_all_lists_name_what_exists() -> None:
     """Read from the source, so that no heavy package is loaded for it."""
     wrong = []
     for path in source_files():
-        tree = ast.parse(path.read_text("utf-8"))
-        defined = {
-            n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        }
+        tree = parsed(path)
+        defined: set[str] = set()
         for node in ast.walk(tree):
-            if isinstance(node, ast.Import | ast.ImportFrom):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
                 defined |= {(a.asname or a.name).split(".")[0] for a in node.names}
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 defined.add(node.id)
@@ -564,7 +551,7 @@ def test_each_dependency_is_used_and_each_use_is_declared() -> None:
     declared = {{"pyyaml": "yaml"}.get(package, package) for package in declared}
     used: set[str] = set()
     for path in source_files():
-        for imported, _ in imports(ast.parse(path.read_text("utf-8")), package_of(path)):
+        for imported, _ in imports(parsed(path), package_of(path)):
             used.add("tensorboard" if imported.startswith("torch.utils.tensorboard") else imported.split(".")[0])
     brought = {"markupsafe", "pydantic_core", "pytest"}  # by jinja2 and pydantic; by pytest itself, whose plugin it is
     foreign = {u.lower() for u in used} - set(sys.stdlib_module_names) - {"sparring"} - brought

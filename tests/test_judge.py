@@ -118,13 +118,13 @@ def test_verdicts_as_models_write_them(answer: str, verdict: str | None) -> None
     assert preference_in(answer) == verdict
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text())
 def test_any_answer_is_a_verdict_or_none(answer: str) -> None:
     assert preference_in(answer) in ("a", "b", "tie", None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(before=st.text(alphabet="xyz .,\n"), label=st.sampled_from(["A", "B", "tie"]), after=st.text(alphabet="xyz\n"))
 def test_a_verdict_is_found_wherever_it_stands(before: str, label: str, after: str) -> None:
     assert preference_in(f"{before}\nVerdict: {label}\n{after}") == label.lower()

@@ -604,7 +604,7 @@ def test_messages_as_they_come() -> None:
     assert read["error"] == {"code": -32700, "message": "gone", "data": UNREADABLE}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 200), st.integers(0, 200))
 def test_no_bytes_raise(junk: bytes, start: int, end: int) -> None:
     inbox = Inbox()

@@ -147,7 +147,7 @@ def test_names_of_classes() -> None:
     assert class_name("task") == "TaskEnv"  # what the module imports is not hidden
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(st.sampled_from("abc1-_ ./"), max_size=8))
 def test_any_name_is_written_or_refused(name: str) -> None:
     import tempfile

@@ -168,7 +168,7 @@ def test_any_episode_survives_its_line_and_its_part(
         assert store.query("select id, attempt from episodes").rows == [(id, attempt)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cut=st.integers(1, 10_000), flip=st.integers(0, 255), noise=st.binary(max_size=30))
 def test_a_line_that_was_changed_is_never_read(cut: int, flip: int, noise: bytes) -> None:
     line = encode(episode(3), 1.5)

@@ -1080,7 +1080,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), json_values, max_size=3))
 def test_every_json_call_is_read_back(arguments: dict[str, Any]) -> None:
     raw = json.dumps({"name": "f", "arguments": arguments}, ensure_ascii=False)
@@ -1094,7 +1094,7 @@ def test_every_json_call_is_read_back(arguments: dict[str, Any]) -> None:
     orjson.dumps(call.arguments)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text() | st.text(alphabet='{}[]":,\\ud8nameargutsNI019.e- \ud800', max_size=60) | json_values.map(json.dumps))
 def test_parsing_never_raises(raw: str) -> None:
     call = parse_call(raw)

@@ -266,7 +266,7 @@ MOVE = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(given_first=st.frozensets(st.sampled_from("ab")), moves=st.lists(MOVE, max_size=24))
 def test_outcomes_follow_from_what_was_on_offer(given_first: frozenset[str], moves: list[tuple[str, Any]]) -> None:
     """Against a model of three sets. `a` and `b` the toolbox is made with; the others come from outside."""
