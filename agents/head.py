@@ -6,6 +6,7 @@ and the trainer both take their logits from here; `agents/proof.py` compares the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class Head:
     scale: float = 1.0
     cap: float | None = None
     """None: no cap."""
+    product: Callable[[Tensor], Tensor] | None = None
+    """h -> h W^T, where the layer has a faster way."""
 
     @classmethod
     def of(cls, model: Any) -> Head:
@@ -42,10 +45,12 @@ class Head:
         for name in _DIVISORS:
             scale /= _number(config, name) or 1.0
         cap = next((value for name in _CAPS if (value := _number(config, name))), None)
-        return cls(layer.weight, getattr(layer, "bias", None), scale, cap)
+        return cls(layer.weight, getattr(layer, "bias", None), scale, cap, getattr(layer, "product", None))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., V) in float32; the product in the dtype of `hidden`."""
+        if self.product is not None:
+            return self.finish(self.product(hidden))
         return self.finish(hidden @ self.table.to(hidden.dtype).T)
 
     def finish(self, products: Tensor) -> Tensor:

@@ -45,6 +45,17 @@ def tiny_llama(sparring_home: Path) -> Path:
     return fetch("tiny-llama")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums of several threads differ in their last bits from those of one; a killed run goes on in another process."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def echo_run(tiny_qwen3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, float]]]:
     """A tiny model that says the word of `echo` about half of the time and idles else, by SFT; and the rows of its

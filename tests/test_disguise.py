@@ -16,6 +16,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from no_world import World
 
 from sparring.agents.replay import Replayer
 from sparring.agents.rollouts import EpisodeSpec, rollout
@@ -35,18 +36,6 @@ from sparring.trajectories.metrics import measure
 
 NAMES = [short for short in registered().values() if short and short != "code-repair"]
 """Without code-repair, whose every call starts a process; it has a test of its own."""
-
-
-class Site:
-    """A world that no fault works through."""
-
-    hooks: frozenset[str] = frozenset()
-
-    def rotate_id(self, tool: str, arguments: dict[str, Any]) -> bool:
-        return False
-
-    def distort(self, tool: str, arguments: dict[str, Any], value: Any) -> Any:
-        return None
 
 
 def in_disguise(name: str, share: float = 1.0, clutter: float = 0.0) -> str:
@@ -366,7 +355,7 @@ def test_a_toolbox_of_ones_own_wears_a_disguise() -> None:
 
     tool = Tool.from_function(find_order)
     for seed in range(40):
-        box = Toolbox([tool], Site())
+        box = Toolbox([tool], World())
         box.wear(DrawnDisguise(str(seed)))
         (spec,) = box.specs
         assert box.described("mcp")[0]["name"] == spec.name
@@ -397,7 +386,7 @@ def test_what_a_suite_says_of_a_failure_has_the_names_and_ids_of_the_disguise() 
     tool = Tool.from_function(find_order, ids=("order_id",))
     different = 0
     for seed in range(30):
-        box = Toolbox([tool], Site(), fidelity="suite", is_error=lambda value: "error" in value)
+        box = Toolbox([tool], World(), fidelity="suite", is_error=lambda value: "error" in value)
         box.wear(DrawnDisguise(str(seed)))
         names_ = box.state.disguise
         assert names_ is not None
@@ -426,7 +415,7 @@ def test_a_suite_tells_of_a_new_name_in_the_names_of_the_disguise() -> None:
 
 
 def test_what_is_no_call_is_refused_and_not_raised() -> None:
-    box = Toolbox([tool_of("find", {"id": []})], Site())
+    box = Toolbox([tool_of("find", {"id": []})], World())
     deep: Any = []
     for _ in range(3000):
         deep = [deep]
@@ -462,7 +451,7 @@ def test_an_mcp_server_offers_a_disguised_environment() -> None:
 def test_tools_of_an_mcp_server() -> None:
     serve = "from sparring.envs.bridges.mcp_server import serve; serve('orders')"
     with mcp_tools([sys.executable, "-c", serve], env={"PYTHONPATH": os.pathsep.join(sys.path)}) as tools_:
-        box = Toolbox(tools_, Site())
+        box = Toolbox(tools_, World())
         box.wear(DrawnDisguise("3"))
         names_ = box.state.disguise
         assert names_ is not None
@@ -521,7 +510,7 @@ def test_tools_of_an_openapi_document() -> None:
 def _orders_in_disguise(tools_: tuple[Tool, ...]) -> None:
     different = 0
     for seed in range(12):
-        box = Toolbox(tools_, Site())
+        box = Toolbox(tools_, World())
         box.wear(DrawnDisguise(str(seed)))
         names_ = box.state.disguise
         assert names_ is not None

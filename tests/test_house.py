@@ -95,7 +95,7 @@ def run_python(code: str, *, cwd: Path, path: Path | None = None) -> str:
 def imports(
     tree: ast.AST, package: tuple[str, ...], *, late: bool = True, checking: bool = True
 ) -> Iterator[tuple[str, int]]:
-    """(absolute dotted name, line) of everything that is imported below `tree`, wherever it stands.
+    """(absolute dotted name, line) of everything that is imported below `tree`, in functions too.
 
     `package` is where the module lies: ("sparring", "envs") for envs/env.py. Without `late`, what does not run when
     the module is imported is left out: bodies of functions. Without `checking`, `if TYPE_CHECKING` is.
@@ -112,7 +112,7 @@ def imports(
 
 
 def statements(tree: ast.AST, *, late: bool, checking: bool) -> Iterator[ast.AST]:
-    """`tree` and what stands in it down to the last statement; no import is inside an expression."""
+    """`tree` and what is in it down to the last statement; no import is inside an expression."""
     new = [tree]
     while new:
         node = new.pop()

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import statistics
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,12 +51,7 @@ CLEAN = Mixture.of("echo", faults=(("", 1.0),))
 FAULTY = Mixture.of("echo", faults=(("count=1:unavailable", 1.0),))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def policy_of(folder: Path) -> Policy:

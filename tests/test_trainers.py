@@ -94,13 +94,7 @@ RELATIVE = 1e-4
 OBJECTIVE_FILES = {info.name for info in pkgutil.iter_modules(objectives.__path__)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums of several threads differ in their last bits from those of one; a killed run goes on in another process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=["tiny_qwen3", "tiny_llama"])

@@ -48,7 +48,7 @@ def _int(text: str) -> int:
 
 
 class Exact(float):
-    """A float, and the number that it stands for: for code on the way that takes floats alone."""
+    """A float, and the number that was written: for code on the way that takes floats alone."""
 
     __slots__ = ("number",)
 

@@ -28,7 +28,7 @@ import torch
 from ..agents.models import not_finite
 from ..agents.runtime import spare_memory
 from ..trajectories.errors import ConfigError, DataError, InfrastructureError, TrainingError, is_full_disk
-from ..trajectories.files import read_rows, write_whole
+from ..trajectories.files import read_rows, sync, write_whole
 from ..trajectories.interrupts import as_ctrl_c
 from ..trajectories.trajectory import StopReason, Trajectory
 from .losses import Loss, merge_logs
@@ -452,15 +452,6 @@ def write_text(path: Path, text: str) -> None:
         raise InfrastructureError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _sync(folder: Path) -> None:
-    """A rename in the folder survives a power failure."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _publish(target: Path, write: Callable[[Path], None]) -> None:
     """Lets `write` fill a temporary folder, flushes it, and renames it to `target`."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -470,11 +461,10 @@ def _publish(target: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         for path in temporary.rglob("*"):
             if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+                sync(path)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) or is_full_disk(error):

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,10 +26,13 @@ __all__ = [
     "parts_of",
     "samples_of",
     "say_rendered_anew",
+    "split_tasks",
     "with_channels",
 ]
 
 _log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
 def samples_of(chat: ChatFormat, trajectories: Iterable[Trajectory], max_context: int) -> list[Sample]:
@@ -183,3 +187,22 @@ def epoch_indices(n: int, size: int, step: int, seed: int) -> list[int]:
         random.Random(f"{seed}/{epoch}").shuffle(order)
         out += order[offset : offset + size - len(out)]
     return out
+
+
+def split_tasks(
+    items: Sequence[Item], episode_of: Callable[[Item], Trajectory], share: float, seed: int
+) -> tuple[Sequence[Item], Sequence[Item]]:
+    """Items to learn, and `share` of their tasks to hold out: whole tasks, so that none is on both sides.
+
+    Raises `DataError` where nothing would be left to learn.
+    """
+    task_of = [(t.env, t.task.id) for t in map(episode_of, items)]
+    tasks = sorted(set(task_of))
+    n = max(1, round(share * len(tasks)))
+    if n >= len(tasks):
+        raise DataError(f"{len(tasks)} tasks cannot be split: a validation_share of {share:g} leaves none to train on")
+    held_out = set(random.Random(f"validation/{seed}").sample(tasks, n))
+    sides: tuple[list[Item], list[Item]] = ([], [])
+    for item, task in zip(items, task_of, strict=True):
+        sides[task in held_out].append(item)
+    return sides

@@ -51,9 +51,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
-        _sync(part)  # before the rename: else the name may survive and the content not
+        sync(part)  # before the rename: else the name may survive and the content not
         os.replace(part, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.filename == str(part):  # nobody knows that name
             error.filename = str(path)
@@ -62,7 +62,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """What was written of a file, or renamed in a folder, survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -3,20 +3,20 @@
 The pieces are texts and marks. Whether `<tool_call>` is a mark or a text that spells one has been decided before, by
 who knows the tokens.
 
-Defines `Piece`, `Marks`, `read_answer`.
+Defines `Piece`, `Pieces`, `Marks`, `read_answer`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ...tools.calls import parse_call
 from ...trajectories.messages import Action, ToolCall
 
-__all__ = ["Marks", "Piece", "read_answer"]
+__all__ = ["Marks", "Piece", "Pieces", "read_answer"]
 
 Piece: TypeAlias = tuple[str, bool]
 """A text, and whether it is a mark."""
@@ -25,6 +25,42 @@ _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*("?)', re.DOTALL)
 """A JSON string; its group is empty for one that does not end."""
 _MOST = 256
 """Marks in the strings of one call. Each broken call is looked through for its end: the work has to have a bound."""
+
+
+class Pieces:
+    """Cuts sampled answers of one tokenizer into texts and marks: marks are tokens where the vocabulary has them."""
+
+    def __init__(
+        self, tokenizer: Any, mark_of: Mapping[int, str], spelt: Iterable[str], stop_ids: Collection[int]
+    ) -> None:
+        """
+        Args:
+            mark_of: Marks that are tokens, by their ids.
+            spelt: Marks that this vocabulary can only spell.
+            stop_ids: Each ends an answer.
+        """
+        self._tokenizer, self._mark_of, self._stop_ids = tokenizer, mark_of, stop_ids
+        words = "|".join(map(re.escape, spelt))
+        self._spelt = re.compile(f"({words})") if words else None
+
+    def of(self, ids: Sequence[int]) -> Iterator[Piece]:
+        """Up to the answer's end."""
+        text: list[int] = []
+        for id in ids:
+            if id in self._stop_ids:
+                break
+            if (mark := self._mark_of.get(id)) is None:
+                text.append(id)
+                continue
+            yield from self._spelt_in(text)
+            yield mark, True
+            text = []
+        yield from self._spelt_in(text)
+
+    def _spelt_in(self, ids: list[int]) -> Iterator[Piece]:
+        text = str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        parts = self._spelt.split(text) if self._spelt else [text]
+        yield from ((part, i % 2 == 1) for i, part in enumerate(parts) if part)
 
 
 @dataclass(frozen=True, slots=True)

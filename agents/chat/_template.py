@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from ...trajectories.errors import ConfigError
 from ...trajectories.messages import Action, Message, ToolCall, ToolSpec
 from ..chat_format import Thinking, ToolStyle
-from ._answers import Piece
+from ._answers import Piece, Pieces
 
 __all__ = ["TemplateFormat"]
 
@@ -31,7 +31,7 @@ class TemplateFormat:
 
     name: ClassVar[str] = "template"
     known_by: ClassVar[tuple[str, ...]] = ()
-    """All of them stand in the template of a tokenizer of this family."""
+    """All of them are in the template of a tokenizer of this family."""
     not_by: ClassVar[tuple[str, ...]] = ()
     """None of them does."""
     marks: ClassVar[tuple[str, ...]] = ()
@@ -79,13 +79,12 @@ class TemplateFormat:
         self._closing = re.compile(f"(?<!{_OPEN})(?:{closing})")
         self._end = re.compile(f"(?<!{_OPEN})(?:{'|'.join(map(re.escape, self._ends))})")  # and not one that is spelt
         self._options = {**self.options, **({"enable_thinking": False} if thinking == "off" else {})}
-        self._mark_of = {added[mark]: mark for mark in self.marks if mark in added}
+        mark_of = {added[mark]: mark for mark in self.marks if mark in added}
+        self._pieces = Pieces(tokenizer, mark_of, [mark for mark in self.marks if mark not in added], self.stop_ids)
         tokens = tokenizer.added_tokens_decoder.values()
         control = {t.content for t in tokens if t.special or (t.content in template and t.content.strip())}
         longest_first = sorted(control, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        spelt = [re.escape(mark) for mark in self.marks if mark not in added]
-        self._spelt = re.compile(f"({'|'.join(spelt)})") if spelt else None
 
     @classmethod
     def fits(cls, tokenizer: Any) -> int:
@@ -154,7 +153,7 @@ class TemplateFormat:
 
     def parse(self, ids: Sequence[int]) -> Action:
         """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments."""
-        return self.read(list(self._pieces(ids)))
+        return self.read(list(self._pieces.of(ids)))
 
     def template(self) -> str:
         """The tokenizer's own, with what this format gives to it as defaults."""
@@ -241,28 +240,9 @@ class TemplateFormat:
         encoded: Any = self.tokenizer(text, add_special_tokens=False, sanitize_control_tokens=True)
         return list(encoded["input_ids"])
 
-    def _pieces(self, ids: Sequence[int]) -> Iterator[Piece]:
-        """Texts and marks of a sampled answer, up to its end."""
-        text: list[int] = []
-        for id in ids:
-            if id in self.stop_ids:
-                break
-            if (mark := self._mark_of.get(id)) is None:
-                text.append(id)
-                continue
-            yield from self._spelt_in(text)
-            yield mark, True
-            text = []
-        yield from self._spelt_in(text)
-
-    def _spelt_in(self, ids: list[int]) -> Iterator[Piece]:
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        parts = self._spelt.split(text) if self._spelt else [text]
-        yield from ((part, i % 2 == 1) for i, part in enumerate(parts) if part)
-
 
 def _defaults(options: Mapping[str, Any]) -> str:
-    """What stands before a saved template, for who renders it without these options."""
+    """What is put before a saved template, for who renders it without these options."""
     return "".join(
         f"{{%- if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
         for name, value in options.items()

@@ -30,7 +30,7 @@ class Gemma3Format(TextualFormat):
     ends = ("<end_of_turn>", "<eos>", "<start_of_turn>")
 
     def conversation(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """What the system says stands in the user's first message, which there has to be."""
+        """What the system says is in the user's first message, which there has to be."""
         out = super().conversation(messages)
         spoken = [one["role"] for one in out if one["role"] != "system"]
         if spoken[:1] == ["user"]:

@@ -91,7 +91,7 @@ class GptOssFormat(TemplateFormat):
         thought: list[str] = []
         said: list[str] = []
         calls: list[ToolCall] = []
-        for header, body, closed in _messages(list(self._pieces(ids))):
+        for header, body, closed in _messages(list(self._pieces.of(ids))):
             if body is None and not _HEADER.fullmatch(header):
                 said.append(header.replace("\x00", _CHANNEL))  # a text without harmony's form
             elif to := re.search(r"\bto=([^\s\x00]+)", header):

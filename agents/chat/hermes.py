@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from ...trajectories.errors import ConfigError
 from ...trajectories.messages import Action, Json, Message, ToolCall, ToolSpec
 from ..chat_format import FORMATS, Thinking, ToolStyle
-from ._answers import Marks, Piece, read_answer
+from ._answers import Marks, Pieces, read_answer
 
 __all__ = ["HermesFormat"]
 
@@ -60,9 +60,9 @@ class HermesFormat:
         added = tokenizer.get_added_vocab()
         groups = (_MARKS.call, _MARKS.thinking, (_MARKS.result,))
         self._marks = {mark: added[mark] for group in groups if all(m in added for m in group) for mark in group}
-        self._mark_of = {id: mark for mark, id in self._marks.items()}
-        spelt = [re.escape(mark) for mark in _MARKS.all() if mark not in self._marks]
-        self._spelt = re.compile(f"({'|'.join(spelt)})") if spelt else None
+        mark_of = {id: mark for mark, id in self._marks.items()}
+        spelt = [mark for mark in _MARKS.all() if mark not in self._marks]
+        self._pieces = Pieces(tokenizer, mark_of, spelt, self.stop_ids)
         if thinking == "off" and _THINK not in self._marks:
             raise ConfigError(
                 f"thinking is off, but the tokenizer has no {_THINK}: this model has no thinking to switch off; leave "
@@ -100,7 +100,7 @@ class HermesFormat:
 
     def parse(self, ids: Sequence[int]) -> Action:
         """A sampled answer as an action. Never fails: what cannot be parsed is a call without arguments."""
-        return read_answer(list(self._pieces(ids)), _MARKS)
+        return read_answer(list(self._pieces.of(ids)), _MARKS)
 
     def template(self) -> str:
         """What renders this format's prompts as a chat template."""
@@ -142,26 +142,6 @@ class HermesFormat:
             else:
                 text += piece
         return [*ids, *self._encode(text)]
-
-    def _pieces(self, ids: Sequence[int]) -> Iterator[Piece]:
-        """Texts and marks of a sampled answer, up to its end."""
-        text: list[int] = []
-        for id in ids:
-            if id in self.stop_ids:
-                break
-            if (mark := self._mark_of.get(id)) is None:
-                text.append(id)
-            else:
-                yield from self._spelt_in(text)
-                yield mark, True
-                text = []
-        yield from self._spelt_in(text)
-
-    def _spelt_in(self, ids: list[int]) -> Iterator[Piece]:
-        """A text, and the marks in it that this vocabulary can only spell."""
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        parts = self._spelt.split(text) if self._spelt else [text]
-        yield from ((part, i % 2 == 1) for i, part in enumerate(parts) if part)
 
     def _text(self, text: str) -> list[int]:
         """Plain text, control tokens spelt out in it included, as ids that are no control tokens."""

@@ -31,7 +31,7 @@ class LlamaFormat(TemplateFormat):
 
     def read(self, pieces: Sequence[Piece]) -> Action:
         tagged = next((i for i, piece in enumerate(pieces) if piece == (_TAG, True)), None)
-        if tagged is not None and not _text(pieces[:tagged]).startswith("{"):  # in a call it stands in a string
+        if tagged is not None and not _text(pieces[:tagged]).startswith("{"):  # in a call it is in a string
             said, rest = _text(pieces[:tagged]), _text(pieces[tagged + 1 :])
             return Action(said, json_calls(rest) or python_calls(rest) or (ToolCall("", None, rest, error="no call"),))
         text = _text(pieces)

@@ -55,7 +55,7 @@ def _nine(id: str) -> str:
 
 
 def _calls(pieces: Sequence[Piece]) -> list[ToolCall]:
-    """What stands behind one mark."""
+    """What follows one mark."""
     raw = "".join(text for text, _ in pieces).strip()
     marked = next((i for i, piece in enumerate(pieces) if piece == (_ARGS, True)), None)
     if marked is not None:

@@ -155,7 +155,7 @@ def _maker(env: str | ToolEnv | type[ToolEnv]) -> Callable[[], ToolEnv]:
 
 @contextmanager
 def _same_folder() -> Iterator[None]:
-    """Whoever checks stays where it was, wherever an episode has gone."""
+    """Who checks stays in its folder, also where an episode has changed it."""
     before = os.getcwd()
     try:
         yield

@@ -15,7 +15,7 @@ __all__ = ["TEMPLATES"]
 
 
 def _line(world: Graph, record: RecordNode, *, owner: bool = False) -> dict[str, Json]:
-    """A record in a list. The id stands after what it belongs to."""
+    """A record in a list. The id comes after what it belongs to."""
     keys = world.schema.keys
     head = {keys["person"]: world.people[record.owner].name} if owner else {}
     return {**head, keys["thing"]: record.thing, keys["record_id"]: record.id}

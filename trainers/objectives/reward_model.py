@@ -6,7 +6,6 @@ that the agent said. Pairs come from success, from a judge or from people; `Rewa
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -21,7 +20,7 @@ from ..objective import OBJECTIVES, Data, Drawn, Needs
 from ..preferences import WAYS_TO_PAIRS, Sides, side_batches
 from ..reward_model import HEAD, rewards_of, scored_sample
 from ..run import Run
-from ..samples import epoch_indices, say_rendered_anew
+from ..samples import epoch_indices, say_rendered_anew, split_tasks
 from ..settings import Optim, TrainSettings
 
 __all__ = ["BradleyTerry", "RewardModelSettings"]
@@ -74,7 +73,10 @@ class BradleyTerry:
         s = self.settings
         if HEAD not in policy.heads:
             policy.add_head(HEAD)
-        learned, held_out = _split(self.data.pairs, s.validation_share, s.seed)
+        learned: Sequence[Pair] = self.data.pairs
+        held_out: Sequence[Pair] = ()
+        if s.validation_share:
+            learned, held_out = split_tasks(learned, lambda pair: pair.chosen, s.validation_share, s.seed)
         if not learned:
             raise DataError(f"no pairs to learn a reward from: give some; {WAYS_TO_PAIRS}")
         say_rendered_anew(policy.chat, (t for pair in self.data.pairs for t in (pair.chosen, pair.rejected)))
@@ -115,18 +117,3 @@ class BradleyTerry:
 
         for indices in side_batches(sides, chosen, self.settings.optim.micro_tokens):
             yield lambda indices=indices: compute(indices)  # type: ignore[misc]  # mypy cannot type a default
-
-
-def _split(pairs: Sequence[Pair], share: float, seed: int) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """Pairs to learn, and to hold out: whole tasks, so that none is on both sides."""
-    if not share:
-        return pairs, ()
-    tasks = sorted({(pair.chosen.env, pair.chosen.task.id) for pair in pairs})
-    n = max(1, round(share * len(tasks)))
-    if n >= len(tasks):
-        raise DataError(f"{len(tasks)} tasks cannot be split: a validation_share of {share:g} leaves none to train on")
-    held_out = set(random.Random(f"validation/{seed}").sample(tasks, n))
-    apart: tuple[list[Pair], list[Pair]] = ([], [])
-    for pair in pairs:
-        apart[(pair.chosen.env, pair.chosen.task.id) in held_out].append(pair)
-    return apart

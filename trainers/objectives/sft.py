@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
-from ...trajectories.errors import ConfigError, DataError
-from ...trajectories.trajectory import Trajectory
+from ...trajectories.errors import ConfigError
 from ..batch import Sample
 from ..losses import Loss, merge_logs
 from ..model import Policy
 from ..objective import OBJECTIVES, Data, Drawn, Needs
 from ..run import Run
-from ..samples import epoch_indices, likelihood_losses, samples_of
+from ..samples import epoch_indices, likelihood_losses, samples_of, split_tasks
 from ..settings import Optim, TrainSettings
 
 __all__ = ["Sft", "SftSettings"]
@@ -73,7 +71,7 @@ class Sft:
         if s.validation_share:
             if held_out:
                 raise ConfigError("give episodes to validate on, or a validation_share of those that are trained on")
-            learned, held_out = _split(learned, s.validation_share, s.seed)
+            learned, held_out = split_tasks(learned, lambda t: t, s.validation_share, s.seed)
         room = policy.room(s.max_context)
         self._samples = samples_of(policy.chat, learned, room)
         self._held_out = samples_of(policy.chat, held_out, room) if held_out else []
@@ -93,18 +91,3 @@ class Sft:
         with torch.no_grad():
             losses = [compute() for compute in likelihood_losses(policy, self._held_out, s.optim.micro_tokens)]
         return {"held_out_nll": merge_logs(losses)["nll"]}
-
-
-def _split(
-    episodes: Sequence[Trajectory], share: float, seed: int
-) -> tuple[Sequence[Trajectory], Sequence[Trajectory]]:
-    """Episodes to learn, and to hold out: whole tasks, so that none is on both sides."""
-    tasks = sorted({(t.env, t.task.id) for t in episodes})
-    n = max(1, round(share * len(tasks)))
-    if n >= len(tasks):
-        raise DataError(f"{len(tasks)} tasks cannot be split: a validation_share of {share:g} leaves none to train on")
-    chosen = set(random.Random(f"validation/{seed}").sample(tasks, n))
-    sides: tuple[list[Trajectory], list[Trajectory]] = ([], [])
-    for t in episodes:
-        sides[(t.env, t.task.id) in chosen].append(t)
-    return sides

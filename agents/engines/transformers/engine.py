@@ -24,7 +24,7 @@ from ...head import Head
 from ...models import check_weights, context_limit, end_ids, unknown_ids
 from ...proof import prove
 from .cache import CacheLayout, KeyValueCache, NewTokens
-from .packing import pack, project
+from .packing import pack
 from .sampling import sample
 
 if TYPE_CHECKING:
@@ -254,8 +254,7 @@ class TransformersEngine:
         layout = CacheLayout(self._cache, arriving, self._common_prefix(rows), self.model.device)
         ids = torch.tensor([t for tokens in new for t in tokens], device=self.model.device)
         hidden = forward_hidden(self.model, ids, layout.positions, layout)
-        products_RV = project(self.model.get_output_embeddings(), hidden[layout.last])
-        logits_RV = Head.of(self.model).finish(products_RV)
+        logits_RV = Head.of(self.model).logits(hidden[layout.last])
         logits_RV[:, self._unknown] = float("-inf")
         if not bool(logits_RV.amax(-1).isfinite().all()):  # of NaN, the maximum is NaN
             raise ConfigError(_NOT_FINITE)

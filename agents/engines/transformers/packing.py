@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["pack", "project"]
+__all__ = ["pack"]
 
 _ROWS = 128
 """Tokens of a product that the order is chosen for; it is as good for 1 and for 1,000."""
@@ -24,7 +24,15 @@ class _PackedLinear(nn.Linear):
     packed: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
-        return _product(input, self.packed, self.bias)
+        return self._computed(input, self.bias)
+
+    def product(self, input: Tensor) -> Tensor:
+        """Without the bias: see `agents.head.Head`."""
+        return self._computed(input, None)
+
+    def _computed(self, input: Tensor, bias: Tensor | None) -> Tensor:
+        out: Tensor = _ops()._linear_pointwise(input, self.packed, bias, "none", [], "")
+        return out
 
 
 def pack(model: nn.Module) -> None:
@@ -38,19 +46,6 @@ def pack(model: nn.Module) -> None:
         if isinstance(module, _PackedLinear):
             # No buffer: it is neither saved nor loaded.
             object.__setattr__(module, "packed", _ops()._reorder_linear_weight(module.weight.detach(), _ROWS))
-
-
-def project(layer: Any, hidden: Tensor) -> Tensor:
-    """hidden W^T of an output layer, (..., width) -> (..., V), without its bias."""
-    if isinstance(layer, _PackedLinear):
-        return _product(hidden, layer.packed, None)
-    out: Tensor = hidden @ layer.weight.to(hidden.dtype).T
-    return out
-
-
-def _product(tokens: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    out: Tensor = _ops()._linear_pointwise(tokens, packed, bias, "none", [], "")
-    return out
 
 
 def _can_be(weight: Tensor) -> bool:
