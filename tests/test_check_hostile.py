@@ -17,6 +17,8 @@ from typing import Any, ClassVar, NoReturn
 import pytest
 
 from sparring.envs import FaultHooks, KnobHooks, Others, Task, ToolEnv, ToolRules, User, check_env
+from sparring.envs.check import again
+from sparring.envs.check.episodes import episode
 from sparring.tools import tool
 from sparring.trajectories import ConfigError, EnvError
 
@@ -381,6 +383,22 @@ def test_it_is_found_with_the_authors_line(cls: type[ToolEnv], what: str, name: 
     assert re.search(HERE.format(re.escape(name)), matching[0].what), said
     lines = [f.line for f in found if f.line]
     assert len(lines) == len(set(lines))  # each line is told once
+
+
+def test_a_second_that_turns_between_two_plays_is_told_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    number = 0
+
+    def late(*args: Any) -> list[object]:
+        nonlocal number
+        number += 1
+        if number == 2:
+            time.sleep(1.05 - time.time() % 1)
+        return episode(*args)
+
+    monkeypatch.setattr(again, "episode", late)
+    said = [f.what for f in check_env(ByTheClock)]
+    assert [what for what in said if "another way a second later, by the clock of datetime.now" in what], said
+    assert not [what for what in said if "twice" in what or "after another task" in what], said
 
 
 def test_a_world_that_says_that_all_share_it_is_well() -> None:

@@ -7,11 +7,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ...tools.plans import FaultPlan
+from ...trajectories.messages import Action
+from ...trajectories.trajectory import Task
 from .episodes import comparable, difference, episode, follow, numpy_state, verdict, walk
 from .findings import Finding, Subject, found_error, found_warning
 
@@ -47,20 +49,31 @@ def _twice(subject: Subject) -> Iterator[Finding]:
             actions = walk(subject, task, plan)
             first, second = (episode(env, task, plan, actions) for _ in range(2))
             if first != second:
-                yield found_error(
+                found = found_error(
                     f"the same task does not go the same way twice: {difference(first, second, env)}",
                     "set all up in setup(task, rng), from task and rng: no clock, no global random, no order of a set",
                 )
+                yield from _by_a_second(subject, task, plan, actions) or (found,)
                 return
             between = subject.tasks[(index + 1) % len(subject.tasks)]
             episode(env, between, FaultPlan(), actions)
             if (third := episode(env, task, plan, actions)) != first:
-                yield found_error(
+                found = found_error(
                     f"a task goes another way after another task: {difference(first, third, env)}",
                     "set everything up anew in setup(task, rng): what an episode changes must not outlive it",
                 )
+                yield from _by_a_second(subject, task, plan, actions) or (found,)
                 return
     yield from _by_the_clock(subject)
+
+
+def _by_a_second(subject: Subject, task: Task, plan: FaultPlan, actions: Sequence[Action]) -> list[Finding]:
+    """What there is to say of the clock, where two plays differ because a second has turned between them; else nothing:
+    played at once, they differ too, or a second makes no difference."""
+    env = subject.env
+    if not _clocks(type(env)) or episode(env, task, plan, actions) != episode(env, task, plan, actions):
+        return []
+    return [finding for finding in _by_the_clock(subject) if finding.severity == "error"]
 
 
 def _by_the_clock(subject: Subject) -> Iterator[Finding]:

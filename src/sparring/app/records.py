@@ -213,12 +213,24 @@ def refuse_other(
         limits: When episodes are cut.
     """
     if recorder.path is not None and recorder.path.is_file():
-        made = {name: make(name) for name in dict.fromkeys(e.env or env for e in episodes)}
-        names = {name: name_of(of) for name, of in made.items()}
-        specs = [limited(planned(made[e.env or env], e), limits, None) for e in episodes]
-        notes = {(names[e.env or env], e.task.id, str(e.plan), e.seed): limits_note(e) for e in specs}
+        names, specs, keys = _to_play(env, episodes, limits, None)
         with only_writer_of(recorder.path):
-            recorder.known(set(names.values()), agent, notes)
+            recorder.known(names, agent, _notes(specs, keys))
+
+
+def _to_play(
+    env: str, episodes: Sequence[EpisodeSpec], limits: Limits | None, slack: int | None
+) -> tuple[set[str], list[EpisodeSpec], list[Key]]:
+    """Names of the environments; the episodes with their faults and limits; what makes each of them this one."""
+    made = {name: make(name) for name in dict.fromkeys(e.env or env for e in episodes)}
+    names = {name: name_of(of) for name, of in made.items()}
+    specs = [limited(planned(made[e.env or env], e), limits, slack) for e in episodes]
+    return set(names.values()), specs, [(names[e.env or env], e.task.id, str(e.plan), e.seed) for e in specs]
+
+
+def _notes(specs: Sequence[EpisodeSpec], keys: Sequence[Key]) -> dict[Key, dict[str, Json]]:
+    """What the record of each episode says of its limits."""
+    return {key: limits_note(e) for key, e in zip(keys, specs, strict=True)}
 
 
 def play_into(
@@ -263,13 +275,9 @@ def _play_into(
     on_done: Callable[[int, Trajectory], None],
     began: Callable[[], None],
 ) -> tuple[list[Trajectory], int]:
-    made = {name: make(name) for name in dict.fromkeys(e.env or env for e in episodes)}
-    names = {name: name_of(of) for name, of in made.items()}
-    episodes = [limited(planned(made[e.env or env], e), limits, slack) for e in episodes]
-    keys = [(names[e.env or env], e.task.id, str(e.plan), e.seed) for e in episodes]
+    names, episodes, keys = _to_play(env, episodes, limits, slack)
     attempts = {key: i % group for i, key in enumerate(keys)}
-    notes = {key: limits_note(e) for key, e in zip(keys, episodes, strict=True)}
-    known = recorder.known(set(names.values()), agent.name, notes)
+    known = recorder.known(names, agent.name, _notes(episodes, keys))
     began()
     again = [key for key, t in known.items() if t.stop is StopReason.BUG]  # the author may have fixed it
     for key in again:
