@@ -314,7 +314,7 @@ class ToolEnv(gymnasium.Env[Observation, Action]):
         if self._changing and episode.stop is None:
             news, told = self._announced()
             said = (*news, *said) if answer or not news else news
-        turn = Turn(replace(action, tool_calls=calls), results, said)
+        turn = Turn(Action(action.content, calls, action.thinking), results, said)
         episode.add(turn)
         turn = toolbox.shown_turn(turn, seen, told)
         if episode.stop:
